@@ -1,0 +1,13 @@
+//! `nsd`: a declarative deployment orchestrator.
+//!
+//! A pure middle decides: [`system`] (nouns), [`manifest`] (text → manifest, all problems at once), [`compile`]
+//! (manifest → [`system::System`]), [`plan`] (wanted + observed → steps), [`render`] (tera). A thin edge performs:
+//! [`host`] (SSH, Docker, processes), [`observe`], [`apply`] (the only interpreter of steps), [`builder`] (git, Docker
+//! build), [`bundled`] (our own images), [`history`] (revisions and timeline in git), [`report`] (events → terminal),
+//! [`cli`] (one file a command).
+
+pub mod failure;
+pub mod secret;
+pub mod system;
+pub mod plan;
+pub mod report;

@@ -1,0 +1,92 @@
+//! What a command ends with when it does not end well: a kind (which decides the exit code), a message, its causes, hints.
+
+use std::fmt;
+
+/// Who or what is to blame; decides the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Something went wrong and nothing more special is known.
+    Error,
+    /// Drift, or changes to come (`sys check`, `rev preview --exit-code`).
+    Changes,
+    /// Some machines are done, others are not.
+    Partly,
+    /// It failed, and what was done has been taken back.
+    RolledBack,
+    /// Somebody else deploys.
+    Locked,
+    /// A machine cannot be reached; nothing was changed.
+    Unreachable,
+    /// The machines changed since the plan was made.
+    Stale,
+    /// The command line cannot be meant like this.
+    Usage,
+    /// `system.toml` or a file it names is wrong.
+    System,
+    /// Ctrl-C, after cleaning up.
+    Interrupted,
+}
+
+impl Kind {
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Error => 1,
+            Self::Changes => 2,
+            Self::Partly => 3,
+            Self::RolledBack => 4,
+            Self::Locked => 5,
+            Self::Unreachable => 6,
+            Self::Stale => 7,
+            Self::Usage => 64,
+            Self::System => 65,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+/// The one error type of the edge: modules convert their own errors into it where the hint is known.
+#[derive(Debug)]
+pub struct Failure {
+    pub kind: Kind,
+    /// What failed and where, in one line.
+    pub message: String,
+    /// Why, outermost first.
+    pub causes: Vec<String>,
+    /// What to do, one line each; commands in backticks.
+    pub hints: Vec<String>,
+}
+
+impl Failure {
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), causes: Vec::new(), hints: Vec::new() }
+    }
+
+    pub fn error(message: impl Into<String>) -> Self {
+        Self::new(Kind::Error, message)
+    }
+
+    /// Adds an error and all its sources as causes.
+    #[must_use]
+    pub fn because(mut self, error: &dyn std::error::Error) -> Self {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            self.causes.push(error.to_string());
+            next = error.source();
+        }
+        self
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
