@@ -1,0 +1,146 @@
+//! The machine guards the taste: layers, the door to people, names in documents, leftovers.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Pure places may not name what performs effects, nor ask for the time.
+const PURE: &[&str] = &[
+    "src/system",
+    "src/manifest",
+    "src/compile",
+    "src/plan",
+    "src/render.rs",
+    "src/report/event.rs",
+    "broker/src/topic",
+    "broker/src/session",
+    "broker/src/access",
+    "broker/wire/src",
+    "balancer/src/backend.rs",
+    "balancer/src/pool.rs",
+    "balancer/src/pick.rs",
+];
+
+const EFFECTS: &[&str] = &[
+    "tokio::", "openssh::", "bollard::", "git2::", "redis::", "rustls::", "std::fs", "std::net::Tcp", "std::net::Udp",
+    "std::process", "std::env", "Instant::now", "SystemTime::now", "Timestamp::now",
+];
+
+/// A library that only some files may name, so that it can be changed in one place.
+const OWNED: &[(&str, &[&str])] = &[
+    ("bollard::", &["src/host", "src/builder"]),
+    ("openssh::", &["src/host"]),
+    ("git2::", &["src/builder", "src/history"]),
+    ("indicatif::", &["src/report"]),
+    ("tera::", &["src/render.rs", "src/compile"]),
+    ("clap::", &["src/cli", "src/main.rs", "broker/src/main.rs", "balancer/src/main.rs", "tests/load"]),
+    ("mqttbytes::", &["broker/wire/tests", "broker/wire/benches"]),
+];
+
+const LONGEST_FILE: usize = 800;
+
+#[test]
+fn pure_places_perform_nothing() {
+    let mut wrong = Vec::new();
+    for place in PURE {
+        let path = root().join(place);
+        assert!(path.exists(), "{place} is listed as pure but does not exist");
+        for file in rust_files(&path) {
+            let text = production_code(&file);
+            wrong.extend(
+                EFFECTS.iter().filter(|name| text.contains(**name)).map(|name| format!("{} names {name}", shown(&file))),
+            );
+        }
+    }
+    assert!(wrong.is_empty(), "pure places perform effects:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn libraries_stay_behind_their_owners() {
+    let mut wrong = Vec::new();
+    for file in all_rust_files() {
+        let text = fs::read_to_string(&file).expect("a listed file can be read");
+        for (library, owners) in OWNED {
+            let owned = owners.iter().any(|owner| shown(&file).starts_with(owner));
+            if text.contains(library) && !owned && !shown(&file).ends_with("tidy.rs") {
+                wrong.push(format!("{} names {library}, which belongs to {}", shown(&file), owners.join(", ")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "a library is named outside its owner:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn files_have_one_subject_and_no_leftovers() {
+    let mut wrong = Vec::new();
+    for file in all_rust_files().into_iter().filter(|file| !shown(file).ends_with("tidy.rs")) {
+        let text = fs::read_to_string(&file).expect("a listed file can be read");
+        let lines = production_code(&file).lines().count();
+        if lines > LONGEST_FILE {
+            wrong.push(format!("{} has {lines} lines without its tests; {LONGEST_FILE} is the most", shown(&file)));
+        }
+        for leftover in ["TODO", "FIXME", "XXX", "#[ignore", "unimplemented!(", "todo!("] {
+            if text.contains(leftover) {
+                wrong.push(format!("{} contains {leftover}", shown(&file)));
+            }
+        }
+        let drawer = ["util.rs", "utils.rs", "helpers.rs", "common.rs", "misc.rs"];
+        if file.file_name().is_some_and(|name| drawer.iter().any(|drawer| name == *drawer)) {
+            wrong.push(format!("{} is a drawer: name it after its subject", shown(&file)));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Every path in backticks that looks like one of ours exists: names in documents rot otherwise.
+#[test]
+fn paths_in_documents_exist() {
+    let tops = ["src/", "broker/", "balancer/", "systems/", "templates/", "tests/", "docs/"];
+    let mut wrong = Vec::new();
+    let documents = ["README.md", "docs/ARCHITECTURE.md", "docs/CHANGELOG.md", "docs/guide.md", "tests/lab/README.md"];
+    for document in documents.map(|name| root().join(name)) {
+        let text = fs::read_to_string(&document).unwrap_or_else(|error| panic!("{}: {error}", document.display()));
+        for word in text.split('`').skip(1).step_by(2) {
+            let path = word.split([' ', ':', '{', '*', '<', '…']).next().unwrap_or_default();
+            if tops.iter().any(|top| path.starts_with(top)) && !root().join(path).exists() {
+                wrong.push(format!("{} names `{word}`, which does not exist", shown(&document)));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn shown(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap_or(path).display().to_string()
+}
+
+fn all_rust_files() -> Vec<PathBuf> {
+    ["src", "broker", "balancer", "tests"].iter().flat_map(|top| rust_files(&root().join(top))).collect()
+}
+
+fn rust_files(path: &Path) -> Vec<PathBuf> {
+    if path.is_file() {
+        return vec![path.to_owned()];
+    }
+    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
+    let mut files: Vec<PathBuf> = entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
+    files.sort();
+    files
+        .into_iter()
+        .flat_map(|entry| if entry.is_dir() { rust_files(&entry) } else { vec![entry] })
+        .filter(|file| file.extension().is_some_and(|extension| extension == "rs"))
+        .collect()
+}
+
+/// The file without its tests, which stand last, and without comments.
+fn production_code(file: &Path) -> String {
+    if file.file_name().is_some_and(|name| name == "tests.rs") {
+        return String::new();
+    }
+    let text = fs::read_to_string(file).expect("a listed file can be read");
+    let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
