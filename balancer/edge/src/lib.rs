@@ -1,0 +1,25 @@
+//! The network border of both servers, and nothing else: sockets, certificates, headers in front of a connection,
+//! signals, the admin socket. It knows neither MQTT nor balancing, so that broker and balancer mean the same thing
+//! by "listen", "drain" and "reload".
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`listen`] | bind, accept with back-off and permits, socket options, the open-file limit |
+//! | [`tls`] | certificates → handshakes; live change of certificates |
+//! | [`stream`] | plain or TLS as one type; reads through a scratch buffer of the thread |
+//! | [`proxy_header`] | PROXY protocol v1 and v2: parse and write (pure), read from a socket |
+//! | [`drain`] | graceful end: stop, tell, wait, abort |
+//! | [`signal`] | SIGTERM, SIGINT and SIGHUP as values |
+//! | [`watch`] | a file or directory changed |
+//! | [`admin`] | HTTP with JSON on a unix socket: server and client |
+//! | [`logs`] | tracing to stderr, as text or JSON |
+
+pub mod admin;
+pub mod drain;
+pub mod listen;
+pub mod logs;
+pub mod proxy_header;
+pub mod signal;
+pub mod stream;
+pub mod tls;
+pub mod watch;
