@@ -2,8 +2,11 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 /// Who or what is to blame; decides the exit code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Something went wrong and nothing more special is known.
     Error,
@@ -44,12 +47,32 @@ impl Kind {
     }
 }
 
+/// One wrong place in a file that the user wrote, with what is needed to point at it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    /// As the user would write it.
+    pub file: String,
+    /// Both count from 1; 0 when the place is the file as a whole.
+    pub line: usize,
+    pub column: usize,
+    /// The line itself, to be shown with a caret below.
+    pub source: String,
+    /// Path inside the file, such as `process.mqtt.ports[0]`.
+    pub at: String,
+    pub what: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
 /// The one error type of the edge: modules convert their own errors into it where the hint is known.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Failure {
     pub kind: Kind,
     /// What failed and where, in one line.
     pub message: String,
+    /// Every wrong place at once, when files of the user are to blame.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<Fault>,
     /// Why, outermost first.
     pub causes: Vec<String>,
     /// What to do, one line each; commands in backticks.
@@ -58,7 +81,7 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), causes: Vec::new(), hints: Vec::new() }
+        Self { kind, message: message.into(), faults: Vec::new(), causes: Vec::new(), hints: Vec::new() }
     }
 
     pub fn error(message: impl Into<String>) -> Self {
@@ -73,6 +96,13 @@ impl Failure {
             self.causes.push(error.to_string());
             next = error.source();
         }
+        self
+    }
+
+    /// Adds one cause in words.
+    #[must_use]
+    pub fn cause(mut self, cause: impl Into<String>) -> Self {
+        self.causes.push(cause.into());
         self
     }
 

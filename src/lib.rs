@@ -6,8 +6,14 @@
 //! build), [`bundled`] (our own images), [`history`] (revisions and timeline in git), [`report`] (events → terminal),
 //! [`cli`] (one file a command).
 
+pub mod compile;
 pub mod failure;
+pub mod manifest;
+pub mod plan;
+pub mod render;
+pub mod report;
 pub mod secret;
 pub mod system;
-pub mod plan;
-pub mod report;
+pub mod history;
+pub mod login;
+pub mod project;

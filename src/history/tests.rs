@@ -1,0 +1,128 @@
+use std::collections::BTreeMap;
+
+use tempfile::TempDir;
+
+use super::*;
+
+fn system(address: &str) -> System {
+    let machine = crate::system::Machine { reach: crate::system::Reach::Process, address: address.to_owned() };
+    System {
+        name: "sample".parse().unwrap(),
+        namespace: "sample".into(),
+        id: uuid::Uuid::nil(),
+        topology: "local".parse().unwrap(),
+        machines: BTreeMap::from([("here".parse().unwrap(), machine)]),
+        instances: Vec::new(),
+        builds: BTreeMap::new(),
+    }
+}
+
+fn person() -> Person {
+    Person { name: "Ada".into(), email: "ada@example.org".into() }
+}
+
+fn repo(dir: &TempDir) -> Repo {
+    let state = dir.path().join(".nsd");
+    std::fs::create_dir_all(&state).unwrap();
+    Repo::open(dir.path(), &state, &"sample".parse().unwrap()).unwrap()
+}
+
+/// A folder that no git repository surrounds.
+fn folder() -> TempDir {
+    TempDir::new().unwrap()
+}
+
+fn entry(action: &str, result: Outcome, revision: &str) -> Entry {
+    Entry {
+        time: "2026-01-01T00:00:00Z".into(),
+        who: "Ada".into(),
+        action: action.into(),
+        topology: "local".parse().unwrap(),
+        revision: Some(revision.into()),
+        result,
+        summary: String::new(),
+        took: 1.0,
+        machines: Vec::new(),
+    }
+}
+
+#[test]
+fn the_same_system_is_the_same_revision() {
+    let dir = folder();
+    let repo = repo(&dir);
+    let first = repo.record(&system("a"), &Lock::default(), &person()).unwrap();
+    let again = repo.record(&system("a"), &Lock::default(), &person()).unwrap();
+    assert!(first.new && !again.new);
+    assert_eq!(first.revision.id, again.revision.id);
+    let other = repo.record(&system("b"), &Lock::default(), &person()).unwrap();
+    assert!(other.new);
+    assert_eq!(other.before.unwrap(), system("a"));
+    assert_eq!(repo.load(&other.revision.id).unwrap(), system("b"));
+    assert_eq!(repo.list(&"local".parse().unwrap()).unwrap().len(), 2);
+    assert_eq!(repo.topologies().unwrap(), ["local".parse().unwrap()]);
+}
+
+#[test]
+fn revisions_are_found_by_name_and_prefix() {
+    let dir = folder();
+    let repo = repo(&dir);
+    let local = "local".parse().unwrap();
+    assert!(repo.resolve(&local, "head").is_err());
+    let first = repo.record(&system("a"), &Lock::default(), &person()).unwrap().revision;
+    let second = repo.record(&system("b"), &Lock::default(), &person()).unwrap().revision;
+    let id = |wanted: &str| repo.resolve(&local, wanted).map(|one| one.id);
+    assert_eq!(id("head").unwrap(), second.id);
+    assert_eq!(id("previous").unwrap(), first.id);
+    assert_eq!(id(&first.id[..12]).unwrap(), first.id);
+    assert_eq!(id("nonsense").unwrap_err().kind, Kind::Usage);
+    assert_eq!(id(&first.id[..2]).unwrap_err().kind, Kind::Usage);
+    assert!(id("deployed").is_err());
+    repo.timeline_append(&entry("deploy", Outcome::Done, &first.id), &person()).unwrap();
+    repo.timeline_append(&entry("deploy", Outcome::RolledBack, &second.id), &person()).unwrap();
+    assert_eq!(id("deployed").unwrap(), first.id);
+    repo.timeline_append(&entry("stop", Outcome::Done, &first.id), &person()).unwrap();
+    assert!(id("deployed").is_err());
+    assert_eq!(repo.timeline_list(2).unwrap().len(), 2);
+    assert_eq!(repo.timeline_list(9).unwrap()[0].action, "stop");
+}
+
+#[test]
+fn many_writers_lose_nothing() {
+    let dir = folder();
+    drop(repo(&dir));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..10 {
+                    repo(&dir).timeline_append(&entry("deploy", Outcome::Done, "x"), &person()).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(repo(&dir).timeline_list(1000).unwrap().len(), 40);
+}
+
+#[test]
+fn the_surrounding_repository_is_used_and_not_disturbed() {
+    let dir = folder();
+    let git = Repository::init(dir.path()).unwrap();
+    std::fs::write(dir.path().join("staged"), "x").unwrap();
+    let mut index = git.index().unwrap();
+    index.add_path(Path::new("staged")).unwrap();
+    index.write().unwrap();
+    let before = std::fs::read(dir.path().join(".git/index")).unwrap();
+    let recorded = repo(&dir).record(&system("a"), &Lock::default(), &person()).unwrap();
+    assert!(git.find_commit(Oid::from_str(&recorded.revision.id).unwrap()).is_ok());
+    assert_eq!(std::fs::read(dir.path().join(".git/index")).unwrap(), before);
+    assert_eq!(git.branches(None).unwrap().count(), 0);
+    assert!(!dir.path().join(".nsd/history.git").exists());
+}
+
+#[test]
+fn a_topology_cannot_take_the_timelines_place() {
+    let dir = folder();
+    let mut taken = system("a");
+    taken.topology = TIMELINE.parse().unwrap();
+    let failure = repo(&dir).record(&taken, &Lock::default(), &person()).err().unwrap();
+    assert_eq!(failure.kind, Kind::System);
+}

@@ -1,0 +1,1 @@
+//! The real `nsd` in a hermetic home: whole outputs, exit codes, files and refs, as a user would find them.
