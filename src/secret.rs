@@ -1,8 +1,11 @@
 //! A secret is a type: it prints as `***`, is never serialised, and is wiped when dropped.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use zeroize::Zeroizing;
+
+use crate::system::SecretName;
 
 /// A value that must not reach a log, an argument list, a plan, a commit or an error text.
 #[derive(Clone, PartialEq, Eq)]
@@ -28,6 +31,16 @@ impl fmt::Debug for Secret {
 impl fmt::Display for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
+    }
+}
+
+/// The secrets of a system, fetched once per run; never serialised.
+#[derive(Debug, Clone, Default)]
+pub struct Secrets(pub BTreeMap<SecretName, Secret>);
+
+impl Secrets {
+    pub fn get(&self, name: &SecretName) -> Option<&Secret> {
+        self.0.get(name)
     }
 }
 

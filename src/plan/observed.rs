@@ -49,6 +49,9 @@ pub struct Running {
     pub made_from: Option<crate::system::Container>,
     #[serde(flatten)]
     pub state: RunState,
+    /// What `${state}` stands for there: the directory of a plain process; empty in a container.
+    #[serde(skip)]
+    pub state_dir: String,
     /// SHA-256 in hex of each live file as it stands in the container now, by path.
     #[serde(skip)]
     pub live_files: BTreeMap<String, String>,

@@ -4,7 +4,7 @@
 mod names;
 mod text;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,6 +27,29 @@ pub struct System {
     pub instances: Vec<Instance>,
     /// What must be built before the instances can run, by process.
     pub builds: BTreeMap<ProcessName, Build>,
+    /// Where the bundled brokers keep their devices, if they share a store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<Store>,
+}
+
+/// The Redis that the bundled brokers of a system share; device records are written there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Store {
+    pub instance: InstanceName,
+    /// Port on its machine; reached from that machine's own loopback or address.
+    pub port: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<SecretName>,
+    /// Of every key: `nsd:`.
+    pub prefix: String,
+}
+
+impl System {
+    /// Names of all secrets that its containers need.
+    pub fn secrets(&self) -> BTreeSet<SecretName> {
+        self.instances.iter().flat_map(|instance| instance.container.secrets()).collect()
+    }
 }
 
 /// A machine and how it is reached.
@@ -92,7 +115,8 @@ pub struct Container {
     pub volumes: Vec<Volume>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<File>,
-    /// Docker's `Cmd`; as a plain process, the whole command line.
+    /// Docker's `Cmd`; as a plain process, the whole command line. A bundled program that runs as a plain process has the
+    /// file name of its program as first word ([`Bundled::program`]). Plain processes run in their state directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<Text>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,6 +139,24 @@ pub struct Container {
     pub cap_drop: Vec<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+}
+
+impl Container {
+    /// Without the contents of live files: what the label `nsd.container` keeps and what the spec is made of.
+    #[must_use]
+    pub fn without_live_contents(&self) -> Self {
+        let mut container = self.clone();
+        for file in container.files.iter_mut().filter(|file| file.live) {
+            file.content = Text::default();
+        }
+        container
+    }
+
+    /// Names of the secrets that stand in its environment and files.
+    pub fn secrets(&self) -> BTreeSet<SecretName> {
+        let files = self.files.iter().map(|file| &file.content);
+        self.env.values().chain(files).flat_map(Text::secrets).collect()
+    }
 }
 
 /// Where the image comes from.
@@ -202,7 +244,8 @@ pub struct Build {
     pub tag: String,
 }
 
-/// A published port.
+/// A published port. With the machine's own network, and for plain processes, nothing is published: `host` is then the
+/// port that the program itself listens on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Port {
@@ -233,7 +276,15 @@ pub struct Volume {
     pub read_only: bool,
 }
 
-/// A rendered file, put into the container before it starts.
+impl Volume {
+    /// Where the data of a plain process's volume stands, below the folder of its system; `None` for a folder of the
+    /// machine (an absolute path), which is used as it is.
+    pub fn state_folder(&self, instance: &InstanceName) -> Option<PathBuf> {
+        (!self.source.starts_with('/')).then(|| PathBuf::from(format!("data/{instance}/{}", self.source)))
+    }
+}
+
+/// A rendered file, put into the container before it starts. A plain process finds it at `${state}/files` + `to`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
