@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
 # tests/lab/down.sh: removes every trace of the lab that NSD_LAB names, however far up.sh had come.
 set -euo pipefail
-# shellcheck source=tests/lab/lab.sh
+# shellcheck source=lab.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lab.sh"
 
 main() {
   local from=$EPOCHREALTIME name
   lab_require
   lab_lock
-  NUMBER=
   if [[ -s $LAB/number ]]; then
     lab_load_number
     for name in $(machines); do machine_kill "$name"; done

@@ -69,6 +69,11 @@ esac
 if [ "${1:-}" = redis-server ] && [ "$(id -u)" = 0 ]; then
   find . \! -user redis -exec chown redis {} +
   shift
+  # The public image is built with protected mode off; here that is said unless the configuration says otherwise.
+  case ${1:-} in
+    *.conf) grep -qs '^ *protected-mode' "$1" || set -- "$@" --protected-mode no ;;
+    *) set -- --protected-mode no "$@" ;;
+  esac
   exec start-stop-daemon -S -c redis:redis -x /usr/bin/redis-server -- "$@"
 fi
 exec "$@"

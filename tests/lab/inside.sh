@@ -64,7 +64,7 @@ add_git_user() {
   install -d -m 700 -o 900 -g 900 home/git home/git/.ssh
   install -m 600 -o 900 -g 900 "$LAB/id_ed25519.pub" home/git/.ssh/authorized_keys
   install -d -m 755 -o 900 -g 900 srv/git
-  printf '[safe]\n\tdirectory = *\n' >etc/gitconfig # root may read what git owns
+  printf '[safe]\n\tdirectory = *\n' >root/.gitconfig # root may read what git owns
 }
 
 enter_root() {
@@ -131,7 +131,7 @@ case ${1:-} in
     enter_root
     ;;
   serve | start | stop)
-    # shellcheck disable=SC1091
+    # shellcheck source=/dev/null
     source /.lab/machine
     "$@"
     ;;

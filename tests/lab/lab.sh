@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034 # some names are for the scripts that source this one
 # The lab's names, places and mechanics; sourced by up.sh, down.sh, machine.sh and check.sh, run by nobody.
 #
 # Every process of a machine lives in one PID namespace (killing its first process ends them all, the kernel sees to it)
@@ -23,8 +24,9 @@ die() {
 }
 
 # No script of the lab ends silently.
+failed() { say "failed: ${1%%$'\n'*} (${2##*/} line $3)"; }
 set -E
-trap 'say "failed: ${BASH_COMMAND%%$'"'\\n'"'*} (${BASH_SOURCE[0]##*/} line $LINENO)"' ERR
+trap 'failed "$BASH_COMMAND" "${BASH_SOURCE[0]}" "$LINENO"' ERR
 
 # Elapsed seconds since $1 (a value of EPOCHREALTIME), with one decimal.
 since() { awk -v from="$1" -v to="$EPOCHREALTIME" 'BEGIN { printf "%.1f s", to - from }'; }
@@ -123,9 +125,9 @@ cgroup_freeze() {
   local at
   at=$(cgroup_root)/$CGROUP/$1
   if cgroup_is_v2; then
-    echo "$([[ $2 == on ]] && echo 1 || echo 0)" >"$at/cgroup.freeze"
+    if [[ $2 == on ]]; then echo 1; else echo 0; fi >"$at/cgroup.freeze"
   else
-    echo "$([[ $2 == on ]] && echo FROZEN || echo THAWED)" >"$at/freezer.state"
+    if [[ $2 == on ]]; then echo FROZEN; else echo THAWED; fi >"$at/freezer.state"
   fi
 }
 
@@ -307,8 +309,8 @@ machine_run() {
   (
     exec 9<&-
     cgroup_join "$name"
-    exec nsenter --target "$pid" --mount --uts --ipc --net --pid --root --wd=/root \
-      env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
+    exec nsenter --target "$pid" --mount --uts --ipc --net --pid --root \
+      env -i -C /root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
       TERM="${TERM:-dumb}" "$@"
   )
 }

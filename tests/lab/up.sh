@@ -2,15 +2,16 @@
 # tests/lab/up.sh [N]: makes N machines m1…mN (4 when left out) with a registry and a git host beside them.
 # What runs already is kept, so it may be called again, also with a larger N. NSD_LAB names the lab.
 set -euo pipefail
-# shellcheck source=tests/lab/lab.sh
+# shellcheck source=lab.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lab.sh"
-# shellcheck source=tests/lab/images.sh
+# shellcheck source=images.sh
 source "$LAB_SCRIPTS/images.sh"
 
 main() {
   local count=${1:-4} from=$EPOCHREALTIME
-  [[ $count =~ ^[0-9]+$ ]] && ((count >= 1 && count <= MAX_MACHINES)) ||
+  if [[ ! $count =~ ^[0-9]+$ ]] || ((count < 1 || count > MAX_MACHINES)); then
     die "usage: up.sh [N], with 1 to $MAX_MACHINES machines"
+  fi
   lab_require
   lab_require_packages
   lab_lock
