@@ -61,7 +61,7 @@ lab_require_packages() {
 lab_lock() {
   mkdir -p "$LAB_HOME"
   exec 9<"$LAB_HOME"
-  flock -w "${1:-120}" 9 || die "another lab script holds $LAB_HOME; try again when it is done"
+  flock -w 120 9 || die "another lab script holds $LAB_HOME; try again when it is done"
 }
 
 # ---- addresses: 10.77.NUMBER.0/24 --------------------------------------------------------------------------------
@@ -95,6 +95,9 @@ address_of() {
     m*) echo "$NET.$((10 + ${1#m}))" ;;
   esac
 }
+
+# The same card after every power cut, so that no neighbour's table goes stale. 02 marks a locally made address.
+hardware_address() { printf '02:6c:61:62:%02x:%02x' "$NUMBER" "${1##*.}"; }
 
 role_of() { case $1 in m*) echo engine ;; *) echo "$1" ;; esac; }
 
@@ -233,7 +236,8 @@ machine_plug() {
   local name=$1 pid link
   pid=$(machine_pid "$name") || die "$name has no process; see $LAB/machines/$name/console.log"
   link=$(machine_link "$name")
-  ip link add "$link" type veth peer name eth0 netns "$pid"
+  ip link add "$link" type veth \
+    peer name eth0 address "$(hardware_address "$(address_of "$name")")" netns "$pid"
   nsenter --net="/proc/$pid/ns/net" bash -euc "
     ip link set lo up
     ip address add $(address_of "$name")/24 dev eth0
@@ -319,7 +323,7 @@ machine_run() {
 
 bridge_up() {
   if ! ip link show "$BRIDGE" &>/dev/null; then
-    ip link add "$BRIDGE" type bridge
+    ip link add "$BRIDGE" address "$(hardware_address "$GATEWAY")" type bridge
     ip link set "$BRIDGE" alias "nsd-lab $LAB_NAME"
   fi
   ip address show dev "$BRIDGE" | grep -qF " $GATEWAY/24 " || ip address add "$GATEWAY/24" dev "$BRIDGE"
