@@ -208,7 +208,7 @@ remember_namespaces() {
 }
 
 nothing_left() {
-  local left
+  local left namespace
   [[ ! -e $LAB ]]
   refused ip link show "$BRIDGE"
   left=$(ip -o link show | grep -F " $BRIDGE-" || true)
@@ -218,7 +218,7 @@ nothing_left() {
   left+=$(grep -lF "$LAB/" /proc/[0-9]*/mountinfo 2>/dev/null || true)
   left+=$(grep -lzx "LAB=$LAB" /proc/[0-9]*/environ 2>/dev/null || true)
   for namespace in "${NAMESPACES[@]}"; do
-    left+=$(find /proc/[0-9]*/ns -lname "$namespace" 2>/dev/null || true)
+    left+=$({ readlink /proc/[0-9]*/ns/{net,mnt,pid} 2>/dev/null || true; } | grep -xF "$namespace" || true)
   done
   [[ -z $left ]] || {
     echo "left behind: $left"

@@ -272,14 +272,18 @@ engine_answers() {
   [[ $(curl -s -m 2 --unix-socket "/proc/$1/root/run/docker.sock" http://engine/_ping 2>/dev/null) == OK ]]
 }
 
-# A power cut: the cable first, so that peers see silence and not a farewell; then every process at once.
+# A power cut: the cable first, so that peers see silence and not a farewell; then every process at once. The holder
+# reaps the first process and ends by itself.
 machine_kill() {
-  local name=$1 holder started
+  local name=$1 first tries
   ip link set "$(machine_link "$name")" down 2>/dev/null || true
   machine_is_frozen "$name" && cgroup_freeze "$name" off
-  if read -r holder started 2>/dev/null <"$LAB/machines/$name/holder" &&
-    [[ $(start_time "$holder") == "$started" ]]; then
-    kill -9 "$holder" 2>/dev/null || true
+  if first=$(machine_pid "$name"); then
+    kill -9 "$first" 2>/dev/null || true
+    for tries in {1..40}; do
+      machine_is_running "$name" || break
+      sleep 0.05
+    done
   fi
   machine_clear "$name"
 }
