@@ -1,0 +1,337 @@
+//! The admin socket: HTTP/1 with JSON on a unix socket that only its owner may open, and the small client behind the
+//! `admin` commands. The [`Router`] knows no socket, so that other doors (a status page, metrics) can serve it later.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+pub use hyper::{Method, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use thiserror::Error;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tracing::debug;
+
+use crate::drain::Watch;
+
+/// A request's body; a larger one is refused with 413.
+const MAX_BODY: usize = 64 * 1024;
+/// An answer that the client takes.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// Connections served at once; more wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 32;
+/// From a connection to its request's last header line.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The client's patience. A drain may be asked to wait; the server answers it at once and drains on.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a handler gets to see.
+#[derive(Debug)]
+pub struct Request {
+    pub path: String,
+    pub body: Bytes,
+}
+
+impl Request {
+    /// The body as JSON. The error is an answer already.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Reply> {
+        serde_json::from_slice(&self.body).map_err(|error| Reply::problem(StatusCode::BAD_REQUEST, error))
+    }
+}
+
+/// What a handler answers.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub content_type: &'static str,
+    pub body: Bytes,
+}
+
+impl Reply {
+    pub fn json(status: StatusCode, value: &impl Serialize) -> Self {
+        match serde_json::to_vec(value) {
+            Ok(body) => Self { status, content_type: "application/json", body: body.into() },
+            Err(error) => Self::problem(StatusCode::INTERNAL_SERVER_ERROR, error),
+        }
+    }
+
+    /// `{"error": …}`.
+    pub fn problem(status: StatusCode, error: impl ToString) -> Self {
+        Self::json(status, &json!({ "error": error.to_string() }))
+    }
+}
+
+type Answer = Pin<Box<dyn Future<Output = Reply> + Send>>;
+type Handler = Box<dyn Fn(Request) -> Answer + Send + Sync>;
+
+/// Method and path → handler.
+#[derive(Default)]
+pub struct Router {
+    routes: Vec<(Method, &'static str, Handler)>,
+}
+
+impl Router {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    #[must_use]
+    pub fn route<F, A>(mut self, method: Method, path: &'static str, handler: F) -> Self
+    where
+        F: Fn(Request) -> A + Send + Sync + 'static,
+        A: Future<Output = Reply> + Send + 'static,
+    {
+        self.routes.push((method, path, Box::new(move |request| Box::pin(handler(request)))));
+        self
+    }
+
+    pub async fn answer(&self, method: &Method, request: Request) -> Reply {
+        let found = |(wanted, path, _): &&(Method, &str, Handler)| wanted == method && *path == request.path;
+        if let Some((_, _, handler)) = self.routes.iter().find(found) {
+            return handler(request).await;
+        }
+        if self.routes.iter().any(|(_, path, _)| *path == request.path) {
+            return Reply::problem(StatusCode::METHOD_NOT_ALLOWED, "this path takes another method");
+        }
+        let known: Vec<String> =
+            self.routes.iter().map(|(method, path, _)| format!("{method} {path}")).collect();
+        Reply::json(StatusCode::NOT_FOUND, &json!({ "error": "no such path", "paths": known }))
+    }
+}
+
+#[derive(Debug, Error)]
+pub enum AdminBindError {
+    #[error("admin socket {}: another server answers there", .0.display())]
+    InUse(PathBuf),
+    #[error("admin socket {}: something that is not a socket is in its place", .0.display())]
+    NotASocket(PathBuf),
+    #[error("admin socket {}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// The bound socket. Its file is removed when dropped.
+#[derive(Debug)]
+pub struct AdminSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl AdminSocket {
+    /// Binds with mode 0600. The file of a server that is gone is replaced, that of one that answers is not.
+    pub fn bind(path: &Path) -> Result<Self, AdminBindError> {
+        let fail = |source| AdminBindError::Io { path: path.to_owned(), source };
+        if let Ok(found) = std::fs::symlink_metadata(path) {
+            if !found.file_type().is_socket() {
+                return Err(AdminBindError::NotASocket(path.to_owned()));
+            }
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(AdminBindError::InUse(path.to_owned()));
+            }
+        }
+        // Bound aside, restricted, then moved: at its final name the socket was never open to others.
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(format!(".{}", std::process::id()));
+        let aside = PathBuf::from(aside);
+        let _ = std::fs::remove_file(&aside);
+        let listener = UnixListener::bind(&aside).map_err(fail)?;
+        std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
+        std::fs::rename(&aside, path).map_err(fail)?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+
+    /// Answers until the drain's deadline, so that a drain can be watched through it.
+    pub async fn serve(self, router: Arc<Router>, mut end: Watch) {
+        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.accept(&permits) => accepted,
+                () = end.draining() => return,
+            };
+            let Some((stream, permit)) = accepted else { continue };
+            let router = Arc::clone(&router);
+            tokio::spawn(async move {
+                serve_connection(stream, router).await;
+                drop(permit);
+            });
+        }
+    }
+
+    async fn accept(
+        &self,
+        permits: &Arc<Semaphore>,
+    ) -> Option<(UnixStream, tokio::sync::OwnedSemaphorePermit)> {
+        let permit = Arc::clone(permits).acquire_owned().await.ok()?;
+        match self.listener.accept().await {
+            Ok((stream, _)) => Some((stream, permit)),
+            Err(error) => {
+                debug!(%error, "admin socket cannot accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                None
+            }
+        }
+    }
+}
+
+impl Drop for AdminSocket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn serve_connection(stream: UnixStream, router: Arc<Router>) {
+    let service = service_fn(|request| {
+        let router = Arc::clone(&router);
+        async move { Ok::<_, Infallible>(to_http(respond(&router, request).await)) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        debug!(%error, "admin connection");
+    }
+}
+
+async fn respond(router: &Router, request: hyper::Request<Incoming>) -> Reply {
+    let (head, body) = request.into_parts();
+    let body = match tokio::time::timeout(HEADER_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) => return Reply::problem(StatusCode::PAYLOAD_TOO_LARGE, error),
+        Err(_elapsed) => return Reply::problem(StatusCode::REQUEST_TIMEOUT, "the body did not arrive"),
+    };
+    router.answer(&head.method, Request { path: head.uri.path().to_owned(), body }).await
+}
+
+fn to_http(reply: Reply) -> hyper::Response<Full<Bytes>> {
+    let mut response = hyper::Response::new(Full::new(reply.body));
+    *response.status_mut() = reply.status;
+    let content_type = hyper::header::HeaderValue::from_static(reply.content_type);
+    response.headers_mut().insert(hyper::header::CONTENT_TYPE, content_type);
+    response
+}
+
+#[derive(Debug, Error)]
+pub enum CallError {
+    #[error("no server answers at {}: {source}", path.display())]
+    Unreachable { path: PathBuf, source: io::Error },
+    #[error("the server did not answer within {}s", CALL_TIMEOUT.as_secs())]
+    TimedOut,
+    #[error("the server's answer is broken: {0}")]
+    Broken(String),
+}
+
+/// One request to a server's admin socket → status and JSON answer.
+pub async fn call(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<(StatusCode, Value), CallError> {
+    let exchange = exchange(socket, method, path, body);
+    tokio::time::timeout(CALL_TIMEOUT, exchange).await.unwrap_or(Err(CallError::TimedOut))
+}
+
+async fn exchange(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<(StatusCode, Value), CallError> {
+    let broken = |error: &dyn std::error::Error| CallError::Broken(error.to_string());
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(|source| CallError::Unreachable { path: socket.to_owned(), source })?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+    let body = body.map(Value::to_string).unwrap_or_default();
+    let request = hyper::Request::builder()
+        .method(method)
+        .uri(path)
+        .header(hyper::header::HOST, "localhost")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|error| broken(&error))?;
+    let answer = async {
+        let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect();
+        let body = body.await.map_err(|error| CallError::Broken(error.to_string()))?.to_bytes();
+        let value = serde_json::from_slice(&body).map_err(|error| broken(&error))?;
+        Ok((status, value))
+    };
+    tokio::pin!(connection);
+    tokio::pin!(answer);
+    tokio::select! {
+        answered = &mut answer => answered,
+        _ended = &mut connection => answer.await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drain::Drain;
+
+    fn router() -> Arc<Router> {
+        let health = |_request| async { Reply::json(StatusCode::OK, &json!({ "live": true })) };
+        let echo = |request: Request| async move {
+            match request.json::<Value>() {
+                Ok(value) => Reply::json(StatusCode::OK, &value),
+                Err(reply) => reply,
+            }
+        };
+        Arc::new(Router::new().route(Method::GET, "/health", health).route(Method::POST, "/echo", echo))
+    }
+
+    #[tokio::test]
+    async fn a_call_reaches_its_handler_and_others_are_told_apart() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("admin.sock");
+        let drain = Drain::new();
+        let socket = AdminSocket::bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let served = tokio::spawn(socket.serve(router(), drain.watch()));
+
+        let (status, body) = call(&path, Method::GET, "/health", None).await.unwrap();
+        assert_eq!((status, body), (StatusCode::OK, json!({ "live": true })));
+        let sent = json!({ "server": "mqtt-1" });
+        assert_eq!(call(&path, Method::POST, "/echo", Some(&sent)).await.unwrap().1, sent);
+        assert_eq!(call(&path, Method::POST, "/echo", None).await.unwrap().0, StatusCode::BAD_REQUEST);
+        assert_eq!(call(&path, Method::GET, "/echo", None).await.unwrap().0, StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(call(&path, Method::GET, "/nothing", None).await.unwrap().0, StatusCode::NOT_FOUND);
+        let large = json!("x".repeat(MAX_BODY));
+        assert_eq!(
+            call(&path, Method::POST, "/echo", Some(&large)).await.unwrap().0,
+            StatusCode::PAYLOAD_TOO_LARGE
+        );
+
+        assert!(matches!(AdminSocket::bind(&path), Err(AdminBindError::InUse(_))));
+        drain.begin();
+        served.await.unwrap();
+        assert!(!path.exists());
+        assert!(matches!(call(&path, Method::GET, "/", None).await, Err(CallError::Unreachable { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_socket_left_behind_is_replaced_and_anything_else_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("admin.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        drop(AdminSocket::bind(&path).unwrap());
+        std::fs::write(&path, "mine").unwrap();
+        assert!(matches!(AdminSocket::bind(&path), Err(AdminBindError::NotASocket(_))));
+    }
+}

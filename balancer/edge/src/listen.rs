@@ -1,0 +1,214 @@
+//! Listening sockets: bound with the options that accepted sockets inherit, accepted with a permit in hand and with
+//! back-off when the machine runs out of something. An accepted socket is a plain `std` socket, non-blocking and not
+//! yet registered anywhere, so that the caller may hand it to another thread's runtime at no cost.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, acceptfrom_with};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use thiserror::Error;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::warn;
+
+/// What the kernel may queue before we accept. It cuts this at `net.core.somaxconn` (4096 by default): a fleet that
+/// reconnects at once waits there rather than being refused.
+const BACKLOG: i32 = 4096;
+/// Keepalive: the first probe after this silence, then one each `KEEPALIVE_INTERVAL`. Below the idle limits of
+/// common NAT boxes and cloud balancers (350 s and less).
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 4;
+/// Sent bytes that nobody acknowledges for this long end a connection: same patience as keepalive has with a silent peer.
+pub const USER_TIMEOUT: Duration = Duration::from_secs(120);
+/// Pauses after "too many open files" and the like: doubled from the first to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+#[derive(Debug, Error)]
+#[error("cannot listen on {address}: {}", explain(.source))]
+pub struct BindError {
+    pub address: SocketAddr,
+    #[source]
+    pub source: io::Error,
+}
+
+/// A bound address. Dropping it closes the socket and refuses what is still queued.
+#[derive(Debug)]
+pub struct Listener {
+    socket: AsyncFd<TcpListener>,
+    address: SocketAddr,
+    permits: Arc<Semaphore>,
+}
+
+/// One accepted connection. It counts against the listener's limit until `permit` is dropped.
+#[derive(Debug)]
+pub struct Accepted {
+    pub socket: TcpStream,
+    /// The client; an IPv4 client of a `[::]` listener appears as IPv4.
+    pub peer: SocketAddr,
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// Binds without accepting yet, so that a program can check all its addresses before it starts.
+pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
+    let bound = || -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        socket.set_reuse_address(true)?;
+        tune(&socket)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    bound().map_err(|source| BindError { address, source })
+}
+
+/// Options for a long-lived connection of small messages. Set on a listening socket, accepted sockets inherit them;
+/// a connecting socket gets them before `connect`.
+pub fn tune(socket: &Socket) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    Ok(())
+}
+
+impl Listener {
+    /// Takes a socket from [`bind`] into the current runtime. `permits` is how many connections may be open at once;
+    /// at the limit nothing more is accepted, and clients wait in the kernel's queue.
+    pub fn new(socket: TcpListener, permits: Arc<Semaphore>) -> io::Result<Self> {
+        let address = socket.local_addr()?;
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe; a TcpListener never changes its descriptor, the one danger"
+        )]
+        let socket = AsyncFd::new(socket)?;
+        Ok(Self { socket, address, permits })
+    }
+
+    /// The bound address, with the port the kernel chose where 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The next connection. Never fails: what a listener can suffer passes, so it is logged and waited out. Cancel safe.
+    pub async fn accept(&self) -> Accepted {
+        let permit = self.permit().await;
+        let mut pause = BACKOFF.0;
+        loop {
+            match self.try_accept().await {
+                Ok((socket, peer)) => return Accepted { socket, peer, permit },
+                Err(error) if is_peers_own(&error) => {}
+                Err(error) => {
+                    warn!(address = %self.address, %error, "cannot accept, pausing {pause:?}");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(BACKOFF.1);
+                }
+            }
+        }
+    }
+
+    async fn permit(&self) -> OwnedSemaphorePermit {
+        match Arc::clone(&self.permits).acquire_owned().await {
+            Ok(permit) => permit,
+            // A closed semaphore means "accept no more": wait to be dropped.
+            Err(_closed) => std::future::pending().await,
+        }
+    }
+
+    async fn try_accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        loop {
+            let mut ready = self.socket.readable().await?;
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let attempt = ready.try_io(|socket| Ok(acceptfrom_with(socket, flags)?));
+            if let Ok(accepted) = attempt {
+                let (socket, peer) = accepted?;
+                let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(Errno::CONNABORTED)?;
+                return Ok((socket.into(), canonical(peer)));
+            }
+        }
+    }
+}
+
+/// `::ffff:192.0.2.1` → `192.0.2.1`: logs and rules should see one address per client.
+fn canonical(peer: SocketAddr) -> SocketAddr {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port())
+}
+
+/// The connection went away before we took it: the next one may be fine.
+fn is_peers_own(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::CONNABORTED | Errno::INTR | Errno::PERM | Errno::PROTO))
+}
+
+fn explain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another program listens there already".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "not permitted (ports below 1024 need CAP_NET_BIND_SERVICE)".to_owned()
+        }
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Raises the soft limit of open files to the hard one and returns it. Every connection needs one file, a proxied one two.
+pub fn raise_open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let now = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
+    now.unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn any() -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, 0).into()
+    }
+
+    #[tokio::test]
+    async fn accepted_sockets_inherit_the_options() {
+        let listener = Listener::new(bind(any()).unwrap(), Arc::new(Semaphore::new(8))).unwrap();
+        let client = TcpStream::connect(listener.address()).unwrap();
+        let accepted = listener.accept().await;
+        assert_eq!(accepted.peer, client.local_addr().unwrap());
+        assert!(accepted.socket.nodelay().unwrap());
+        let socket = Socket::from(accepted.socket);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
+    }
+
+    #[tokio::test]
+    async fn at_the_limit_nothing_more_is_accepted_until_one_leaves() {
+        let listener = Listener::new(bind(any()).unwrap(), Arc::new(Semaphore::new(1))).unwrap();
+        let _clients = [(); 2].map(|()| TcpStream::connect(listener.address()).unwrap());
+        let first = listener.accept().await;
+        let waiting = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
+        assert!(waiting.is_err());
+        drop(first);
+        listener.accept().await;
+    }
+
+    #[test]
+    fn an_address_in_use_is_told_plainly() {
+        let taken = bind(any()).unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = bind(address).unwrap_err().to_string();
+        assert_eq!(error, format!("cannot listen on {address}: another program listens there already"));
+    }
+
+    #[test]
+    fn ipv4_clients_of_an_ipv6_listener_appear_as_ipv4() {
+        assert_eq!(canonical("[::ffff:192.0.2.1]:7".parse().unwrap()), "192.0.2.1:7".parse().unwrap());
+        assert_eq!(canonical("[::1]:7".parse().unwrap()), "[::1]:7".parse().unwrap());
+    }
+}
