@@ -2,7 +2,16 @@
 //! [`raw`] generate), then its meaning ([`meaning`]). All problems are found at once, each with its line. Nothing after this
 //! layer checks again.
 
+mod args;
+mod document;
+mod fields;
+mod meaning;
+pub(crate) mod order;
 mod problem;
+mod process;
+mod raw;
+mod schema;
+mod shape;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -10,7 +19,9 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+pub(crate) use document::Places;
 pub use problem::Problem;
+pub use schema::schema;
 
 use crate::system::{
     Bundled, MachineName, Network, ProcessName, Protocol, Restart, SecretName, SystemName, TopologyName,
@@ -25,6 +36,8 @@ pub struct Manifest {
     pub id: Uuid,
     pub secrets: BTreeMap<SecretName, SecretSource>,
     topologies: BTreeMap<TopologyName, Topology>,
+    warnings: Vec<Problem>,
+    places: Places,
 }
 
 /// Where the value of a secret comes from.
@@ -216,10 +229,40 @@ pub struct BrokerKeys {
     pub topic_rule: String,
 }
 
-/// Reads `system.toml`. Gives the manifest, or everything that is wrong with it.
+/// Reads `system.toml`. Gives the manifest, or everything that is wrong with it, by line.
 pub fn read(text: &str) -> Result<Manifest, Vec<Problem>> {
-    let _ = text;
-    Err(Vec::new())
+    let (table, places) = document::parse(text)?;
+    let (value, shape) = shape::check(&table, &places);
+    let mut meaning = meaning::Meaning { places: &places, problems: Vec::new(), warnings: Vec::new() };
+    let manifest = match meaning::raw(value) {
+        Ok(file) => meaning.file(file),
+        // Only after problems of shape: what is left of the file may be unreadable.
+        Err(error) => {
+            if shape.is_empty() {
+                meaning.problems.push(places.problem("", error, None));
+            }
+            None
+        }
+    };
+    let mut problems = without_consequences(meaning.problems, &shape);
+    problems.extend(shape);
+    problems.sort();
+    problems.dedup();
+    let mut warnings = meaning.warnings;
+    warnings.sort();
+    warnings.dedup();
+    match manifest {
+        Some(manifest) if problems.is_empty() => Ok(Manifest { warnings, ..manifest }),
+        _ => Err(problems),
+    }
+}
+
+/// A misspelt key makes its table incomplete: what is said about the table itself is then no news.
+fn without_consequences(problems: Vec<Problem>, shape: &[Problem]) -> Vec<Problem> {
+    let around = |at: &str| at.rfind(['.', '[']).map_or("", |end| &at[..end]).to_owned();
+    let known: BTreeSet<String> =
+        shape.iter().flat_map(|problem| [problem.at.clone(), around(&problem.at)]).collect();
+    problems.into_iter().filter(|problem| !known.contains(&problem.at)).collect()
 }
 
 impl Manifest {
@@ -227,14 +270,58 @@ impl Manifest {
         &self.topologies
     }
 
+    /// What is allowed and yet worth a look.
+    pub fn warnings(&self) -> &[Problem] {
+        &self.warnings
+    }
+
+    pub(crate) fn places(&self) -> &Places {
+        &self.places
+    }
+
     /// Names of the template files that its processes want, in any topology.
     pub fn templates(&self) -> BTreeSet<String> {
-        BTreeSet::new()
+        let processes = self.topologies.values().flat_map(|topology| &topology.processes);
+        processes.flat_map(|(_, process)| process.templates()).collect()
     }
 
     /// What must be pinned to a commit: process, URL, reference.
     pub fn repositories(&self, topology: &TopologyName) -> Vec<(ProcessName, String, Option<String>)> {
-        let _ = topology;
-        Vec::new()
+        let processes = self.topologies.get(topology).into_iter().flat_map(|topology| &topology.processes);
+        processes
+            .filter_map(|(name, process)| match &process.source {
+                Source::Repository(repository) => {
+                    Some((name.clone(), repository.url.clone(), repository.reference.clone()))
+                }
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+impl Process {
+    /// The template of a bundled server's settings, unless the process brings its own file for them.
+    pub(crate) fn settings_template(&self) -> Option<(Bundled, &'static str)> {
+        let Source::Bundled(bundled) = self.source else { return None };
+        let own = self.files.iter().any(|file| file.to == bundled.config());
+        let template = match bundled {
+            Bundled::Broker => "broker.toml.tera",
+            Bundled::Balancer => "balancer.toml.tera",
+        };
+        (!own).then_some((bundled, template))
+    }
+
+    fn templates(&self) -> impl Iterator<Item = String> {
+        let files = self.files.iter().filter_map(|file| match &file.content {
+            Content::Template(name) => Some(name.clone()),
+            Content::Inline(_) => None,
+        });
+        files.chain(self.settings_template().map(|(_, name)| name.to_owned()))
+    }
+}
+
+impl Topology {
+    pub fn process(&self, name: &ProcessName) -> Option<&Process> {
+        self.processes.iter().find(|(other, _)| other == name).map(|(_, process)| process)
     }
 }
