@@ -11,10 +11,10 @@ use tokio::sync::mpsc;
 use super::docker::Docker;
 use super::process::Processes;
 use crate::failure::Failure;
-use crate::plan::{ContainerName, RunState, Surveyed};
+use crate::plan::{ContainerName, RunState, Running, Spec, Surveyed};
 use crate::report::Reporter;
 use crate::secret::Secret;
-use crate::system::{Container, Health, InstanceName, System};
+use crate::system::{Container, Health, InstanceName, Port, System};
 
 /// A two-way stream of bytes to a port of a machine.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -79,6 +79,8 @@ pub(crate) struct Status {
     pub(crate) restarts: u64,
     /// The health it was made with.
     pub(crate) health: Option<Health>,
+    /// Its published ports; empty for a plain process.
+    pub(crate) ports: Vec<Port>,
     pub(crate) out_of_memory: bool,
 }
 
@@ -93,6 +95,29 @@ pub(crate) mod label {
     pub(crate) const CONTAINER: &str = "nsd.container";
     /// So that an old container that is started again is judged by its own health, not by its successor's.
     pub(crate) const HEALTH: &str = "nsd.health";
+}
+
+/// What the labels of a container tell about it.
+pub(crate) fn from_labels(
+    container: ContainerName,
+    labels: &BTreeMap<String, String>,
+    state: RunState,
+) -> Result<Running, Failure> {
+    let text = |key: &str| labels.get(key).map(String::as_str).unwrap_or_default();
+    let instance = InstanceName::try_from(text(label::INSTANCE).to_owned()).map_err(|why| {
+        Failure::error(format!("the container {container} carries a broken label: {why}"))
+            .hint("it was not made by this version of nsd; remove it by hand if nobody needs it")
+    })?;
+    Ok(Running {
+        instance,
+        revision: text(label::REVISION).to_owned(),
+        spec: Spec(text(label::SPEC).to_owned()),
+        made_from: serde_json::from_str(text(label::CONTAINER)).ok(),
+        container,
+        state,
+        state_dir: String::new(),
+        live_files: BTreeMap::new(),
+    })
 }
 
 pub(crate) enum Engine {
