@@ -3,7 +3,7 @@
 # stops at the first failure, and leaves nothing running, whatever ends it. Ends with one line that counts all tests.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-export NSD_LAB=run-$$
+export NSD_LAB=run-$$ NSD_LAB_CHECK=check-$$
 # shellcheck source=lab/lab.sh
 source tests/lab/lab.sh
 trap - ERR
@@ -18,6 +18,8 @@ main() {
   trap finish EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP
+  exec 3>&1 4>&2 > >(exec tee -i -a "$RESULTS" 3>&- 4>&-) 2>&1
+  TEE=$!
 
   step 'formatting' cargo fmt --all --check
   step 'lints' cargo clippy --workspace --all-targets --quiet -- -D warnings
@@ -63,8 +65,8 @@ step() {
   (
     set +m
     run_join
-    exec "$@"
-  ) </dev/null > >(exec tee -a "$RESULTS") 2>&1 &
+    exec "$@" 3>&- 4>&-
+  ) </dev/null &
   CHILD=$!
   set +m
   wait "$CHILD" || status=$?
@@ -102,8 +104,13 @@ finish() {
   cgroup_kill "$RUN_CGROUP"
   cgroup_remove "$RUN_CGROUP"
   rmdir "$(cgroup_root)/nsd-run" 2>/dev/null || true
-  [[ ! -e $LAB ]] || tests/lab/down.sh
+  local lab
+  for lab in "$NSD_LAB" "$NSD_LAB_CHECK"; do
+    [[ ! -e $LAB_HOME/$lab ]] || NSD_LAB=$lab tests/lab/down.sh
+  done
   ((status == 0)) || printf '\nStopped in: %s\n' "${STEP:-preparation}" >&2
+  exec >&3 2>&4 3>&- 4>&-
+  wait "$TEE" || true # it has read everything then
   total "$status"
   rm -f "$RESULTS"
   exit "$status"
