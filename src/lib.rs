@@ -23,3 +23,6 @@ pub mod bundled;
 pub mod host;
 pub mod observe;
 pub mod supervise;
+pub mod cli;
+pub mod device;
+pub mod keeper;

@@ -41,7 +41,9 @@ pub fn kept() -> Result<Option<Person>, Failure> {
     let path = path();
     match std::fs::read(&path) {
         Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|error| {
-            Failure::error(format!("{} cannot be understood", path.display())).because(&error).hint("log in again: `nsd login`")
+            Failure::error(format!("{} cannot be understood", path.display()))
+                .because(&error)
+                .hint("log in again: `nsd login`")
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Failure::error(format!("cannot read {}", path.display())).because(&error)),
@@ -49,7 +51,8 @@ pub fn kept() -> Result<Option<Person>, Failure> {
 }
 
 pub fn keep(person: &Person) -> Result<(), Failure> {
-    let text = serde_json::to_vec_pretty(person).map_err(|error| Failure::error("cannot write the login").because(&error))?;
+    let text = serde_json::to_vec_pretty(person)
+        .map_err(|error| Failure::error("cannot write the login").because(&error))?;
     write_atomically(&path(), &text, 0o600)
 }
 
@@ -78,7 +81,10 @@ pub fn who() -> Result<Person, Failure> {
     if let Some(person) = kept()?.or_else(from_git) {
         return Ok(person);
     }
-    let user = std::env::var("USER").ok().filter(|user| Person::new(user, "a@b").is_ok()).unwrap_or_else(|| "unknown".to_owned());
+    let user = std::env::var("USER")
+        .ok()
+        .filter(|user| Person::new(user, "a@b").is_ok())
+        .unwrap_or_else(|| "unknown".to_owned());
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     Person::new(&user, &format!("{user}@{host}"))
 }
@@ -88,7 +94,8 @@ fn path() -> PathBuf {
 }
 
 fn usage(message: &str) -> Failure {
-    Failure::new(crate::failure::Kind::Usage, message).hint("for example `nsd login --name \"Ada Lovelace\" --email ada@example.org`")
+    Failure::new(crate::failure::Kind::Usage, message)
+        .hint("for example `nsd login --name \"Ada Lovelace\" --email ada@example.org`")
 }
 
 #[cfg(test)]

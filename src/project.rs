@@ -56,7 +56,10 @@ impl Project {
     pub fn text(&self) -> Result<String, Failure> {
         let size = std::fs::metadata(&self.file).map_err(|error| cannot("read", &self.file, &error))?.len();
         if size > MAX_FILE {
-            return Err(Failure::new(Kind::System, format!("{} has {size} bytes; a system has at most {MAX_FILE}", self.file.display())));
+            return Err(Failure::new(
+                Kind::System,
+                format!("{} has {size} bytes; a system has at most {MAX_FILE}", self.file.display()),
+            ));
         }
         std::fs::read_to_string(&self.file).map_err(|error| {
             let mut failure = cannot("read", &self.file, &error);
@@ -128,7 +131,8 @@ impl Register {
         file.lock().map_err(|error| cannot("lock", &lock, &error))?;
         let mut register = Self::read()?;
         let answer = change(&mut register);
-        let text = serde_json::to_vec_pretty(&register).map_err(|error| Failure::error("cannot write the register").because(&error))?;
+        let text = serde_json::to_vec_pretty(&register)
+            .map_err(|error| Failure::error("cannot write the register").because(&error))?;
         write_atomically(&Self::path(), &text, 0o600)?;
         Ok(answer)
     }
@@ -156,7 +160,11 @@ fn user_folder(variable: &str, below_home: &str) -> PathBuf {
 
 /// A folder that only its owner may look into.
 pub fn make_private(folder: &Path) -> Result<(), Failure> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| cannot("make", folder, &error))
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|error| cannot("make", folder, &error))
 }
 
 /// The whole content or the old one, never half: written beside, made durable, renamed.
@@ -168,7 +176,10 @@ pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<(), Fa
     let write = || -> std::io::Result<()> {
         let beside = folder.join(format!(".{}.{}", Uuid::new_v4().simple(), std::process::id()));
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
-        let written = file.write_all(content).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&beside, path));
+        let written = file
+            .write_all(content)
+            .and_then(|()| file.sync_all())
+            .and_then(|()| std::fs::rename(&beside, path));
         if written.is_err() {
             let _ = std::fs::remove_file(&beside);
         }

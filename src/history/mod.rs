@@ -2,6 +2,7 @@
 //! `refs/nsd/<system>/timeline`. The working tree, the index and the user's branches are never touched; a ref moves by
 //! compare-and-swap, so that two `nsd` at once never lose what one of them wrote.
 
+mod difference;
 mod timeline;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use git2::{ErrorCode, Oid, Repository, Signature};
 use serde::{Deserialize, Serialize};
 
+pub use difference::difference;
 pub use timeline::{Entry, MachineEntry, Outcome};
 
 use crate::failure::{Failure, Kind};
@@ -95,8 +97,11 @@ impl Repo {
     /// Writes a revision, unless head holds the very same.
     pub fn record(&self, system: &System, lock: &Lock, who: &Person) -> Result<Recorded, Failure> {
         if system.topology.as_str() == TIMELINE {
-            return Err(Failure::new(Kind::System, format!("no topology may be named `{TIMELINE}`: the timeline has this place"))
-                .hint("choose another name for the topology in system.toml"));
+            return Err(Failure::new(
+                Kind::System,
+                format!("no topology may be named `{TIMELINE}`: the timeline has this place"),
+            )
+            .hint("choose another name for the topology in system.toml"));
         }
         let name = self.head_ref(&system.topology);
         let tree = self.tree(&[("system.json", &pretty(system)?), ("lock.json", &pretty(lock)?)])?;
@@ -107,7 +112,9 @@ impl Repo {
             Ok(head.is_none_or(|head| head.tree_id() != tree).then_some(tree))
         })?;
         let before = found.map(|id| self.load_at(id)).transpose()?;
-        let id = moved.or(found).ok_or_else(|| Failure::error(format!("{name} has no commit after writing one")))?;
+        let id = moved
+            .or(found)
+            .ok_or_else(|| Failure::error(format!("{name} has no commit after writing one")))?;
         Ok(Recorded { revision: self.revision(id, &system.topology)?, new: moved.is_some(), before })
     }
 
@@ -139,17 +146,23 @@ impl Repo {
     pub fn resolve(&self, topology: &TopologyName, wanted: &str) -> Result<Revision, Failure> {
         let revisions = self.list(topology)?;
         if revisions.is_empty() {
-            return Err(Failure::error(format!("topology {topology} of {} has no revision yet", self.system))
-                .hint(format!("compile it first: `nsd sys compile {topology}`")));
+            return Err(Failure::error(format!(
+                "topology {topology} of {} has no revision yet",
+                self.system
+            ))
+            .hint(format!("compile it first: `nsd sys compile {topology}`")));
         }
         let found = match wanted {
             "head" => revisions.first().cloned(),
             "previous" => revisions.get(1).cloned(),
-            "deployed" => self.deployed(topology)?.and_then(|id| revisions.iter().find(|one| one.id == id).cloned()),
+            "deployed" => {
+                self.deployed(topology)?.and_then(|id| revisions.iter().find(|one| one.id == id).cloned())
+            }
             prefix => return by_prefix(&revisions, prefix),
         };
         found.ok_or_else(|| {
-            Failure::error(format!("topology {topology} has no revision `{wanted}`")).hint("see `nsd rev list` and `nsd timeline list`")
+            Failure::error(format!("topology {topology} has no revision `{wanted}`"))
+                .hint("see `nsd rev list` and `nsd timeline list`")
         })
     }
 
@@ -179,7 +192,10 @@ impl Repo {
     }
 
     fn revision(&self, id: Oid, topology: &TopologyName) -> Result<Revision, Failure> {
-        self.git.find_commit(id).map(|commit| describe(&commit, topology)).map_err(self.failed("read the revision"))
+        self.git
+            .find_commit(id)
+            .map(|commit| describe(&commit, topology))
+            .map_err(self.failed("read the revision"))
     }
 
     fn tree(&self, files: &[(&str, &[u8])]) -> Result<Oid, Failure> {
@@ -226,7 +242,11 @@ impl Repo {
             .hint("look for another `nsd`, or for a stale `.lock` file beside this ref in the git directory"))
     }
 
-    fn json<T: serde::de::DeserializeOwned>(&self, commit: &git2::Commit<'_>, file: &str) -> Result<T, Failure> {
+    fn json<T: serde::de::DeserializeOwned>(
+        &self,
+        commit: &git2::Commit<'_>,
+        file: &str,
+    ) -> Result<T, Failure> {
         let read = || -> Result<Vec<u8>, git2::Error> {
             let entry = commit.tree()?.get_path(Path::new(file))?;
             Ok(self.git.find_blob(entry.id())?.content().to_vec())
@@ -248,19 +268,24 @@ impl Repo {
 fn own(state: &Path) -> Result<Repository, Failure> {
     let path = state.join("history.git");
     // Opening first keeps two `nsd` that both find nothing from disturbing each other: init keeps what exists.
-    Repository::open_bare(&path).or_else(|_| Repository::init_bare(&path)).map_err(failed("make a repository for the history", &path))
+    Repository::open_bare(&path)
+        .or_else(|_| Repository::init_bare(&path))
+        .map_err(failed("make a repository for the history", &path))
 }
 
 fn by_prefix(revisions: &[Revision], prefix: &str) -> Result<Revision, Failure> {
     let lower = prefix.to_ascii_lowercase();
     if lower.len() < MIN_PREFIX || !lower.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(Failure::new(Kind::Usage, format!("`{prefix}` names no revision"))
-            .hint(format!("say `head`, `previous`, `deployed`, or at least {MIN_PREFIX} digits of an id from `nsd rev list`")));
+        return Err(Failure::new(Kind::Usage, format!("`{prefix}` names no revision")).hint(format!(
+            "say `head`, `previous`, `deployed`, or at least {MIN_PREFIX} digits of an id from `nsd rev list`"
+        )));
     }
     let mut fitting = revisions.iter().filter(|one| one.id.starts_with(&lower));
     match (fitting.next(), fitting.next()) {
         (Some(one), None) => Ok(one.clone()),
-        (None, _) => Err(Failure::error(format!("no revision begins with {prefix}")).hint("see `nsd rev list`")),
+        (None, _) => {
+            Err(Failure::error(format!("no revision begins with {prefix}")).hint("see `nsd rev list`"))
+        }
         (Some(one), Some(other)) => Err(Failure::new(Kind::Usage, format!("{prefix} is ambiguous"))
             .cause(format!("{} and {} both begin so", short(&one.id), short(&other.id)))
             .hint("give more digits of the id")),
@@ -272,7 +297,8 @@ fn describe(commit: &git2::Commit<'_>, topology: &TopologyName) -> Revision {
         id: commit.id().to_string(),
         topology: topology.clone(),
         author: String::from_utf8_lossy(commit.author().name_bytes()).into_owned(),
-        time: jiff::Timestamp::from_second(commit.time().seconds()).map_or_else(|_| String::new(), |time| time.to_string()),
+        time: jiff::Timestamp::from_second(commit.time().seconds())
+            .map_or_else(|_| String::new(), |time| time.to_string()),
         message: String::from_utf8_lossy(commit.summary_bytes().unwrap_or_default()).into_owned(),
     }
 }

@@ -1,20 +1,14 @@
-use std::collections::BTreeMap;
-
 use tempfile::TempDir;
 
 use super::*;
 
 fn system(address: &str) -> System {
-    let machine = crate::system::Machine { reach: crate::system::Reach::Process, address: address.to_owned() };
-    System {
-        name: "sample".parse().unwrap(),
-        namespace: "sample".into(),
-        id: uuid::Uuid::nil(),
-        topology: "local".parse().unwrap(),
-        machines: BTreeMap::from([("here".parse().unwrap(), machine)]),
-        instances: Vec::new(),
-        builds: BTreeMap::new(),
-    }
+    serde_json::from_value(serde_json::json!({
+        "name": "sample", "namespace": "sample", "id": uuid::Uuid::nil(), "topology": "local",
+        "machines": { "here": { "reach": { "by": "process" }, "address": address } },
+        "instances": [], "builds": {},
+    }))
+    .unwrap()
 }
 
 fn person() -> Person {

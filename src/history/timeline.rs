@@ -52,9 +52,10 @@ pub struct Entry {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MachineEntry {
     pub machine: MachineName,
-    pub result: String,
-    /// Seconds of work on it.
-    pub took: f64,
+    /// Steps performed on it.
+    pub steps: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
 }
 
 impl Repo {
@@ -78,10 +79,11 @@ impl Repo {
 
     /// The revision that was last deployed wholly and not stopped since.
     pub fn deployed(&self, topology: &TopologyName) -> Result<Option<String>, Failure> {
-        let last = self
-            .timeline_list(usize::MAX)?
-            .into_iter()
-            .find(|entry| entry.topology == *topology && entry.result == Outcome::Done && matches!(entry.action.as_str(), "deploy" | "stop"));
+        let last = self.timeline_list(usize::MAX)?.into_iter().find(|entry| {
+            entry.topology == *topology
+                && entry.result == Outcome::Done
+                && matches!(entry.action.as_str(), "deploy" | "stop")
+        });
         Ok(last.filter(|entry| entry.action == "deploy").and_then(|entry| entry.revision))
     }
 

@@ -29,7 +29,9 @@ impl Listener for Lines {
 /// One event in one line; `None` when nobody asked for so much.
 pub(super) fn line(event: &Event, palette: Palette, verbosity: i8) -> Option<String> {
     let told = match event {
-        Event::Warning { who, what } => return Some(format!("{} {}", palette.yellow("warning:"), named(who, what))),
+        Event::Warning { who, what } => {
+            return Some(format!("{} {}", palette.yellow("warning:"), named(who, what)));
+        }
         Event::Failed { who, what, why } => {
             return Some(format!("{} {}: {why}", palette.red("failed:"), named(who, what)));
         }
@@ -42,7 +44,9 @@ pub(super) fn line(event: &Event, palette: Palette, verbosity: i8) -> Option<Str
         Event::Output { who, line } => format!("{} {line}", palette.dim(&format!("{who} |"))),
         _ if verbosity == 0 => return None,
         Event::Started { who, what } => format!("{} …", named(&palette.cyan(who), what)),
-        Event::Progress { who, what, done, total } => format!("{} {done}/{total}", named(&palette.cyan(who), what)),
+        Event::Progress { who, what, done, total } => {
+            format!("{} {done}/{total}", named(&palette.cyan(who), what))
+        }
     };
     Some(told)
 }
@@ -59,7 +63,8 @@ mod tests {
 
     #[test]
     fn quiet_tells_only_trouble() {
-        let done = Event::Done { who: "web-1".into(), what: "start x".into(), took: Duration::from_millis(1500) };
+        let done =
+            Event::Done { who: "web-1".into(), what: "start x".into(), took: Duration::from_millis(1500) };
         let failed = Event::Failed { who: "web-1".into(), what: "start x".into(), why: "no".into() };
         assert_eq!(line(&done, Palette::PLAIN, -1), None);
         assert_eq!(line(&done, Palette::PLAIN, 0).unwrap(), "web-1: start x  1.5 s");

@@ -55,7 +55,11 @@ pub(crate) fn diagnose(line: &str) {
 /// `0.4 s`, `12.3 s`, `2 m 05 s`.
 pub fn seconds(took: std::time::Duration) -> String {
     let seconds = took.as_secs_f64();
-    if seconds < 100.0 { format!("{seconds:.1} s") } else { format!("{} m {:02} s", took.as_secs() / 60, took.as_secs() % 60) }
+    if seconds < 100.0 {
+        format!("{seconds:.1} s")
+    } else {
+        format!("{} m {:02} s", took.as_secs() / 60, took.as_secs() % 60)
+    }
 }
 
 #[cfg(test)]

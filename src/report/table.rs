@@ -63,6 +63,9 @@ mod tests {
         let mut table = Table::new(["NAME", "ID"]);
         table.row(["quickstart".into(), "1".into()]);
         table.row(["\u{1b}[32mb\u{1b}[0m".into(), "2".into()]);
-        assert_eq!(table.text(str::to_owned), "NAME        ID\nquickstart  1\n\u{1b}[32mb\u{1b}[0m           2");
+        assert_eq!(
+            table.text(str::to_owned),
+            "NAME        ID\nquickstart  1\n\u{1b}[32mb\u{1b}[0m           2"
+        );
     }
 }

@@ -28,7 +28,9 @@ pub fn failure_text(failure: &Failure, palette: Palette) -> String {
 /// For programs: one JSON line.
 pub fn failure_json(failure: &Failure) -> String {
     let mut value = serde_json::json!({ "event": "failure", "exit": failure.kind.exit_code() });
-    if let (Some(object), Ok(serde_json::Value::Object(fields))) = (value.as_object_mut(), serde_json::to_value(failure)) {
+    if let (Some(object), Ok(serde_json::Value::Object(fields))) =
+        (value.as_object_mut(), serde_json::to_value(failure))
+    {
         object.extend(fields);
     }
     value.to_string()
@@ -46,8 +48,12 @@ fn push_fault(text: &mut String, fault: &Fault, palette: Palette) {
         let number = fault.line.to_string();
         let gutter = " ".repeat(number.len());
         // Tabs stay tabs below, so that the caret stands under its column whatever a tab's width is.
-        let before: String =
-            fault.source.chars().take(fault.column.saturating_sub(1)).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+        let before: String = fault
+            .source
+            .chars()
+            .take(fault.column.saturating_sub(1))
+            .map(|c| if c == '\t' { '\t' } else { ' ' })
+            .collect();
         let _ = writeln!(text, " {} {}", palette.dim(&format!("{number} |")), fault.source);
         let _ = writeln!(text, " {} {before}{}", palette.dim(&format!("{gutter} |")), palette.red("^"));
     }
@@ -83,7 +89,9 @@ mod tests {
 
     #[test]
     fn causes_are_numbered_and_hints_stand_last() {
-        let failure = Failure::error("machine web-1 did not answer").cause("connect: refused").hint("try `nsd mach list`");
+        let failure = Failure::error("machine web-1 did not answer")
+            .cause("connect: refused")
+            .hint("try `nsd mach list`");
         assert_eq!(
             failure_text(&failure, Palette::PLAIN),
             "error: machine web-1 did not answer\n  1. connect: refused\nhint: try `nsd mach list`"
