@@ -1,0 +1,35 @@
+#!/bin/sh
+# Our servers beside their peers: builds them for release, then measures in turns and prints the ratio tables.
+#
+#   tests/bench/run.sh                    both tables, three rounds, about 25 minutes
+#   tests/bench/run.sh --smoke            one short round of a few rows
+#   tests/bench/run.sh broker --only fan-in-0 --rounds 5
+#   tests/bench/run.sh --help             everything else
+#
+# Results also go to target/bench as Markdown and JSON. Everything that is started ends with it, also on Ctrl-C.
+set -eu
+
+cd "$(dirname "$0")/../.."
+
+need() { # program, package
+    command -v "$1" >/dev/null || { echo "$0: $1 is not installed: apt-get install $2" >&2; exit 1; }
+}
+PATH=$PATH:/usr/sbin:/sbin
+need cargo cargo
+need taskset util-linux
+need setpriv util-linux
+
+packages="-p nsd-load"
+case " $* " in
+    *" --peers-only "* | *" --help "* | *" -h "*) ;;
+    *" broker "*) packages="$packages -p nsd-broker" ;;
+    *" balancer "*) packages="$packages -p nsd-balancer" ;;
+    *) packages="$packages -p nsd-broker -p nsd-balancer" ;;
+esac
+
+# shellcheck disable=SC2086 # several words on purpose
+cargo build --release --quiet $packages
+
+target=${CARGO_TARGET_DIR:-target}
+host=$(rustc -vV | sed -n 's/^host: //p')
+exec "$target/$host/release/nsd-bench" "$@"

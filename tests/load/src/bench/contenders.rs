@@ -1,0 +1,201 @@
+//! Who is compared: how each is configured, alike, and started.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::process::{Program, Running, installed};
+use crate::rows::Door;
+
+/// The balancers run on this processor, load and backends on the other.
+const SERVER_PROCESSOR: u8 = 0;
+pub(crate) const LOAD_PROCESSOR: u8 = 1;
+
+/// Files, ports and programs of a benchmark.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Configurations, logs, sockets, certificate; gone at the end.
+    pub(crate) folder: PathBuf,
+    /// Where our own programs stand.
+    pub(crate) programs: PathBuf,
+    pub(crate) first_port: u16,
+    /// Brokers are kept on one processor, too.
+    pub(crate) pin_brokers: bool,
+}
+
+/// A server that can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Contender {
+    Mosquitto,
+    Broker,
+    HaProxy,
+    Balancer,
+}
+
+impl Contender {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Mosquitto => "Mosquitto",
+            Self::Broker => "nsd-broker",
+            Self::HaProxy => "HAProxy",
+            Self::Balancer => "nsd-balancer",
+        }
+    }
+
+    fn ports(self) -> u16 {
+        match self {
+            Self::Mosquitto => 0,
+            Self::Broker => 10,
+            Self::HaProxy => 20,
+            Self::Balancer => 30,
+        }
+    }
+
+    /// Where clients find `door` at this contender.
+    pub(crate) fn address(self, place: &Place, door: Door) -> SocketAddr {
+        place.address(self.ports() + door.offset())
+    }
+
+    /// The program with its configuration written, and the version it tells.
+    pub(crate) fn program(self, place: &Place) -> Result<Program> {
+        let (path, text) = match self {
+            Self::Mosquitto => (installed("mosquitto", "mosquitto")?, mosquitto(place)),
+            Self::HaProxy => (installed("haproxy", "haproxy")?, haproxy(place)),
+            Self::Broker => (place.own("nsd-broker")?, broker(place)),
+            Self::Balancer => (place.own("nsd-balancer")?, balancer(place)),
+        };
+        let file = place.folder.join(format!("{}.conf", self.name()));
+        std::fs::write(&file, text).with_context(|| file.display().to_string())?;
+        let file = file.display().to_string();
+        let args = match self {
+            Self::Mosquitto => vec!["-c".to_owned(), file],
+            Self::HaProxy => vec!["-db".to_owned(), "-f".to_owned(), file],
+            Self::Broker | Self::Balancer => vec!["--config".to_owned(), file],
+        };
+        let pinned = place.pin_brokers || matches!(self, Self::HaProxy | Self::Balancer);
+        Ok(Program::new(path, args).on(pinned.then_some(SERVER_PROCESSOR)))
+    }
+
+    /// Starts it afresh, so that no run leaves memory behind for the next.
+    pub(crate) async fn start(self, place: &Place) -> Result<Running> {
+        let doors: &[Door] = match self {
+            Self::Mosquitto | Self::Broker => &[Door::Broker],
+            Self::HaProxy | Self::Balancer => &Door::BEHIND_A_PROXY,
+        };
+        let addresses: Vec<_> = doors.iter().map(|door| self.address(place, *door)).collect();
+        let log = place.folder.join(format!("{}.log", self.name()));
+        Running::start(&self.program(place)?, &addresses, &log).await
+    }
+}
+
+impl Door {
+    pub(crate) const BEHIND_A_PROXY: [Self; 5] =
+        [Self::Echo, Self::EchoTls, Self::Sink, Self::Connack, Self::ConnackTls];
+
+    fn offset(self) -> u16 {
+        match self {
+            Self::Broker | Self::Echo => 0,
+            Self::EchoTls => 1,
+            Self::Sink => 2,
+            Self::Connack => 3,
+            Self::ConnackTls => 4,
+        }
+    }
+}
+
+/// The servers behind both balancers, and their roles for `nsd-load serve`.
+pub(crate) const BACKENDS: [(&str, u16); 3] = [("echo", 40), ("sink", 41), ("connack", 42)];
+
+impl Place {
+    pub(crate) fn address(&self, offset: u16) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.first_port + offset).into()
+    }
+
+    /// One of our own programs.
+    pub(crate) fn own(&self, name: &str) -> Result<PathBuf> {
+        let path = self.programs.join(name);
+        let there = path.is_file().then_some(path);
+        there.with_context(|| format!("{name} is not in {}: build it first", self.programs.display()))
+    }
+
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.folder.join("certificate.pem")
+    }
+
+    fn socket(&self, contender: Contender) -> PathBuf {
+        self.folder.join(format!("{}.sock", contender.name()))
+    }
+}
+
+/// Bounds that would drop messages are off: it would look fast for what it throws away.
+fn mosquitto(place: &Place) -> String {
+    let port = Contender::Mosquitto.address(place, Door::Broker).port();
+    format!(
+        "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nlog_type error\n\
+         max_inflight_messages 0\nmax_queued_messages 0\n"
+    )
+}
+
+fn broker(place: &Place) -> String {
+    let address = Contender::Broker.address(place, Door::Broker);
+    let socket = place.socket(Contender::Broker);
+    format!(
+        "allow_anonymous = true\n[[listen]]\naddress = \"{address}\"\n[store]\nkind = \"memory\"\n\
+         [access]\ndevices = false\ntopic_rule = \"open\"\n[admin]\nsocket = \"{}\"\n",
+        socket.display()
+    )
+}
+
+/// Doors of one proxied service: name, plain door, TLS door, backend's role.
+const SERVICES: [(&str, Door, Option<Door>); 3] = [
+    ("echo", Door::Echo, Some(Door::EchoTls)),
+    ("sink", Door::Sink, None),
+    ("connack", Door::Connack, Some(Door::ConnackTls)),
+];
+
+fn backend(place: &Place, name: &str) -> SocketAddr {
+    let offset = BACKENDS.iter().find(|(role, _)| *role == name).map_or(0, |(_, offset)| *offset);
+    place.address(offset)
+}
+
+fn haproxy(place: &Place) -> String {
+    let mut text = "global\n  nbthread 1\n  maxconn 9000\ndefaults\n  mode tcp\n  timeout connect 5s\n  \
+                    timeout client 30m\n  timeout server 30m\n"
+        .to_owned();
+    let certificate = place.certificate();
+    for (name, plain, tls) in SERVICES {
+        let address = |door| Contender::HaProxy.address(place, door);
+        text += &format!("listen {name}\n  balance leastconn\n  bind {}\n", address(plain));
+        if let Some(tls) = tls {
+            text += &format!("  bind {} ssl crt {}\n", address(tls), certificate.display());
+        }
+        text += &format!("  server {name}-1 {}\n", backend(place, name));
+    }
+    text
+}
+
+fn balancer(place: &Place) -> String {
+    let socket = place.socket(Contender::Balancer);
+    let mut text = format!("[admin]\nsocket = \"{}\"\n[log]\naccess = false\n", socket.display());
+    let certificate = place.certificate();
+    for (name, plain, tls) in SERVICES {
+        let address = |door| Contender::Balancer.address(place, door);
+        text += &format!("[[listen]]\nname = \"{name}\"\nbind = [\"{}\"]\n", address(plain));
+        if let Some(tls) = tls {
+            let file = certificate.display();
+            text += &format!("tls = {{ bind = [\"{}\"], certificates = [\"{file}\"] }}\n", address(tls));
+        }
+        text += "balance = \"leastconn\"\ncheck = { kind = \"none\" }\n";
+        let server = backend(place, name);
+        text += &format!("[[listen.server]]\nname = \"{name}-1\"\naddress = \"{server}\"\n");
+    }
+    text
+}
+
+/// A P-256 certificate for `localhost` in the combined form that both balancers read.
+pub(crate) fn make_certificate(file: &Path) -> Result<()> {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
+    let text = made.cert.pem() + &made.signing_key.serialize_pem();
+    std::fs::write(file, text).with_context(|| file.display().to_string())
+}

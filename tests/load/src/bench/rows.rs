@@ -1,0 +1,216 @@
+//! The rows of both tables: what is done, what is compared, and the goal.
+
+/// What is compared of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Figure {
+    /// CPU of the server per unit, microseconds.
+    Cpu,
+    /// The same in milliseconds, where the unit is large.
+    CpuMillis,
+    /// Growth of resident memory per unit, KiB.
+    Memory,
+    /// 99th percentile of latency, microseconds.
+    P99,
+}
+
+impl Figure {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "CPU µs each",
+            Self::CpuMillis => "CPU ms per GB",
+            Self::Memory => "KiB each",
+            Self::P99 => "p99 µs",
+        }
+    }
+}
+
+/// What stands behind a proxy, or that a broker is asked itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Door {
+    Broker,
+    Echo,
+    EchoTls,
+    Sink,
+    Connack,
+    ConnackTls,
+}
+
+/// One piece of work and the figures taken from it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Row {
+    /// For `--only`.
+    pub(crate) key: &'static str,
+    pub(crate) work: &'static str,
+    pub(crate) door: Door,
+    /// Words for `nsd-load`, before target, pids and duration.
+    pub(crate) load: &'static [&'static str],
+    /// The run lasts a given time; otherwise its words bound it.
+    pub(crate) timed: bool,
+    /// Figure and goal: the highest ratio to the peer.
+    pub(crate) figures: &'static [(Figure, f64)],
+    /// Part of the quick run.
+    pub(crate) smoke: bool,
+}
+
+const ROW: Row =
+    Row { key: "", work: "", door: Door::Broker, load: &[], timed: true, figures: &[], smoke: false };
+
+/// Against Mosquitto.
+pub(crate) const BROKER: &[Row] = &[
+    Row {
+        key: "fan-in-0",
+        work: "5 publishers → 1 subscriber, QoS 0",
+        load: &["fan-in"],
+        figures: &[(Figure::Cpu, 0.25)],
+        smoke: true,
+        ..ROW
+    },
+    Row {
+        key: "fan-in-1",
+        work: "5 publishers → 1 subscriber, QoS 1",
+        load: &["fan-in", "--qos", "1"],
+        figures: &[(Figure::Cpu, 0.09)],
+        smoke: true,
+        ..ROW
+    },
+    Row {
+        key: "fan-in-2",
+        work: "5 publishers → 1 subscriber, QoS 2",
+        load: &["fan-in", "--qos", "2"],
+        figures: &[(Figure::Cpu, 0.035)],
+        ..ROW
+    },
+    Row {
+        key: "fan-out-0",
+        work: "1 publisher → 50 subscribers, QoS 0",
+        load: &["fan-out"],
+        figures: &[(Figure::Cpu, 0.14)],
+        smoke: true,
+        ..ROW
+    },
+    Row { key: "pairs-0", work: "50 pairs, QoS 0", load: &["pairs"], figures: &[(Figure::Cpu, 0.08)], ..ROW },
+    Row {
+        key: "paced",
+        work: "50 pairs, QoS 0, 20 k/s in all",
+        load: &["pairs", "--rate", "20000"],
+        figures: &[(Figure::Cpu, 1.0), (Figure::P99, 1.0)],
+        ..ROW
+    },
+    Row {
+        key: "connect",
+        work: "connect + disconnect",
+        load: &["connect", "--sources", "8"],
+        figures: &[(Figure::Cpu, 1.0)],
+        smoke: true,
+        ..ROW
+    },
+    Row {
+        key: "idle",
+        work: "idle subscribed client",
+        load: &["idle", "--counts", "2000,8000"],
+        timed: false,
+        figures: &[(Figure::Memory, 1.0)],
+        ..ROW
+    },
+];
+
+const TLS: [&str; 3] = ["--tls", "--insecure", "--x25519"];
+
+/// Against HAProxy.
+pub(crate) const BALANCER: &[Row] = &[
+    Row {
+        key: "stream",
+        work: "64-byte messages through and back, plain",
+        door: Door::Echo,
+        load: &["relay"],
+        figures: &[(Figure::Cpu, 0.9)],
+        smoke: true,
+        ..ROW
+    },
+    Row {
+        key: "stream-tls",
+        work: "64-byte messages through and back, TLS",
+        door: Door::EchoTls,
+        load: &["relay", TLS[0], TLS[1], TLS[2]],
+        figures: &[(Figure::Cpu, 0.9)],
+        ..ROW
+    },
+    Row {
+        key: "paced",
+        work: "the same at 20 k/s over 100 connections",
+        door: Door::Echo,
+        load: &["relay", "--connections", "100", "--rate", "20000"],
+        figures: &[(Figure::Cpu, 0.95), (Figure::P99, 1.0)],
+        ..ROW
+    },
+    Row {
+        key: "bulk",
+        work: "bulk, 4 connections up",
+        door: Door::Sink,
+        load: &["bulk", "--gigabytes", "4"],
+        timed: false,
+        figures: &[(Figure::CpuMillis, 0.6)],
+        ..ROW
+    },
+    Row {
+        key: "connect",
+        work: "new connection, CONNECT → CONNACK",
+        door: Door::Connack,
+        load: &["connect", "--sources", "8"],
+        figures: &[(Figure::Cpu, 0.95)],
+        smoke: true,
+        ..ROW
+    },
+    Row {
+        key: "handshake",
+        work: "full TLS 1.3 handshake, CONNECT → CONNACK",
+        door: Door::ConnackTls,
+        load: &["connect", "--sources", "8", TLS[0], TLS[1], TLS[2]],
+        figures: &[(Figure::Cpu, 0.65)],
+        smoke: true,
+        ..ROW
+    },
+    Row {
+        key: "idle",
+        work: "idle connection, plain",
+        door: Door::Echo,
+        load: &["idle", "--raw", "--counts", "2000,8000"],
+        timed: false,
+        figures: &[(Figure::Memory, 0.6)],
+        ..ROW
+    },
+    Row {
+        key: "idle-tls",
+        work: "idle connection, TLS",
+        door: Door::EchoTls,
+        load: &["idle", "--raw", "--counts", "2000,8000", TLS[0], TLS[1], TLS[2]],
+        timed: false,
+        figures: &[(Figure::Memory, 0.45)],
+        ..ROW
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_row_is_a_command_line_that_the_load_tool_takes() {
+        for row in BROKER.iter().chain(BALANCER) {
+            let words = ["nsd-load"].iter().chain(row.load);
+            let parsed = nsd_load::cli::Cli::try_parse_from(words);
+            assert!(parsed.is_ok(), "{}: {parsed:?}", row.work);
+            assert!(!row.figures.is_empty(), "{}", row.work);
+        }
+    }
+
+    #[test]
+    fn keys_name_one_row_of_a_table() {
+        for table in [BROKER, BALANCER] {
+            let keys: HashSet<_> = table.iter().map(|row| row.key).collect();
+            assert_eq!(keys.len(), table.len());
+        }
+    }
+}

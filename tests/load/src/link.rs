@@ -1,0 +1,131 @@
+//! One MQTT connection as bytes: queued output written in big pieces, input split into packets without a copy.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::frames::{self, Incoming, Version};
+use crate::target::Stream;
+
+/// What one read may bring; every connection of a thread reads into the same buffer.
+pub const SCRATCH: usize = 256 * 1024;
+
+#[derive(Debug, Error)]
+pub enum LinkError {
+    #[error("the server closed the connection")]
+    Closed,
+    #[error("the server closed the connection with reason code {0:#04x}")]
+    Dismissed(u8),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("the server sent something that is no MQTT packet: {0}")]
+    Frame(#[from] frames::FrameError),
+    #[error("the server sent a packet that ends too early")]
+    Short,
+    #[error("the server refused the connection with code {0:#04x}")]
+    Refused(u8),
+    #[error("the server refused the subscription with code {0:#04x}")]
+    NotSubscribed(u8),
+    #[error("the server answered with something else than {0}")]
+    Unexpected(&'static str),
+}
+
+/// A connection and what is still to be written to it.
+#[derive(Debug)]
+pub struct Link {
+    stream: Stream,
+    version: Version,
+    /// The beginning of a packet whose rest has not arrived.
+    tail: Vec<u8>,
+    out: Vec<u8>,
+    written: usize,
+}
+
+impl Link {
+    #[must_use]
+    pub fn new(stream: Stream, version: Version) -> Self {
+        Self { stream, version, tail: Vec::new(), out: Vec::new(), written: 0 }
+    }
+
+    /// The queue of output, to append to. Its bound is the caller's: a batch or the packets in flight.
+    pub fn out(&mut self) -> &mut Vec<u8> {
+        &mut self.out
+    }
+
+    /// Bytes queued and not yet written.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.out.len() - self.written
+    }
+
+    /// Writes what is queued; ready when nothing is left.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        while self.written < self.out.len() {
+            let count = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.out[self.written..]))?;
+            if count == 0 {
+                return Poll::Ready(Err(LinkError::Closed));
+            }
+            self.written += count;
+        }
+        self.out.clear();
+        self.written = 0;
+        Pin::new(&mut self.stream).poll_flush(cx).map_err(LinkError::Io)
+    }
+
+    /// Reads once and hands every whole packet to `on_packet`, which may queue output.
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+        mut on_packet: impl FnMut(Incoming<'_>, &mut Vec<u8>) -> Result<(), LinkError>,
+    ) -> Poll<Result<(), LinkError>> {
+        let kept = self.tail.len();
+        scratch[..kept].copy_from_slice(&self.tail);
+        let mut buffer = ReadBuf::new(&mut scratch[kept..]);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+        let count = buffer.filled().len();
+        if count == 0 {
+            return Poll::Ready(Err(LinkError::Closed));
+        }
+        let bytes = &scratch[..kept + count];
+        let mut at = 0;
+        while let Some((packet, length)) = frames::next(self.version, &bytes[at..])? {
+            at += length;
+            on_packet(packet, &mut self.out)?;
+        }
+        self.tail.clear();
+        self.tail.extend_from_slice(&bytes[at..]);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes what is queued and waits for the first answer that `wanted` takes.
+    pub async fn ask<T>(
+        &mut self,
+        scratch: &std::cell::RefCell<Vec<u8>>,
+        mut wanted: impl FnMut(&Incoming<'_>) -> Option<Result<T, LinkError>>,
+    ) -> Result<T, LinkError> {
+        std::future::poll_fn(|cx| self.poll_write(cx)).await?;
+        let mut answer = None;
+        while answer.is_none() {
+            std::future::poll_fn(|cx| {
+                self.poll_read(cx, &mut scratch.borrow_mut(), |packet, _| {
+                    if answer.is_none() {
+                        answer = wanted(&packet);
+                    }
+                    Ok(())
+                })
+            })
+            .await?;
+        }
+        answer.unwrap_or(Err(LinkError::Closed))
+    }
+
+    /// Writes what is queued, then closes.
+    pub async fn finish(mut self) -> Result<(), LinkError> {
+        std::future::poll_fn(|cx| self.poll_write(cx)).await?;
+        Ok(tokio::io::AsyncWriteExt::shutdown(&mut self.stream).await?)
+    }
+}

@@ -1,0 +1,371 @@
+//! The load's MQTT clients: how they get in, and what publishers and subscribers do.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use tokio::sync::watch;
+
+use crate::clock;
+use crate::frames::{self, Incoming, PacketType, Qos, Template, Version};
+use crate::link::{Link, LinkError};
+use crate::pace::{Pacer, Schedule};
+use crate::run::{Desk, Phase, Working};
+use crate::sequence::Trackers;
+use crate::target::Target;
+
+/// A publisher queues so much before it writes: one system call for many packets.
+const BATCH: usize = 32 * 1024;
+
+/// How clients present themselves.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    pub version: Version,
+    pub user: Option<String>,
+    pub password: Option<String>,
+    /// Begins every client id of the run.
+    pub run: String,
+}
+
+impl Identity {
+    /// What the topics of the run begin with; the second level is the user, as brokers that check it want.
+    #[must_use]
+    pub fn base(&self) -> String {
+        format!("load/{}/{}", self.user.as_deref().unwrap_or("any"), self.run)
+    }
+}
+
+/// A connection that the server has accepted.
+#[derive(Debug)]
+pub struct Accepted {
+    pub link: Link,
+    /// Unacknowledged messages that the server lets a publisher have.
+    pub receive_maximum: u16,
+}
+
+/// Connects and is accepted.
+pub async fn open(
+    target: &Target,
+    identity: &Identity,
+    name: &str,
+    desk: &Desk,
+) -> Result<Accepted, LinkError> {
+    let mut link = Link::new(target.connect().await?, identity.version);
+    frames::connect(identity, &format!("{}-{name}", identity.run), link.out());
+    let version = identity.version;
+    let receive_maximum = link
+        .ask(&desk.scratch, |packet| match packet {
+            Incoming::Other { frame, body } => Some(frames::accepted(version, *frame, body)),
+            _ => Some(Err(LinkError::Unexpected("CONNACK"))),
+        })
+        .await?;
+    Ok(Accepted { link, receive_maximum })
+}
+
+/// Subscribes to `filter` and waits for the answer.
+pub async fn subscribe(
+    link: &mut Link,
+    version: Version,
+    filter: &str,
+    qos: Qos,
+    desk: &Desk,
+) -> Result<(), LinkError> {
+    frames::subscribe(version, filter, qos, link.out());
+    link.ask(&desk.scratch, |packet| match packet {
+        Incoming::Other { frame, body } => frames::subscribed(version, *frame, body),
+        _ => None,
+    })
+    .await
+}
+
+/// One subscriber of a run.
+#[derive(Debug)]
+pub struct Subscriber {
+    pub name: String,
+    pub filter: String,
+    pub qos: Qos,
+    /// Publishers it hears: the first one's number and how many.
+    pub hears: (u32, u32),
+    /// Take the time of every message, rather than of every 16th.
+    pub every_latency: bool,
+}
+
+impl Subscriber {
+    /// Gets ready, receives until the run ends, leaves.
+    pub async fn play(self, target: &Target, identity: &Identity, desk: Rc<Desk>) -> Result<(), LinkError> {
+        let permit = desk.connecting.acquire().await;
+        let mut link = open(target, identity, &self.name, &desk).await?.link;
+        subscribe(&mut link, identity.version, &self.filter, self.qos, &desk).await?;
+        drop(permit);
+        let mut phase = desk.ready();
+        let mut trackers = Trackers::new(self.hears.0, self.hears.1);
+        let result = loop {
+            tokio::select! {
+                _ = phase.wait_for(|phase| *phase == Phase::Ending) => break Ok(()),
+                turn = poll_fn(|cx| self.poll_turn(cx, &mut link, &mut trackers, &desk)) => {
+                    if let Err(error) = turn { break Err(error); }
+                }
+            }
+        };
+        desk.arrivals(trackers.tally());
+        result?;
+        frames::disconnect(identity.version, link.out());
+        link.finish().await
+    }
+
+    /// One read with its acknowledgements; pending when there is nothing to read and nothing can be written.
+    fn poll_turn(
+        &self,
+        cx: &mut Context<'_>,
+        link: &mut Link,
+        trackers: &mut Trackers,
+        desk: &Desk,
+    ) -> Poll<Result<(), LinkError>> {
+        let (mut unique, mut now) = (0, 0);
+        let read = link.poll_read(cx, &mut desk.scratch.borrow_mut(), |packet, out| {
+            let (qos, id, mark) = match packet {
+                Incoming::Publish { qos, id, payload } => (qos, id, frames::mark(payload)?),
+                Incoming::Ack { kind: PacketType::PubRel, id } => {
+                    frames::ack(PacketType::PubComp, id, out);
+                    return Ok(());
+                }
+                Incoming::Ack { .. } => return Err(LinkError::Unexpected("PUBLISH")),
+                Incoming::Other { .. } => return Ok(()),
+            };
+            if now == 0 {
+                now = clock::now();
+            }
+            unique += u64::from(trackers.arrived(mark.publisher, mark.number));
+            if self.every_latency || mark.number % 16 == 0 {
+                desk.latency(now.saturating_sub(mark.stamp));
+            }
+            match qos {
+                0 => {}
+                1 => frames::ack(PacketType::PubAck, id, out),
+                _ => frames::ack(PacketType::PubRec, id, out),
+            }
+            Ok(())
+        });
+        if unique > 0 {
+            desk.delivered(unique, now);
+        }
+        let wrote = if link.queued() > 0 { link.poll_write(cx)? } else { Poll::Pending };
+        match read {
+            Poll::Pending if wrote.is_pending() => Poll::Pending,
+            Poll::Pending => Poll::Ready(Ok(())),
+            ready => ready,
+        }
+    }
+}
+
+/// One publisher of a run.
+#[derive(Debug)]
+pub struct Publisher {
+    pub number: u32,
+    pub topic: String,
+    pub qos: Qos,
+    pub size: usize,
+    /// Most unacknowledged messages.
+    pub window: u16,
+    /// Most messages in all.
+    pub share: u64,
+    /// Messages a second over all publishers, and how many those are.
+    pub rate: Option<(f64, usize)>,
+}
+
+impl Publisher {
+    /// Gets ready, publishes between start and stop, waits for what is in flight, leaves at the end.
+    pub async fn play(self, target: &Target, identity: &Identity, desk: Rc<Desk>) -> Result<(), LinkError> {
+        let permit = desk.connecting.acquire().await;
+        let Accepted { link, receive_maximum } =
+            open(target, identity, &format!("p{}", self.number), &desk).await?;
+        drop(permit);
+        let working = desk.working();
+        let mut phase = desk.ready();
+        let Some(start) = started(&mut phase).await else { return Ok(()) };
+        let pacer = match self.rate {
+            Some((rate, of)) => Some(Pacer::new(Schedule::new(start, rate, self.number as usize, of))?),
+            None => None,
+        };
+        let window = InFlight::new(self.qos, self.window.min(receive_maximum));
+        let template = Template::publish(identity.version, &self.topic, self.qos, self.size, self.number)?;
+        let mut publishing =
+            Publishing { link, template, window, pacer, next: 0, share: self.share, working: Some(working) };
+        publishing.run(&mut phase, &desk).await?;
+        frames::disconnect(identity.version, publishing.link.out());
+        publishing.link.finish().await
+    }
+}
+
+/// Waits for the start and tells its time; `None` when the run ends without one.
+pub async fn started(phase: &mut watch::Receiver<Phase>) -> Option<u64> {
+    let begun = phase.wait_for(|phase| *phase != Phase::Connecting).await.ok()?;
+    match *begun {
+        Phase::Running(start) => Some(start),
+        _ => None,
+    }
+}
+
+/// A publisher at work.
+struct Publishing {
+    link: Link,
+    template: Template,
+    window: InFlight,
+    pacer: Option<Pacer>,
+    /// Number of the next message.
+    next: u64,
+    share: u64,
+    working: Option<Working>,
+}
+
+impl Publishing {
+    async fn run(&mut self, phase: &mut watch::Receiver<Phase>, desk: &Desk) -> Result<(), LinkError> {
+        loop {
+            let now = *phase.borrow_and_update();
+            if now == Phase::Ending {
+                return Ok(());
+            }
+            if now == Phase::Stopping {
+                self.share = self.next;
+            }
+            if self.next == self.share && self.window.is_empty() && self.link.queued() == 0 {
+                self.working = None;
+            }
+            tokio::select! {
+                _ = phase.changed() => {}
+                turn = poll_fn(|cx| self.poll_turn(cx, desk)) => turn?,
+            }
+            if self.next < self.share && self.pacer.is_none() && self.window.has_room() {
+                // The tasks of a thread share it fairly, however fast the server takes what this one writes.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Reads acknowledgements, queues what may be published now, writes; pending when none of it is possible.
+    fn poll_turn(&mut self, cx: &mut Context<'_>, desk: &Desk) -> Poll<Result<(), LinkError>> {
+        let window = &mut self.window;
+        let read = self.link.poll_read(cx, &mut desk.scratch.borrow_mut(), |packet, out| match packet {
+            Incoming::Ack { kind, id } => window.acknowledged(kind, id, out),
+            Incoming::Publish { .. } => Err(LinkError::Unexpected("an acknowledgement")),
+            Incoming::Other { .. } => Ok(()),
+        });
+        if let Poll::Ready(Err(error)) = read {
+            return Poll::Ready(Err(error));
+        }
+        self.fill(cx, desk)?;
+        let wrote = if self.link.queued() > 0 { self.link.poll_write(cx)? } else { Poll::Pending };
+        if read.is_ready() || wrote.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    /// Queues messages up to a batch, the window, the share and what is due.
+    fn fill(&mut self, cx: &mut Context<'_>, desk: &Desk) -> Result<(), LinkError> {
+        let first = self.next;
+        let now = clock::now();
+        while self.next < self.share && self.link.queued() < BATCH && self.window.has_room() {
+            let stamp = match &mut self.pacer {
+                None => now,
+                Some(pacer) => match pacer.poll_due(cx, self.next) {
+                    Poll::Ready(due) => due?,
+                    Poll::Pending => break,
+                },
+            };
+            let id = self.window.take();
+            self.template.push(self.next, stamp, id, self.link.out());
+            self.next += 1;
+        }
+        if self.next > first {
+            desk.published(self.next - first);
+        }
+        Ok(())
+    }
+}
+
+/// Pure: packet ids of unacknowledged messages, `1..=window`.
+#[derive(Debug)]
+struct InFlight {
+    qos: Qos,
+    window: usize,
+    free: Vec<u16>,
+    /// By id: what is awaited for it.
+    awaited: Vec<Option<PacketType>>,
+}
+
+impl InFlight {
+    fn new(qos: Qos, window: u16) -> Self {
+        let window = if qos == Qos::AtMostOnce { 0 } else { window };
+        Self {
+            qos,
+            window: usize::from(window),
+            free: (1..=window).rev().collect(),
+            awaited: vec![None; usize::from(window) + 1],
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.qos == Qos::AtMostOnce || !self.free.is_empty()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.free.len() == self.window
+    }
+
+    /// The id of the next message; 0 where there is none (QoS 0).
+    fn take(&mut self) -> u16 {
+        let Some(id) = self.free.pop() else { return 0 };
+        let awaited = if self.qos == Qos::AtLeastOnce { PacketType::PubAck } else { PacketType::PubRec };
+        self.awaited[usize::from(id)] = Some(awaited);
+        id
+    }
+
+    /// Notes an acknowledgement and queues the answer that it wants.
+    fn acknowledged(&mut self, kind: PacketType, id: u16, out: &mut Vec<u8>) -> Result<(), LinkError> {
+        let awaited = self.awaited.get_mut(usize::from(id)).filter(|awaited| **awaited == Some(kind));
+        let Some(awaited) = awaited else { return Err(LinkError::Unexpected("an awaited acknowledgement")) };
+        if kind == PacketType::PubRec {
+            *awaited = Some(PacketType::PubComp);
+            frames::ack(PacketType::PubRel, id, out);
+        } else {
+            *awaited = None;
+            self.free.push(id);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn qos_1_has_its_window_and_takes_each_acknowledgement_once() {
+        let (mut window, mut out) = (InFlight::new(Qos::AtLeastOnce, 2), Vec::new());
+        let (first, second) = (window.take(), window.take());
+        assert!(first != second && !window.has_room());
+        window.acknowledged(PacketType::PubAck, first, &mut out).unwrap();
+        assert!(window.has_room() && !window.is_empty() && out.is_empty());
+        assert!(window.acknowledged(PacketType::PubAck, first, &mut out).is_err());
+        assert!(window.acknowledged(PacketType::PubAck, 99, &mut out).is_err());
+        window.acknowledged(PacketType::PubAck, second, &mut out).unwrap();
+        assert!(window.is_empty());
+    }
+
+    #[test]
+    fn qos_2_is_released_before_it_is_complete() {
+        let (mut window, mut out) = (InFlight::new(Qos::ExactlyOnce, 1), Vec::new());
+        let id = window.take();
+        assert!(window.acknowledged(PacketType::PubComp, id, &mut out).is_err());
+        window.acknowledged(PacketType::PubRec, id, &mut out).unwrap();
+        assert_eq!(out, [0x62, 2, 0, 1]);
+        assert!(!window.has_room());
+        window.acknowledged(PacketType::PubComp, id, &mut out).unwrap();
+        assert!(window.is_empty());
+    }
+
+    #[test]
+    fn qos_0_is_never_in_flight() {
+        let mut window = InFlight::new(Qos::AtMostOnce, 100);
+        assert_eq!(window.take(), 0);
+        assert!(window.has_room() && window.is_empty());
+    }
+}

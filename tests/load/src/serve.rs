@@ -1,0 +1,140 @@
+//! The servers behind a proxy: as cheap as can be, so that what is measured is the proxy.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::cli::Role;
+use crate::{frames, limits};
+
+/// Connections a server may hold; the ones beyond wait in the kernel's backlog.
+const CONNECTIONS: usize = 12_000;
+const BACKLOG: u32 = 4096;
+/// Accepting goes on after so long when descriptors have run out.
+const RETRY: Duration = Duration::from_millis(50);
+/// What an echo reads at once, on the stack.
+const SMALL: usize = 16 * 1024;
+const LARGE: usize = 256 * 1024;
+
+/// Plays `role` on all of `addresses` for `lifetime`, or until interrupted.
+pub fn serve(role: Role, addresses: &[SocketAddr], lifetime: Duration) -> Result<()> {
+    limits::allow_files(CONNECTIONS)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut listeners = JoinSet::new();
+        for &address in addresses {
+            let listener = listen(address).with_context(|| format!("listening on {address}"))?;
+            listeners.spawn(accept(listener, role));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(lifetime) => {}
+            interrupted = tokio::signal::ctrl_c() => interrupted?,
+        }
+        Ok(())
+    })
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket =
+        if address.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+async fn accept(listener: TcpListener, role: Role) {
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        if connections.len() >= CONNECTIONS {
+            connections.join_next().await;
+            continue;
+        }
+        match listener.accept().await {
+            // How a connection ended is its client's to report.
+            Ok((stream, _)) => drop(connections.spawn(async move { answer(stream, role).await.ok() })),
+            Err(_) => tokio::time::sleep(RETRY).await,
+        }
+    }
+}
+
+async fn answer(mut stream: TcpStream, role: Role) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    match role {
+        Role::Echo => echo(&mut stream).await,
+        Role::Sink => sink(&mut stream).await,
+        Role::Source => source(&mut stream).await,
+        Role::Connack => connack(&mut stream).await,
+    }
+}
+
+/// Waits without a buffer: thousands of idle connections cost the machine next to nothing.
+async fn echo(stream: &mut TcpStream) -> std::io::Result<()> {
+    loop {
+        stream.readable().await?;
+        match bounce(stream) {
+            Ok(None) => return Ok(()),
+            Ok(Some(rest)) => stream.write_all(&rest).await?,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Sends back what is there, and tells what the socket did not take; `None` when the client has finished.
+fn bounce(stream: &TcpStream) -> std::io::Result<Option<Vec<u8>>> {
+    let mut buffer = [0; SMALL];
+    let count = stream.try_read(&mut buffer)?;
+    if count == 0 {
+        return Ok(None);
+    }
+    let written = match stream.try_write(&buffer[..count]) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+        written => written?,
+    };
+    Ok(Some(buffer[written..count].to_vec()))
+}
+
+async fn sink(stream: &mut TcpStream) -> std::io::Result<()> {
+    let mut buffer = vec![0; LARGE];
+    while stream.read(&mut buffer).await? > 0 {}
+    stream.shutdown().await
+}
+
+async fn source(stream: &mut TcpStream) -> std::io::Result<()> {
+    let buffer = vec![b'x'; LARGE];
+    loop {
+        stream.write_all(&buffer).await?;
+    }
+}
+
+/// Accepts every CONNECT; then waits for the client to leave.
+async fn connack(stream: &mut TcpStream) -> std::io::Result<()> {
+    let mut seen = Vec::new();
+    let mut piece = [0; 1024];
+    let mut answered = false;
+    loop {
+        let count = stream.read(&mut piece).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        if answered {
+            continue;
+        }
+        seen.extend_from_slice(&piece[..count]);
+        match frames::connack_for(&seen) {
+            Ok(None) if seen.len() < frames::MAX_PACKET => {}
+            Ok(Some(answer)) => {
+                answered = true;
+                seen = Vec::new();
+                stream.write_all(&answer).await?;
+            }
+            Ok(None) | Err(_) => return Ok(()),
+        }
+    }
+}
