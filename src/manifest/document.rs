@@ -46,7 +46,7 @@ impl Places {
     }
 
     /// Whether the file itself has this key.
-    pub(super) fn has(&self, at: &str) -> bool {
+    pub(crate) fn has(&self, at: &str) -> bool {
         self.0.contains_key(at)
     }
 

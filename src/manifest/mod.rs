@@ -28,6 +28,13 @@ use crate::system::{
     Ulimit, Volume,
 };
 
+/// Time between two probes of an instance, unless the file says otherwise.
+pub(crate) const INTERVAL: Duration = Duration::from_millis(250);
+/// For one probe.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(1);
+/// For an instance to become healthy.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
 /// A checked `system.toml`: every name in it is defined, every value possible. Strings still hold their templates.
 #[derive(Debug, Clone)]
 pub struct Manifest {

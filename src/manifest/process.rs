@@ -3,20 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::document::{Places, join};
 use super::raw::{self, OneOrMany, RepositoryKeys, Scalar, UlimitKeys};
 use super::{
-    BalancerKeys, BalancerTls, BrokerKeys, Certificates, Content, Problem, Process, Repository, Source,
-    WantedFile, WantedHealth, WantedPort, WantedProbe, args, fields,
+    BalancerKeys, BalancerTls, BrokerKeys, Certificates, Content, DEADLINE, INTERVAL, Problem, Process,
+    Repository, Source, TIMEOUT, WantedFile, WantedHealth, WantedPort, WantedProbe, args, fields,
 };
 use crate::system::{Bundled, Network, ProcessName, Restart, SecretName, Ulimit};
 
 const STOP_GRACE: Duration = Duration::from_secs(10);
-const INTERVAL: Duration = Duration::from_millis(250);
-const TIMEOUT: Duration = Duration::from_secs(1);
-const DEADLINE: Duration = Duration::from_secs(60);
 /// MQTT's own port: what a broker listens on when nothing is said.
 const MQTT: u16 = 1883;
 const SECOND: &str = "second-level-is-device";
@@ -511,9 +508,4 @@ impl Default for Repository {
             build_script: None,
         }
     }
-}
-
-/// The JSON of an empty process: what stands in for one that is not a table.
-pub(super) fn empty() -> Value {
-    Value::Object(Map::new())
 }

@@ -115,8 +115,8 @@ pub struct Container {
     pub volumes: Vec<Volume>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<File>,
-    /// Docker's `Cmd`; as a plain process, the whole command line. A bundled program that runs as a plain process has the
-    /// file name of its program as first word ([`Bundled::program`]). Plain processes run in their state directory.
+    /// Docker's `Cmd`; as a plain process, the whole command line (of a bundled program only its arguments). Plain
+    /// processes run in their state directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<Text>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -276,15 +276,8 @@ pub struct Volume {
     pub read_only: bool,
 }
 
-impl Volume {
-    /// Where the data of a plain process's volume stands, below the folder of its system; `None` for a folder of the
-    /// machine (an absolute path), which is used as it is.
-    pub fn state_folder(&self, instance: &InstanceName) -> Option<PathBuf> {
-        (!self.source.starts_with('/')).then(|| PathBuf::from(format!("data/{instance}/{}", self.source)))
-    }
-}
-
-/// A rendered file, put into the container before it starts. A plain process finds it at `${state}/files` + `to`.
+/// A rendered file, put into the container before it starts. A plain process finds it at `${state}/files` + `to`, and its
+/// volumes at `${state}/volumes` + `target`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
