@@ -1,0 +1,11 @@
+//! The whole stack on real machines: real sshd, real Docker, real Redis, real MQTT, the real `nsd`.
+//!
+//! The machines are the lab's (`tests/lab`); one test at a time owns them.
+
+#![expect(clippy::print_stdout, reason = "a failing test shows the commands it ran")]
+
+mod article;
+mod bad_input;
+mod device;
+mod lab;
+mod site;
