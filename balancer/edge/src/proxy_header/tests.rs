@@ -91,9 +91,9 @@ fn mutated_headers_are_refused_or_read_never_worse() {
         let mut bytes = Vec::new();
         let header = headers()[random(3)];
         if round % 2 == 0 {
-            write_v1(header, &mut bytes)
+            write_v1(header, &mut bytes);
         } else {
-            write_v2(header, &mut bytes)
+            write_v2(header, &mut bytes);
         }
         for _ in 0..=random(4) {
             let at = random(bytes.len());
