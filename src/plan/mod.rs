@@ -1,17 +1,27 @@
 //! Wanted + observed → steps. Pure: the list that `rev preview` prints is the very list that `rev deploy` performs.
 
+mod decide;
+mod difference;
 mod observed;
+mod spec;
+mod stages;
 mod step;
+mod text;
+
+#[cfg(test)]
+mod tests;
 
 pub use observed::{MachineState, Observed, RunState, Running, Surveyed};
+pub use spec::spec;
 pub use step::{Action, ContainerName, Lane, Spec, Stage, Step, Undo};
+pub use text::{text, text_long};
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use crate::secret::Secrets;
-use crate::system::{Container, InstanceName, MachineName, SecretName, System, SystemName, TopologyName};
+use crate::system::{InstanceName, MachineName, SecretName, System, SystemName, TopologyName};
 
 /// What one deploy will do.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -60,37 +70,59 @@ pub enum PlanError {
     MissingSecrets(BTreeSet<SecretName>),
 }
 
-/// What must be done so that the machines run `wanted` and nothing else of this system.
-pub fn plan(wanted: &System, revision: &str, observed: &Observed, secrets: &Secrets) -> Result<Plan, PlanError> {
-    let _ = (observed, secrets);
+/// What must be done so that the machines run `wanted` and nothing else of this system. What runs on a machine that did not
+/// answer is unknown, so there is no plan; a machine that the system no longer has may be gone for good.
+pub fn plan(
+    wanted: &System,
+    revision: &str,
+    observed: &Observed,
+    secrets: &Secrets,
+) -> Result<Plan, PlanError> {
+    let missing: BTreeSet<SecretName> =
+        wanted.secrets().into_iter().filter(|name| secrets.get(name).is_none()).collect();
+    if !missing.is_empty() {
+        return Err(PlanError::MissingSecrets(missing));
+    }
+    let surveyed = answered(wanted, observed)?;
+    let decisions = decide::decide(wanted, &surveyed, secrets);
     Ok(Plan {
         system: wanted.name.clone(),
         topology: wanted.topology.clone(),
         revision: revision.to_owned(),
-        changes: Vec::new(),
-        stages: Vec::new(),
+        stages: stages::stages(wanted, &surveyed, &decisions),
+        changes: decisions.changes(),
     })
 }
 
 /// Stops and removes every container of the system; data in volumes stays. `wanted` gives the order.
 pub fn stop(wanted: &System, revision: &str, observed: &Observed) -> Result<Plan, PlanError> {
-    plan(wanted, revision, observed, &Secrets::default())
+    let surveyed = answered(wanted, observed)?;
+    let decisions = decide::decide_to_stop(&surveyed);
+    Ok(Plan {
+        system: wanted.name.clone(),
+        topology: wanted.topology.clone(),
+        revision: revision.to_owned(),
+        stages: stages::stages(wanted, &surveyed, &decisions),
+        changes: decisions.changes(),
+    })
 }
 
-/// Hash over everything that matters to a container but the contents of live files; secrets count with their values.
-pub fn spec(container: &Container, secrets: &Secrets) -> Spec {
-    let _ = (container, secrets);
-    Spec(String::new())
-}
-
-/// A plan as people see it: what becomes of each instance, then the very steps that a deploy performs. Unchanged instances
-/// are counted only.
-pub fn text(plan: &Plan) -> String {
-    let _ = plan;
-    String::new()
-}
-
-/// [`text`] with the unchanged instances too.
-pub fn text_long(plan: &Plan) -> String {
-    text(plan)
+/// What the machines told; refused if one that matters told nothing.
+fn answered<'o>(
+    wanted: &System,
+    observed: &'o Observed,
+) -> Result<BTreeMap<&'o MachineName, &'o Surveyed>, PlanError> {
+    let mut unreachable = BTreeMap::new();
+    let mut surveyed = BTreeMap::new();
+    for (name, state) in &observed.machines {
+        match state {
+            MachineState::Answered(told) => drop(surveyed.insert(name, told)),
+            MachineState::Unreachable { why } => drop(unreachable.insert(name.clone(), why.clone())),
+        }
+    }
+    unreachable.retain(|name, _| wanted.machines.contains_key(name));
+    for name in wanted.machines.keys().filter(|name| !observed.machines.contains_key(*name)) {
+        unreachable.insert(name.clone(), "it was not asked".to_owned());
+    }
+    if unreachable.is_empty() { Ok(surveyed) } else { Err(PlanError::Unreachable(unreachable)) }
 }

@@ -17,7 +17,9 @@ pub struct Observed {
 pub enum MachineState {
     Answered(Surveyed),
     /// Why it could not be asked.
-    Unreachable { why: String },
+    Unreachable {
+        why: String,
+    },
 }
 
 /// What one machine told.
@@ -61,16 +63,25 @@ pub struct Running {
 #[serde(tag = "status", rename_all = "kebab-case")]
 pub enum RunState {
     /// `since` in RFC 3339.
-    Running { since: String },
+    Running {
+        since: String,
+    },
     /// Made, never started.
     Created,
     Restarting,
     Paused,
-    Exited { code: i64 },
+    Exited {
+        code: i64,
+    },
 }
 
 impl RunState {
     pub const fn runs(&self) -> bool {
         matches!(self, Self::Running { .. })
+    }
+
+    /// Whether there is something to stop.
+    pub const fn is_up(&self) -> bool {
+        !matches!(self, Self::Created | Self::Exited { .. })
     }
 }

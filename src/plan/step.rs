@@ -54,14 +54,29 @@ pub struct Step {
 #[serde(tag = "action", rename_all = "kebab-case")]
 pub enum Action {
     /// The machine's engine pulls a registry's image.
-    Pull { reference: String },
+    Pull {
+        reference: String,
+    },
     /// An image that `nsd` assembled or built is sent to the machine: only what it lacks.
-    Ship { image: Image, reference: String },
+    Ship {
+        image: Image,
+        reference: String,
+    },
     /// The container is made and its files are put in; it does not run yet.
-    Create { container: ContainerName, instance: InstanceName, spec: Spec },
-    Start { container: ContainerName, instance: InstanceName },
+    Create {
+        container: ContainerName,
+        instance: InstanceName,
+        spec: Spec,
+    },
+    Start {
+        container: ContainerName,
+        instance: InstanceName,
+    },
     /// Wait until the instance's health says so; fails at its deadline, or when the container ends.
-    AwaitHealthy { container: ContainerName, instance: InstanceName },
+    AwaitHealthy {
+        container: ContainerName,
+        instance: InstanceName,
+    },
     /// SIGTERM, grace, then SIGKILL. The container stays, so that an undo can start it again.
     Stop {
         container: ContainerName,
@@ -69,9 +84,16 @@ pub enum Action {
         #[serde(with = "crate::system::seconds")]
         grace: Duration,
     },
-    Remove { container: ContainerName, instance: InstanceName },
+    Remove {
+        container: ContainerName,
+        instance: InstanceName,
+    },
     /// Live files of a running container are changed in place.
-    PutFiles { container: ContainerName, instance: InstanceName, files: Vec<String> },
+    PutFiles {
+        container: ContainerName,
+        instance: InstanceName,
+        files: Vec<String>,
+    },
 }
 
 /// How a performed step is taken back.
@@ -104,7 +126,9 @@ impl Step {
                 Action::Start { container: container.clone(), instance: instance.clone() },
                 Action::AwaitHealthy { container: container.clone(), instance: instance.clone() },
             ]),
-            Action::Remove { .. } => Undo::Impossible("a removed container is gone; removals stand last, after all that can fail"),
+            Action::Remove { .. } => {
+                Undo::Impossible("a removed container is gone; removals stand last, after all that can fail")
+            }
             Action::PutFiles { container, instance, .. } => {
                 Undo::RestoreFiles { container: container.clone(), instance: instance.clone() }
             }
