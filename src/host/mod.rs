@@ -28,6 +28,7 @@ use crate::system::{Machine, MachineName, Reach, System};
 
 pub use engine::{ExecIo, LogLine, LogOptions, Stream};
 pub(crate) use engine::{Engine, Order, PutFile, label};
+pub(crate) use docker::Docker;
 pub(crate) use images::ship;
 pub(crate) use probe::await_healthy;
 pub use known_hosts::{HostKey, fingerprint};
