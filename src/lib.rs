@@ -26,3 +26,4 @@ pub mod supervise;
 pub mod cli;
 pub mod device;
 pub mod keeper;
+pub mod mqtt;

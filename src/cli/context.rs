@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::termios::{LocalModes, OptionalActions, Termios};
 use tokio_util::sync::CancellationToken;
 
 use super::Global;
@@ -13,44 +14,45 @@ use crate::history::{Repo, Revision};
 use crate::keeper::Keeper;
 use crate::manifest::{self, Manifest, Problem};
 use crate::project::Project;
+use crate::secret::Secret;
 use crate::report::{Bars, Event, Json, Lines, Palette, Reporter, Screen};
 use crate::system::{Instance, System, TopologyName};
 
 /// How Ctrl-C reaches a command. Most commands just end; one that changes machines takes the matter into its own hands.
 #[derive(Clone, Default)]
-pub struct Interrupt {
+pub(super) struct Interrupt {
     token: CancellationToken,
     guarded: Arc<AtomicBool>,
 }
 
 impl Interrupt {
     /// From now on the command itself ends in good order when the token is cancelled.
-    pub fn guard(&self) -> CancellationToken {
+    pub(super) fn guard(&self) -> CancellationToken {
         self.guarded.store(true, Ordering::Release);
         self.token.clone()
     }
 
-    pub fn is_guarded(&self) -> bool {
+    pub(super) fn is_guarded(&self) -> bool {
         self.guarded.load(Ordering::Acquire)
     }
 
     /// `false` when it was asked for before: the second Ctrl-C.
-    pub fn raise(&self) -> bool {
+    pub(super) fn raise(&self) -> bool {
         let first = !self.token.is_cancelled();
         self.token.cancel();
         first
     }
 }
 
-pub struct Context {
-    pub global: Global,
-    pub screen: Screen,
-    pub reporter: Reporter,
-    pub interrupt: Interrupt,
+pub(super) struct Context {
+    pub(super) global: Global,
+    pub(super) screen: Screen,
+    pub(super) reporter: Reporter,
+    pub(super) interrupt: Interrupt,
 }
 
 impl Context {
-    pub fn new(global: Global, interrupt: Interrupt) -> Self {
+    pub(super) fn new(global: Global, interrupt: Interrupt) -> Self {
         let color = global.wants_color();
         let verbosity = global.verbosity();
         let palette = Palette::new(color && std::io::stderr().is_terminal());
@@ -63,26 +65,22 @@ impl Context {
         Self { screen: Screen::new(global.json, color), reporter, interrupt, global }
     }
 
-    pub fn note(&self, what: impl Into<String>) {
-        self.reporter.send(Event::Note { who: String::new(), what: what.into() });
-    }
-
-    pub fn warn(&self, what: impl Into<String>) {
+    pub(super) fn warn(&self, what: impl Into<String>) {
         self.reporter.send(Event::Warning { who: String::new(), what: what.into() });
     }
 
-    pub fn project(&self) -> Result<Project, Failure> {
+    pub(super) fn project(&self) -> Result<Project, Failure> {
         let start = self.global.directory.as_deref().unwrap_or(Path::new("."));
         Project::find(start, self.global.system.as_deref())
     }
 
     /// The system of this folder: project, manifest and history.
-    pub fn work(&self) -> Result<Work, Failure> {
+    pub(super) fn work(&self) -> Result<Work, Failure> {
         Work::open(self.project()?, self.global.topology.as_deref())
     }
 
     /// Asks a person at a terminal before something is lost; a script has made up its mind by calling.
-    pub async fn confirm(&self, question: &str) -> Result<(), Failure> {
+    pub(super) async fn confirm(&self, question: &str) -> Result<(), Failure> {
         if self.agreed() || !self.has_person() {
             return Ok(());
         }
@@ -90,7 +88,7 @@ impl Context {
     }
 
     /// Asks what nobody but a person may decide; without a terminal `-y` must have been given.
-    pub async fn must_confirm(&self, question: &str) -> Result<(), Failure> {
+    pub(super) async fn must_confirm(&self, question: &str) -> Result<(), Failure> {
         if self.agreed() {
             return Ok(());
         }
@@ -102,7 +100,7 @@ impl Context {
     }
 
     /// One line from the terminal. Read by a thread of its own, so that Ctrl-C still ends the program.
-    pub async fn ask(&self, question: &str) -> Result<String, Failure> {
+    pub(super) async fn ask(&self, question: &str) -> Result<String, Failure> {
         self.reporter.end();
         let _ = std::io::stderr().lock().write_all(question.as_bytes());
         let read = tokio::task::spawn_blocking(|| {
@@ -114,6 +112,15 @@ impl Context {
         };
         let answer = read.await.map_err(|error| cannot(&error))?.map_err(|error| cannot(&error))?;
         Ok(answer.trim().to_owned())
+    }
+
+    /// As [`Self::ask`], and what is typed is not shown.
+    pub(super) async fn ask_secret(&self, question: &str) -> Result<Secret, Failure> {
+        let silence = Silence::new();
+        let answer = self.ask(question).await;
+        drop(silence);
+        let _ = std::io::stderr().lock().write_all(b"\n");
+        answer.map(Secret::new)
     }
 
     fn agreed(&self) -> bool {
@@ -133,8 +140,32 @@ impl Context {
     }
 }
 
+/// The terminal shows nothing of what is typed until this is dropped, also by Ctrl-C.
+struct Silence {
+    before: Option<Termios>,
+}
+
+impl Silence {
+    fn new() -> Self {
+        let before = rustix::termios::tcgetattr(std::io::stdin()).ok();
+        if let Some(mut silent) = before.clone() {
+            silent.local_modes.remove(LocalModes::ECHO);
+            let _ = rustix::termios::tcsetattr(std::io::stdin(), OptionalActions::Now, &silent);
+        }
+        Self { before }
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            let _ = rustix::termios::tcsetattr(std::io::stdin(), OptionalActions::Now, before);
+        }
+    }
+}
+
 /// A moment in RFC 3339 as people here would write it.
-pub fn local_time(time: &str) -> String {
+pub(super) fn local_time(time: &str) -> String {
     let local = |time: jiff::Timestamp| {
         time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
     };
@@ -142,10 +173,10 @@ pub fn local_time(time: &str) -> String {
 }
 
 /// A system that a command works on.
-pub struct Work {
-    pub project: Project,
-    pub manifest: Manifest,
-    pub repo: Repo,
+pub(super) struct Work {
+    pub(super) project: Project,
+    pub(super) manifest: Manifest,
+    pub(super) repo: Repo,
     /// As given by `--topology`.
     asked: Option<TopologyName>,
 }
@@ -159,12 +190,12 @@ impl Work {
         Ok(Self { project, manifest, repo, asked })
     }
 
-    pub fn keeper(&self) -> Keeper {
+    pub(super) fn keeper(&self) -> Keeper {
         Keeper::new(&self.project)
     }
 
     /// The topology of this command: `--topology`, else the one compiled last, else the only one.
-    pub fn topology(&self) -> Result<TopologyName, Failure> {
+    pub(super) fn topology(&self) -> Result<TopologyName, Failure> {
         let known = self.manifest.topologies();
         let current = || self.project.current().filter(|name| known.contains_key(name));
         let only = || known.keys().next().filter(|_| known.len() == 1).cloned();
@@ -179,26 +210,26 @@ impl Work {
     }
 
     /// For `nsd up`: as [`Self::topology`], but a system with a `local` topology need not say more.
-    pub fn topology_or_local(&self) -> Result<TopologyName, Failure> {
+    pub(super) fn topology_or_local(&self) -> Result<TopologyName, Failure> {
         self.topology().or_else(|failure| {
             self.manifest.topologies().keys().find(|name| name.as_str() == "local").cloned().ok_or(failure)
         })
     }
 
-    pub fn asked_topology(&self) -> Option<&TopologyName> {
+    pub(super) fn asked_topology(&self) -> Option<&TopologyName> {
         self.asked.as_ref()
     }
 
-    pub fn named_topology(&self, name: &str) -> Result<TopologyName, Failure> {
+    pub(super) fn named_topology(&self, name: &str) -> Result<TopologyName, Failure> {
         parse_topology(name, &self.manifest)
     }
 
-    pub fn revision(&self, wanted: &str) -> Result<Revision, Failure> {
+    pub(super) fn revision(&self, wanted: &str) -> Result<Revision, Failure> {
         self.repo.resolve(&self.topology()?, wanted)
     }
 
     /// What is wrong with this system's files, as one failure.
-    pub fn invalid(&self, problems: Vec<Problem>) -> Failure {
+    pub(super) fn invalid(&self, problems: Vec<Problem>) -> Failure {
         let text = self.project.text().unwrap_or_default();
         invalid(&self.project, &text, problems)
     }
@@ -250,7 +281,7 @@ fn fault(file: &str, text: &str, problem: Problem) -> crate::failure::Fault {
 }
 
 /// `ADDRESS:PORT` of the first port that an instance offers; `-` when it offers none.
-pub fn address(system: &System, instance: &Instance) -> String {
+pub(super) fn address(system: &System, instance: &Instance) -> String {
     let address = system.machines.get(&instance.name.machine).map(|machine| machine.address.as_str());
     match (address, instance.container.ports.first()) {
         (Some(address), Some(port)) => format!("{}:{}", port.ip.as_deref().unwrap_or(address), port.host),
@@ -259,7 +290,7 @@ pub fn address(system: &System, instance: &Instance) -> String {
 }
 
 /// Failures of several things at once as one; `None` when there is none.
-pub fn together<N: std::fmt::Display>(failures: Vec<(N, Failure)>, what: &str) -> Option<Failure> {
+pub(super) fn together<N: std::fmt::Display>(failures: Vec<(N, Failure)>, what: &str) -> Option<Failure> {
     let count = failures.len();
     let mut failures = failures.into_iter();
     let (name, first) = failures.next()?;

@@ -137,6 +137,10 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     let cli = match parse(args) {
         Ok(Parsed::Run(cli)) => cli,
         Ok(Parsed::Told) => return ExitCode::SUCCESS,
+        Ok(Parsed::Lost(help)) => {
+            diagnose(help.trim_end());
+            return ExitCode::from(Kind::Usage.exit_code());
+        }
         Err(failure) => return give_up(&failure, asks_json, Global::default().wants_color()),
     };
     if let Command::Supervise(args) = &cli.command {
@@ -219,6 +223,8 @@ enum Parsed {
     Run(Box<Cli>),
     /// Help or the version was asked for and given.
     Told,
+    /// A noun without a verb, or nothing at all: the help is the answer, but nothing was done.
+    Lost(String),
 }
 
 fn parse(args: Vec<OsString>) -> Result<Parsed, Failure> {
@@ -227,6 +233,9 @@ fn parse(args: Vec<OsString>) -> Result<Parsed, Failure> {
         Ok(cli) => return Ok(Parsed::Run(Box::new(cli))),
         Err(error) => error,
     };
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return Ok(Parsed::Lost(error.to_string()));
+    }
     if error.use_stderr() {
         return Err(usage(&error));
     }
@@ -241,7 +250,8 @@ fn usage(error: &clap::Error) -> Failure {
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let (what, rest) = text.split_once("\n\n").unwrap_or((text, ""));
     let mut failure = Failure::new(Kind::Usage, what.trim());
-    for line in rest.lines().map(str::trim).filter(|line| !line.is_empty()) {
+    let lines = rest.lines().map(str::trim);
+    for line in lines.filter(|line| !line.is_empty() && !line.starts_with("For more information")) {
         failure = failure.hint(line.strip_prefix("tip: ").unwrap_or(line));
     }
     failure

@@ -15,7 +15,7 @@ const ALIKE: f64 = 0.8;
 
 /// Replaces short forms by the names that clap knows, down to the command; what follows it stays untouched.
 /// `args` holds no program name. `nsd help sys compile` becomes `nsd sys compile --help`.
-pub fn expand(root: &Command, args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
+pub(super) fn expand(root: &Command, args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
     let mut expanded = Vec::with_capacity(args.len() + 1);
     let mut here = root;
     let mut path = vec![root.get_name().to_owned()];
