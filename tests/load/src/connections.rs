@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use nsd_wire::Qos;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::cli::Counts;
 use crate::clock;
-use crate::frames::{self, Qos};
+use crate::frames;
 use crate::limits;
 use crate::link::{Link, LinkError};
 use crate::mqtt::{self, Identity};
@@ -79,7 +80,7 @@ async fn come_and_go(
         let mut link = mqtt::open(target, identity, &format!("{client}-{number}"), &desk).await?.link;
         let now = clock::now();
         desk.latency(now - begun);
-        frames::disconnect(identity.version, link.out());
+        frames::disconnect(identity.version, link.out())?;
         link.finish().await?;
         desk.delivered(1, now);
     }

@@ -1,216 +1,148 @@
-//! TEMPORARY
-use crate::link::LinkError;
+//! What the load says in MQTT: the packets that clients need, a PUBLISH made once and patched for every message, and the
+//! mark that its payload begins with. The bytes themselves are `nsd-wire`'s business.
+
+use nsd_wire::{
+    Ack, AckKind, Connect, Disconnect, EncodeError, PacketId, Publish, Qos, ReasonCode, Subscribe,
+    SubscribeFilter, SubscribeOptions, Version,
+};
+
 use crate::mqtt::Identity;
 
-pub const MARK: usize = 20;
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
-    V31,
-    V311,
-    V5,
-}
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Qos {
-    AtMostOnce,
-    AtLeastOnce,
-    ExactlyOnce,
-}
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PacketType {
-    Connect = 1,
-    ConnAck,
-    Publish,
-    PubAck,
-    PubRec,
-    PubRel,
-    PubComp,
-    Subscribe,
-    SubAck,
-    Unsubscribe,
-    UnsubAck,
-    PingReq,
-    PingResp,
-    Disconnect,
-    Auth,
-}
-#[derive(Debug, thiserror::Error)]
-#[error("bad frame")]
-pub struct FrameError;
-#[derive(Debug, Clone, Copy)]
-pub struct Frame {
-    pub kind: u8,
-}
+/// Bytes of a [`Mark`].
+pub const MARK: usize = 4 + 8 + 8;
+/// No packet of a run is larger.
+pub const MAX_PACKET: usize = 128 * 1024;
+/// Longer than any run: clients send no pings.
+const KEEP_ALIVE: u16 = 3600;
 
-/// What arrives, as far as the tool looks.
-#[derive(Debug)]
-pub enum Incoming<'a> {
-    Publish { qos: u8, id: u16, payload: &'a [u8] },
-    Ack { kind: PacketType, id: u16 },
-    Other { frame: Frame, body: &'a [u8] },
-}
+/// What every payload begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     pub publisher: u32,
     pub number: u64,
+    /// Nanoseconds of [`crate::clock`].
     pub stamp: u64,
 }
 
-pub fn mark(p: &[u8]) -> Result<Mark, LinkError> {
-    if p.len() < MARK {
-        return Err(LinkError::Short);
-    }
-    Ok(Mark {
-        publisher: u32::from_be_bytes(p[..4].try_into().unwrap()),
-        number: u64::from_be_bytes(p[4..12].try_into().unwrap()),
-        stamp: u64::from_be_bytes(p[12..20].try_into().unwrap()),
-    })
-}
-fn s(out: &mut Vec<u8>, t: &[u8]) {
-    out.extend((t.len() as u16).to_be_bytes());
-    out.extend(t);
-}
-fn len(out: &mut Vec<u8>, mut n: usize) {
-    loop {
-        let b = (n & 127) as u8;
-        n >>= 7;
-        if n > 0 {
-            out.push(b | 128)
-        } else {
-            out.push(b);
-            break;
-        }
+impl Mark {
+    /// `None` when the payload is none of ours.
+    #[must_use]
+    pub fn of(payload: &[u8]) -> Option<Self> {
+        let (publisher, rest) = payload.split_first_chunk()?;
+        let (number, rest) = rest.split_first_chunk()?;
+        let (stamp, _) = rest.split_first_chunk()?;
+        Some(Self {
+            publisher: u32::from_be_bytes(*publisher),
+            number: u64::from_be_bytes(*number),
+            stamp: u64::from_be_bytes(*stamp),
+        })
     }
 }
-pub fn connect(i: &Identity, id: &str, out: &mut Vec<u8>) {
-    let mut b = Vec::new();
-    s(&mut b, b"MQTT");
-    b.push(if i.version == Version::V5 { 5 } else { 4 });
-    b.push(2 | if i.user.is_some() { 0x80 } else { 0 } | if i.password.is_some() { 0x40 } else { 0 });
-    b.extend([0x0e, 0x10]);
-    if i.version == Version::V5 {
-        b.push(0);
-    }
-    s(&mut b, id.as_bytes());
-    if let Some(u) = &i.user {
-        s(&mut b, u.as_bytes());
-    }
-    if let Some(u) = &i.password {
-        s(&mut b, u.as_bytes());
-    }
-    out.push(0x10);
-    len(out, b.len());
-    out.extend(b);
+
+/// Appends the CONNECT of a client.
+pub fn connect(identity: &Identity, client_id: &str, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    let mut connect = Connect::new(identity.version, client_id);
+    connect.keep_alive = KEEP_ALIVE;
+    connect.user_name = identity.user.as_deref();
+    connect.password = identity.password.as_deref().map(str::as_bytes);
+    connect.encode(identity.version, out)
 }
-pub fn accepted(_v: Version, _f: Frame, body: &[u8]) -> Result<u16, LinkError> {
-    if body.get(1) == Some(&0) { Ok(u16::MAX) } else { Err(LinkError::Refused(*body.get(1).unwrap_or(&255))) }
+
+/// Appends a SUBSCRIBE to one filter.
+pub fn subscribe(version: Version, filter: &str, qos: Qos, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    let filters = [SubscribeFilter { filter, options: SubscribeOptions::from(qos) }];
+    Subscribe::new(PacketId::MIN, &filters).encode(version, out)
 }
-pub fn subscribe(v: Version, f: &str, q: Qos, out: &mut Vec<u8>) {
-    let mut b = vec![0, 1];
-    if v == Version::V5 {
-        b.push(0);
-    }
-    s(&mut b, f.as_bytes());
-    b.push(q as u8);
-    out.push(0x82);
-    len(out, b.len());
-    out.extend(b);
+
+/// Appends an acknowledgement.
+pub fn ack(kind: AckKind, version: Version, id: PacketId, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    Ack::new(id).encode(kind, version, out)
 }
-pub fn subscribed(_v: Version, f: Frame, body: &[u8]) -> Option<Result<(), LinkError>> {
-    (f.kind == 9).then(|| match body.last() {
-        Some(c) if *c < 0x80 => Ok(()),
-        c => Err(LinkError::NotSubscribed(*c.unwrap_or(&255))),
-    })
+
+/// Appends the farewell that no will follows.
+pub fn disconnect(version: Version, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    Disconnect::new(ReasonCode::NORMAL_DISCONNECTION).encode(version, out)
 }
-pub fn disconnect(_v: Version, out: &mut Vec<u8>) {
-    out.extend([0xe0, 0]);
-}
-pub fn ack(k: PacketType, id: u16, out: &mut Vec<u8>) {
-    let first = (k as u8) << 4 | if k == PacketType::PubRel { 2 } else { 0 };
-    let [h, l] = id.to_be_bytes();
-    out.extend_from_slice(&[first, 2, h, l]);
-}
+
+/// A publisher's PUBLISH, whole but for what changes from message to message.
 #[derive(Debug)]
 pub struct Template {
     bytes: Vec<u8>,
-    id_at: Option<usize>,
-    mark_at: usize,
-}
-impl Template {
-    pub fn publish(v: Version, topic: &str, q: Qos, size: usize, publisher: u32) -> Result<Self, LinkError> {
-        let mut b = Vec::new();
-        s(&mut b, topic.as_bytes());
-        if q != Qos::AtMostOnce {
-            b.extend([0, 0]);
-        }
-        if v == Version::V5 {
-            b.push(0);
-        }
-        b.resize(b.len() + size, b'x');
-        let mut bytes = vec![0x30 | (q as u8) << 1];
-        len(&mut bytes, b.len());
-        let h = bytes.len();
-        bytes.extend(b);
-        let mark_at = bytes.len() - size;
-        bytes[mark_at..mark_at + 4].copy_from_slice(&publisher.to_be_bytes());
-        Ok(Self { bytes, id_at: (q != Qos::AtMostOnce).then_some(h + 2 + topic.len()), mark_at })
-    }
-    pub fn push(&self, number: u64, stamp: u64, id: u16, out: &mut Vec<u8>) {
-        let at = out.len();
-        out.extend_from_slice(&self.bytes);
-        let m = &mut out[at..];
-        if let Some(i) = self.id_at {
-            m[i..i + 2].copy_from_slice(&id.to_be_bytes());
-        }
-        m[self.mark_at + 4..self.mark_at + 12].copy_from_slice(&number.to_be_bytes());
-        m[self.mark_at + 12..self.mark_at + 20].copy_from_slice(&stamp.to_be_bytes());
-    }
-}
-pub fn next(v: Version, b: &[u8]) -> Result<Option<(Incoming<'_>, usize)>, LinkError> {
-    if b.len() < 2 {
-        return Ok(None);
-    }
-    let (mut n, mut shift, mut at) = (0usize, 0, 1);
-    loop {
-        let Some(&x) = b.get(at) else { return Ok(None) };
-        at += 1;
-        n |= ((x & 127) as usize) << shift;
-        shift += 7;
-        if x < 128 {
-            break;
-        }
-    }
-    let Some(body) = b.get(at..at + n) else { return Ok(None) };
-    let p = match b[0] >> 4 {
-        3 => {
-            let qos = b[0] >> 1 & 3;
-            let t = u16::from_be_bytes([body[0], body[1]]) as usize;
-            let mut i = 2 + t;
-            let mut id = 0;
-            if qos > 0 {
-                id = u16::from_be_bytes([body[i], body[i + 1]]);
-                i += 2;
-            }
-            if v == Version::V5 {
-                i += 1 + body[i] as usize;
-            }
-            Incoming::Publish { qos, id, payload: &body[i..] }
-        }
-        k @ 4..=7 => Incoming::Ack {
-            kind: [PacketType::PubAck, PacketType::PubRec, PacketType::PubRel, PacketType::PubComp]
-                [k as usize - 4],
-            id: u16::from_be_bytes([body[0], body[1]]),
-        },
-        k => Incoming::Other { frame: Frame { kind: k }, body },
-    };
-    Ok(Some((p, at + n)))
+    /// Where the packet id stands, if there is one.
+    id: Option<usize>,
+    /// Where the number and the stamp stand.
+    number: usize,
+    stamp: usize,
 }
 
-pub const MAX_PACKET: usize = 128 * 1024;
-pub fn connack_for(bytes: &[u8]) -> Result<Option<Vec<u8>>, LinkError> {
-    match next(Version::V311, bytes)? {
-        None => Ok(None),
-        Some((Incoming::Other { frame, body }, _)) if frame.kind == 1 => {
-            Ok(Some(if body.get(6) == Some(&5) { vec![0x20, 3, 0, 0, 0] } else { vec![0x20, 2, 0, 0] }))
+impl Template {
+    /// `size` is at least [`MARK`].
+    pub fn new(
+        version: Version,
+        topic: &str,
+        qos: Qos,
+        size: usize,
+        publisher: u32,
+    ) -> Result<Self, EncodeError> {
+        let mut payload = vec![b'x'; size.max(MARK)];
+        payload[..4].copy_from_slice(&publisher.to_be_bytes());
+        let mut publish = Publish::new(topic, &payload);
+        publish.qos = qos;
+        publish.packet_id = (qos != Qos::AtMostOnce).then_some(PacketId::MIN);
+        let mut bytes = Vec::new();
+        publish.encode(version, &mut bytes)?;
+        // Counted from the end, where the payload is: behind the topic come the id and, in v5, the length of no properties.
+        let start = bytes.len() - payload.len();
+        let properties = usize::from(version.is_v5());
+        let id = publish.packet_id.map(|_| start - properties - 2);
+        Ok(Self { bytes, id, number: start + 4, stamp: start + 12 })
+    }
+
+    /// Appends message `number`.
+    pub fn push(&self, number: u64, stamp: u64, id: Option<PacketId>, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&self.bytes);
+        let message = &mut out[start..];
+        if let (Some(at), Some(id)) = (self.id, id) {
+            message[at..at + 2].copy_from_slice(&id.get().to_be_bytes());
         }
-        Some(_) => Err(LinkError::Unexpected("CONNECT")),
+        message[self.number..self.number + 8].copy_from_slice(&number.to_be_bytes());
+        message[self.stamp..self.stamp + 8].copy_from_slice(&stamp.to_be_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nsd_wire::{Packet, read};
+
+    #[test]
+    fn a_patched_template_reads_as_the_message_it_is() {
+        for version in [Version::V311, Version::V5] {
+            for (qos, id) in [
+                (Qos::AtMostOnce, None),
+                (Qos::AtLeastOnce, PacketId::new(0x1234)),
+                (Qos::ExactlyOnce, PacketId::new(7)),
+            ] {
+                let template = Template::new(version, "load/any/x/1", qos, 200, 9).unwrap();
+                let mut out = Vec::new();
+                template.push(0, 0, PacketId::new(1), &mut out);
+                let first = out.len();
+                template.push(77, 88, id, &mut out);
+                let Some((Packet::Publish(publish), _)) = read(version, &out[first..], MAX_PACKET).unwrap()
+                else {
+                    panic!("a PUBLISH");
+                };
+                assert_eq!((publish.qos, publish.packet_id, publish.topic), (qos, id, "load/any/x/1"));
+                assert_eq!(publish.payload.len(), 200);
+                assert_eq!(Mark::of(publish.payload), Some(Mark { publisher: 9, number: 77, stamp: 88 }));
+            }
+        }
+    }
+
+    #[test]
+    fn short_payloads_are_none_of_ours() {
+        assert_eq!(Mark::of(&[0; MARK - 1]), None);
+        assert!(Mark::of(&[0; MARK]).is_some());
     }
 }

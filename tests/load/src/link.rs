@@ -1,13 +1,16 @@
 //! One MQTT connection as bytes: queued output written in big pieces, input split into packets without a copy.
 
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use nsd_wire::{EncodeError, Packet, ReadError, ReasonCode, Version};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::frames::{self, Incoming, Version};
+use crate::frames::MAX_PACKET;
 use crate::target::Stream;
 
 /// What one read may bring; every connection of a thread reads into the same buffer.
@@ -17,19 +20,21 @@ pub const SCRATCH: usize = 256 * 1024;
 pub enum LinkError {
     #[error("the server closed the connection")]
     Closed,
-    #[error("the server closed the connection with reason code {0:#04x}")]
-    Dismissed(u8),
+    #[error("the server closed the connection: {}", .0.text())]
+    Dismissed(ReasonCode),
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("the server sent something that is no MQTT packet: {0}")]
-    Frame(#[from] frames::FrameError),
-    #[error("the server sent a packet that ends too early")]
-    Short,
-    #[error("the server refused the connection with code {0:#04x}")]
-    Refused(u8),
-    #[error("the server refused the subscription with code {0:#04x}")]
-    NotSubscribed(u8),
-    #[error("the server answered with something else than {0}")]
+    #[error("the server sent what is no MQTT: {0}")]
+    Read(#[from] ReadError),
+    #[error("a packet cannot be written: {0}")]
+    Encode(#[from] EncodeError),
+    #[error("the server refused the connection: {}", .0.text())]
+    NotAccepted(ReasonCode),
+    #[error("the server refused the subscription: {}", .0.text())]
+    NotSubscribed(ReasonCode),
+    #[error("the server refused a message: {}", .0.text())]
+    NotPublished(ReasonCode),
+    #[error("the server sent something else than {0}")]
     Unexpected(&'static str),
 }
 
@@ -75,12 +80,12 @@ impl Link {
         Pin::new(&mut self.stream).poll_flush(cx).map_err(LinkError::Io)
     }
 
-    /// Reads once and hands every whole packet to `on_packet`, which may queue output.
+    /// Reads once and hands every whole packet to `on_packet`, which may queue output. A DISCONNECT is an error.
     pub fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         scratch: &mut [u8],
-        mut on_packet: impl FnMut(Incoming<'_>, &mut Vec<u8>) -> Result<(), LinkError>,
+        mut on_packet: impl FnMut(Packet<'_>, &mut Vec<u8>) -> Result<(), LinkError>,
     ) -> Poll<Result<(), LinkError>> {
         let kept = self.tail.len();
         scratch[..kept].copy_from_slice(&self.tail);
@@ -92,8 +97,11 @@ impl Link {
         }
         let bytes = &scratch[..kept + count];
         let mut at = 0;
-        while let Some((packet, length)) = frames::next(self.version, &bytes[at..])? {
+        while let Some((packet, length)) = nsd_wire::read(self.version, &bytes[at..], MAX_PACKET)? {
             at += length;
+            if let Packet::Disconnect(farewell) = &packet {
+                return Poll::Ready(Err(LinkError::Dismissed(farewell.reason)));
+            }
             on_packet(packet, &mut self.out)?;
         }
         self.tail.clear();
@@ -104,28 +112,26 @@ impl Link {
     /// Writes what is queued and waits for the first answer that `wanted` takes.
     pub async fn ask<T>(
         &mut self,
-        scratch: &std::cell::RefCell<Vec<u8>>,
-        mut wanted: impl FnMut(&Incoming<'_>) -> Option<Result<T, LinkError>>,
+        scratch: &RefCell<Vec<u8>>,
+        wanted: impl Fn(&Packet<'_>) -> Option<Result<T, LinkError>>,
     ) -> Result<T, LinkError> {
-        std::future::poll_fn(|cx| self.poll_write(cx)).await?;
+        poll_fn(|cx| self.poll_write(cx)).await?;
         let mut answer = None;
         while answer.is_none() {
-            std::future::poll_fn(|cx| {
+            let look = poll_fn(|cx| {
                 self.poll_read(cx, &mut scratch.borrow_mut(), |packet, _| {
-                    if answer.is_none() {
-                        answer = wanted(&packet);
-                    }
+                    answer = answer.take().or_else(|| wanted(&packet));
                     Ok(())
                 })
-            })
-            .await?;
+            });
+            look.await?;
         }
         answer.unwrap_or(Err(LinkError::Closed))
     }
 
     /// Writes what is queued, then closes.
     pub async fn finish(mut self) -> Result<(), LinkError> {
-        std::future::poll_fn(|cx| self.poll_write(cx)).await?;
+        poll_fn(|cx| self.poll_write(cx)).await?;
         Ok(tokio::io::AsyncWriteExt::shutdown(&mut self.stream).await?)
     }
 }

@@ -1,13 +1,15 @@
 //! The load's MQTT clients: how they get in, and what publishers and subscribers do.
 
 use std::future::poll_fn;
+use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use nsd_wire::{Ack, AckKind, Packet, PacketId, Qos, Version};
 use tokio::sync::watch;
 
 use crate::clock;
-use crate::frames::{self, Incoming, PacketType, Qos, Template, Version};
+use crate::frames::{self, Mark, Template};
 use crate::link::{Link, LinkError};
 use crate::pace::{Pacer, Schedule};
 use crate::run::{Desk, Phase, Working};
@@ -51,11 +53,15 @@ pub async fn open(
     desk: &Desk,
 ) -> Result<Accepted, LinkError> {
     let mut link = Link::new(target.connect().await?, identity.version);
-    frames::connect(identity, &format!("{}-{name}", identity.run), link.out());
-    let version = identity.version;
+    frames::connect(identity, &format!("{}-{name}", identity.run), link.out())?;
     let receive_maximum = link
         .ask(&desk.scratch, |packet| match packet {
-            Incoming::Other { frame, body } => Some(frames::accepted(version, *frame, body)),
+            Packet::ConnAck(answer) if answer.reason.is_failure() => {
+                Some(Err(LinkError::NotAccepted(answer.reason)))
+            }
+            Packet::ConnAck(answer) => {
+                Some(Ok(answer.properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get)))
+            }
             _ => Some(Err(LinkError::Unexpected("CONNACK"))),
         })
         .await?;
@@ -70,9 +76,12 @@ pub async fn subscribe(
     qos: Qos,
     desk: &Desk,
 ) -> Result<(), LinkError> {
-    frames::subscribe(version, filter, qos, link.out());
+    frames::subscribe(version, filter, qos, link.out())?;
     link.ask(&desk.scratch, |packet| match packet {
-        Incoming::Other { frame, body } => frames::subscribed(version, *frame, body),
+        Packet::SubAck(answer) => Some(match answer.codes.iter().find(|code| code.is_failure()) {
+            Some(code) => Err(LinkError::NotSubscribed(code)),
+            None => Ok(()),
+        }),
         _ => None,
     })
     .await
@@ -102,14 +111,14 @@ impl Subscriber {
         let result = loop {
             tokio::select! {
                 _ = phase.wait_for(|phase| *phase == Phase::Ending) => break Ok(()),
-                turn = poll_fn(|cx| self.poll_turn(cx, &mut link, &mut trackers, &desk)) => {
+                turn = poll_fn(|cx| self.poll_turn(cx, &mut link, &mut trackers, identity.version, &desk)) => {
                     if let Err(error) = turn { break Err(error); }
                 }
             }
         };
         desk.arrivals(trackers.tally());
         result?;
-        frames::disconnect(identity.version, link.out());
+        frames::disconnect(identity.version, link.out())?;
         link.finish().await
     }
 
@@ -119,19 +128,19 @@ impl Subscriber {
         cx: &mut Context<'_>,
         link: &mut Link,
         trackers: &mut Trackers,
+        version: Version,
         desk: &Desk,
     ) -> Poll<Result<(), LinkError>> {
         let (mut unique, mut now) = (0, 0);
         let read = link.poll_read(cx, &mut desk.scratch.borrow_mut(), |packet, out| {
-            let (qos, id, mark) = match packet {
-                Incoming::Publish { qos, id, payload } => (qos, id, frames::mark(payload)?),
-                Incoming::Ack { kind: PacketType::PubRel, id } => {
-                    frames::ack(PacketType::PubComp, id, out);
-                    return Ok(());
+            let publish = match packet {
+                Packet::Publish(publish) => publish,
+                Packet::PubRel(Ack { packet_id, .. }) => {
+                    return Ok(frames::ack(AckKind::PubComp, version, packet_id, out)?);
                 }
-                Incoming::Ack { .. } => return Err(LinkError::Unexpected("PUBLISH")),
-                Incoming::Other { .. } => return Ok(()),
+                _ => return Err(LinkError::Unexpected("a message")),
             };
+            let mark = Mark::of(publish.payload).ok_or(LinkError::Unexpected("a message of this run"))?;
             if now == 0 {
                 now = clock::now();
             }
@@ -139,12 +148,8 @@ impl Subscriber {
             if self.every_latency || mark.number % 16 == 0 {
                 desk.latency(now.saturating_sub(mark.stamp));
             }
-            match qos {
-                0 => {}
-                1 => frames::ack(PacketType::PubAck, id, out),
-                _ => frames::ack(PacketType::PubRec, id, out),
-            }
-            Ok(())
+            let kind = if publish.qos == Qos::AtLeastOnce { AckKind::PubAck } else { AckKind::PubRec };
+            publish.packet_id.map_or(Ok(()), |id| Ok(frames::ack(kind, version, id, out)?))
         });
         if unique > 0 {
             desk.delivered(unique, now);
@@ -187,12 +192,12 @@ impl Publisher {
             Some((rate, of)) => Some(Pacer::new(Schedule::new(start, rate, self.number as usize, of))?),
             None => None,
         };
-        let window = InFlight::new(self.qos, self.window.min(receive_maximum));
-        let template = Template::publish(identity.version, &self.topic, self.qos, self.size, self.number)?;
+        let window = InFlight::new(identity.version, self.qos, self.window.min(receive_maximum));
+        let template = Template::new(identity.version, &self.topic, self.qos, self.size, self.number)?;
         let mut publishing =
             Publishing { link, template, window, pacer, next: 0, share: self.share, working: Some(working) };
         publishing.run(&mut phase, &desk).await?;
-        frames::disconnect(identity.version, publishing.link.out());
+        frames::disconnect(identity.version, publishing.link.out())?;
         publishing.link.finish().await
     }
 }
@@ -246,9 +251,10 @@ impl Publishing {
     fn poll_turn(&mut self, cx: &mut Context<'_>, desk: &Desk) -> Poll<Result<(), LinkError>> {
         let window = &mut self.window;
         let read = self.link.poll_read(cx, &mut desk.scratch.borrow_mut(), |packet, out| match packet {
-            Incoming::Ack { kind, id } => window.acknowledged(kind, id, out),
-            Incoming::Publish { .. } => Err(LinkError::Unexpected("an acknowledgement")),
-            Incoming::Other { .. } => Ok(()),
+            Packet::PubAck(ack) => window.acknowledged(AckKind::PubAck, &ack, out),
+            Packet::PubRec(ack) => window.acknowledged(AckKind::PubRec, &ack, out),
+            Packet::PubComp(ack) => window.acknowledged(AckKind::PubComp, &ack, out),
+            _ => Err(LinkError::Unexpected("an acknowledgement")),
         });
         if let Poll::Ready(Err(error)) = read {
             return Poll::Ready(Err(error));
@@ -284,20 +290,22 @@ impl Publishing {
 /// Pure: packet ids of unacknowledged messages, `1..=window`.
 #[derive(Debug)]
 struct InFlight {
+    version: Version,
     qos: Qos,
     window: usize,
-    free: Vec<u16>,
+    free: Vec<PacketId>,
     /// By id: what is awaited for it.
-    awaited: Vec<Option<PacketType>>,
+    awaited: Vec<Option<AckKind>>,
 }
 
 impl InFlight {
-    fn new(qos: Qos, window: u16) -> Self {
+    fn new(version: Version, qos: Qos, window: u16) -> Self {
         let window = if qos == Qos::AtMostOnce { 0 } else { window };
         Self {
+            version,
             qos,
             window: usize::from(window),
-            free: (1..=window).rev().collect(),
+            free: (1..=window).rev().filter_map(PacketId::new).collect(),
             awaited: vec![None; usize::from(window) + 1],
         }
     }
@@ -310,21 +318,25 @@ impl InFlight {
         self.free.len() == self.window
     }
 
-    /// The id of the next message; 0 where there is none (QoS 0).
-    fn take(&mut self) -> u16 {
-        let Some(id) = self.free.pop() else { return 0 };
-        let awaited = if self.qos == Qos::AtLeastOnce { PacketType::PubAck } else { PacketType::PubRec };
-        self.awaited[usize::from(id)] = Some(awaited);
-        id
+    /// The id of the next message; none for QoS 0.
+    fn take(&mut self) -> Option<PacketId> {
+        let id = self.free.pop()?;
+        let awaited = if self.qos == Qos::AtLeastOnce { AckKind::PubAck } else { AckKind::PubRec };
+        self.awaited[usize::from(id.get())] = Some(awaited);
+        Some(id)
     }
 
     /// Notes an acknowledgement and queues the answer that it wants.
-    fn acknowledged(&mut self, kind: PacketType, id: u16, out: &mut Vec<u8>) -> Result<(), LinkError> {
-        let awaited = self.awaited.get_mut(usize::from(id)).filter(|awaited| **awaited == Some(kind));
+    fn acknowledged(&mut self, kind: AckKind, ack: &Ack<'_>, out: &mut Vec<u8>) -> Result<(), LinkError> {
+        let id = ack.packet_id;
+        let awaited = self.awaited.get_mut(usize::from(id.get())).filter(|awaited| **awaited == Some(kind));
         let Some(awaited) = awaited else { return Err(LinkError::Unexpected("an awaited acknowledgement")) };
-        if kind == PacketType::PubRec {
-            *awaited = Some(PacketType::PubComp);
-            frames::ack(PacketType::PubRel, id, out);
+        if ack.reason.is_failure() {
+            return Err(LinkError::NotPublished(ack.reason));
+        }
+        if kind == AckKind::PubRec {
+            *awaited = Some(AckKind::PubComp);
+            frames::ack(AckKind::PubRel, self.version, id, out)?;
         } else {
             *awaited = None;
             self.free.push(id);
@@ -336,36 +348,50 @@ impl InFlight {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nsd_wire::ReasonCode;
+
+    fn window(qos: Qos, size: u16) -> (InFlight, Vec<u8>) {
+        (InFlight::new(Version::V311, qos, size), Vec::new())
+    }
 
     #[test]
     fn qos_1_has_its_window_and_takes_each_acknowledgement_once() {
-        let (mut window, mut out) = (InFlight::new(Qos::AtLeastOnce, 2), Vec::new());
-        let (first, second) = (window.take(), window.take());
+        let (mut window, mut out) = window(Qos::AtLeastOnce, 2);
+        let (first, second) = (Ack::new(window.take().unwrap()), Ack::new(window.take().unwrap()));
         assert!(first != second && !window.has_room());
-        window.acknowledged(PacketType::PubAck, first, &mut out).unwrap();
+        window.acknowledged(AckKind::PubAck, &first, &mut out).unwrap();
         assert!(window.has_room() && !window.is_empty() && out.is_empty());
-        assert!(window.acknowledged(PacketType::PubAck, first, &mut out).is_err());
-        assert!(window.acknowledged(PacketType::PubAck, 99, &mut out).is_err());
-        window.acknowledged(PacketType::PubAck, second, &mut out).unwrap();
+        assert!(window.acknowledged(AckKind::PubAck, &first, &mut out).is_err());
+        assert!(window.acknowledged(AckKind::PubAck, &Ack::new(PacketId::MAX), &mut out).is_err());
+        window.acknowledged(AckKind::PubAck, &second, &mut out).unwrap();
         assert!(window.is_empty());
     }
 
     #[test]
     fn qos_2_is_released_before_it_is_complete() {
-        let (mut window, mut out) = (InFlight::new(Qos::ExactlyOnce, 1), Vec::new());
-        let id = window.take();
-        assert!(window.acknowledged(PacketType::PubComp, id, &mut out).is_err());
-        window.acknowledged(PacketType::PubRec, id, &mut out).unwrap();
-        assert_eq!(out, [0x62, 2, 0, 1]);
+        let (mut window, mut out) = window(Qos::ExactlyOnce, 1);
+        let ack = Ack::new(window.take().unwrap());
+        assert!(window.acknowledged(AckKind::PubComp, &ack, &mut out).is_err());
+        window.acknowledged(AckKind::PubRec, &ack, &mut out).unwrap();
+        let released = nsd_wire::read(Version::V311, &out, frames::MAX_PACKET).unwrap();
+        assert_eq!(released.map(|(packet, _)| packet), Some(Packet::PubRel(ack)));
         assert!(!window.has_room());
-        window.acknowledged(PacketType::PubComp, id, &mut out).unwrap();
+        window.acknowledged(AckKind::PubComp, &ack, &mut out).unwrap();
         assert!(window.is_empty());
     }
 
     #[test]
+    fn a_refused_message_is_an_error() {
+        let (mut window, mut out) = window(Qos::AtLeastOnce, 1);
+        let refused = Ack::with_reason(window.take().unwrap(), ReasonCode::NotAuthorized);
+        let error = window.acknowledged(AckKind::PubAck, &refused, &mut out).unwrap_err();
+        assert!(matches!(error, LinkError::NotPublished(ReasonCode::NotAuthorized)));
+    }
+
+    #[test]
     fn qos_0_is_never_in_flight() {
-        let mut window = InFlight::new(Qos::AtMostOnce, 100);
-        assert_eq!(window.take(), 0);
+        let (mut window, _) = window(Qos::AtMostOnce, 100);
+        assert_eq!(window.take(), None);
         assert!(window.has_room() && window.is_empty());
     }
 }

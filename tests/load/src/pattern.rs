@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use nsd_wire::Qos;
 
-use crate::frames::Qos;
 use crate::limits;
 use crate::mqtt::{Identity, Publisher, Subscriber};
 use crate::report::{Delivery, Latency, Report, Server, Since};

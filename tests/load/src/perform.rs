@@ -1,10 +1,10 @@
 //! From what was typed to what is done.
 
 use anyhow::{Context, Result};
+use nsd_wire::{Qos, Version};
 
 use crate::cli::{Command, Messages, MqttArgs, Protocol, ServerArgs};
 use crate::connections::{self, Kind};
-use crate::frames::{Qos, Version};
 use crate::mqtt::Identity;
 use crate::pattern::{self, Load, Pattern};
 use crate::relay;

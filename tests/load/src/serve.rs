@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nsd_wire::{ConnAck, Packet, ReasonCode, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::cli::Role;
-use crate::{frames, limits};
+use crate::frames::MAX_PACKET;
+use crate::limits;
 
 /// Connections a server may hold; the ones beyond wait in the kernel's backlog.
 const CONNECTIONS: usize = 12_000;
@@ -127,14 +129,20 @@ async fn connack(stream: &mut TcpStream) -> std::io::Result<()> {
             continue;
         }
         seen.extend_from_slice(&piece[..count]);
-        match frames::connack_for(&seen) {
-            Ok(None) if seen.len() < frames::MAX_PACKET => {}
-            Ok(Some(answer)) => {
-                answered = true;
-                seen = Vec::new();
-                stream.write_all(&answer).await?;
-            }
-            Ok(None) | Err(_) => return Ok(()),
-        }
+        // A CONNECT tells its own version, whichever is named here.
+        let answer = match nsd_wire::read(Version::V311, &seen, MAX_PACKET) {
+            Ok(None) => continue,
+            Ok(Some((Packet::Connect(connect), _))) => accept_it(connect.version),
+            Ok(Some(_)) | Err(_) => return Ok(()),
+        };
+        (answered, seen) = (true, Vec::new());
+        stream.write_all(&answer).await?;
     }
+}
+
+fn accept_it(version: Version) -> Vec<u8> {
+    let mut answer = Vec::new();
+    // Two to five bytes: nothing in it can be too long.
+    let _ = ConnAck::new(false, ReasonCode::Success).encode(version, &mut answer);
+    answer
 }
