@@ -6,6 +6,9 @@ mod context;
 mod placed;
 mod ports;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};

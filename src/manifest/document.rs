@@ -16,7 +16,10 @@ pub(super) fn parse(text: &str) -> Result<(DeTable<'_>, Places), Vec<Problem>> {
     let (table, errors) = DeTable::parse_recoverable(text);
     let lines = Lines::new(text);
     if !errors.is_empty() {
-        return Err(errors.iter().map(|error| syntax(error, &lines)).collect());
+        let mut problems: Vec<Problem> = errors.iter().map(|error| syntax(error, &lines)).collect();
+        problems.sort();
+        problems.dedup();
+        return Err(problems);
     }
     let table = table.into_inner();
     let mut places = Places::default();

@@ -10,8 +10,12 @@ pub(crate) mod order;
 mod problem;
 mod process;
 mod raw;
+mod reference;
 mod schema;
 mod shape;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -270,6 +274,11 @@ fn without_consequences(problems: Vec<Problem>, shape: &[Problem]) -> Vec<Proble
     let known: BTreeSet<String> =
         shape.iter().flat_map(|problem| [problem.at.clone(), around(&problem.at)]).collect();
     problems.into_iter().filter(|problem| !known.contains(&problem.at)).collect()
+}
+
+/// The reference page of `system.toml`, in Markdown.
+pub fn reference() -> String {
+    reference::reference()
 }
 
 impl Manifest {
