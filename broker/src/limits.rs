@@ -1,0 +1,49 @@
+//! Every limit of the broker, why it is what it is, and what happens when it is reached.
+
+use std::time::Duration;
+
+/// A client must have sent its whole CONNECT by then, or is closed: an open socket costs a descriptor.
+pub const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// A whole admission (look-up, password check, ownership) may take this long; then the CONNECT is refused as unavailable.
+pub const ADMISSION_DEADLINE: Duration = Duration::from_secs(5);
+/// Largest packet taken from a client; a larger one ends the connection (v5: 0x95). Told to v5 clients in CONNACK.
+pub const MAX_PACKET: usize = 1024 * 1024;
+/// Largest packet before a client is known: a CONNECT with the longest will a sane client sends.
+pub const MAX_CONNECT_PACKET: usize = 128 * 1024;
+/// Levels of a topic or filter; matching recurses by level. More is an invalid topic (v5: 0x90 / 0x8F).
+pub const MAX_TOPIC_LEVELS: usize = 128;
+/// Filters one client may hold; the next is refused in its SUBACK (0x97).
+pub const MAX_FILTERS_PER_CLIENT: usize = 10_000;
+/// QoS 1 and 2 messages a client may have unacknowledged by us (v5: Receive Maximum in CONNACK; a v5 client over it
+/// is disconnected with 0x93, a v3 client is simply not read from until there is room).
+pub const RECEIVE_MAXIMUM: u16 = 1024;
+/// QoS 1 and 2 messages sent and not yet acknowledged by one client; further ones wait in its backlog.
+pub const SEND_WINDOW: u16 = 4096;
+/// Topic aliases a v5 client may set; a higher one ends its connection (0x94). An alias costs its topic's bytes.
+pub const TOPIC_ALIAS_MAXIMUM: u16 = 64;
+/// Bytes waiting for one client above which its publishers are no longer read from.
+pub const OUTBOX_MARK: usize = 512 * 1024;
+/// Bytes waiting for one client above which QoS 0 is dropped (counted) even before its publishers' patience ends.
+pub const OUTBOX_CEILING: usize = 4 * 1024 * 1024;
+/// How long publishers wait for one slow receiver; after that it loses QoS 0 until it has caught up.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// Topics whose receivers one thread remembers; at the limit it forgets all and starts over.
+pub const MATCH_CACHE: usize = 8192;
+/// What one `read` may bring: long enough for hundreds of small packets, short enough to be fair to the other clients.
+pub const READ_SCRATCH: usize = 64 * 1024;
+/// Bytes waiting in one lane toward other nodes above which publishers wait, and twice that where QoS 0 is dropped.
+pub const LANE_MARK: usize = 4 * 1024 * 1024;
+/// Bytes packed into one message between nodes.
+pub const BUS_PACKET: usize = 256 * 1024;
+/// How long a client may take to accept our last bytes at its end.
+pub const FAREWELL: Duration = Duration::from_millis(500);
+/// How long a graceful stop waits for clients to be told before it aborts them.
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(8);
+/// argon2 runs at the same time: each takes a core and tens of megabytes for tens of milliseconds.
+pub const PASSWORD_CHECKS: usize = 2;
+/// How long a right password is remembered (as a keyed hash), so that a reconnecting fleet does not pay argon2 again.
+pub const PASSWORD_MEMORY: Duration = Duration::from_secs(60);
+/// How many right passwords are remembered; at the limit all are forgotten.
+pub const PASSWORDS_REMEMBERED: usize = 10_000;
+/// Retained messages of one node's memory store; a further topic is refused (v5: 0x97). In Redis, its memory decides.
+pub const MAX_RETAINED: usize = 1_000_000;

@@ -1,0 +1,212 @@
+//! The session's state while its client is connected, and what each packet means to it.
+
+use std::time::{Duration, Instant};
+
+use foldhash::{HashMap, HashMapExt, HashSet};
+use nsd_wire::{
+    Ack, AckKind, Packet, PacketId, Publish, Qos, ReasonCode, Subscribe, Unsubscribe, Version, topic,
+};
+
+use super::TOPICS;
+use super::effect::{Effect, Effects, Receipt, Reply, Subscribing, Unsubscribing, Wish};
+use crate::access::Grant;
+use crate::limits;
+use crate::message::Message;
+
+#[derive(Debug)]
+pub(super) struct Connected {
+    pub(super) grant: Grant,
+    /// Keep alive × 1.5 (MQTT-3.1.2-22); zero: never.
+    pub(super) silence: Duration,
+    pub(super) heard: Instant,
+    pub(super) will: Option<Message>,
+    aliases: Vec<Option<Box<str>>>,
+    filters: HashSet<Box<str>>,
+    /// QoS 1 messages that are not acknowledged yet.
+    pub(super) unacknowledged: u16,
+    /// QoS 2 messages between their PUBLISH and their PUBREL.
+    pub(super) receiving: HashMap<PacketId, Receiving>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Receiving {
+    AwaitingStored,
+    AwaitingReleased,
+}
+
+/// Why a connected client goes.
+pub(super) enum Done {
+    Left { keep_will: bool },
+    Wrong(ReasonCode),
+}
+
+/// What becomes of a PUBLISH.
+pub(super) enum Verdict {
+    Route(Option<Receipt>),
+    Answer(Reply),
+    Ignore,
+    End(ReasonCode),
+}
+
+impl Connected {
+    pub(super) fn new(grant: Grant, silence: Duration, will: Option<Message>, heard: Instant) -> Self {
+        Self {
+            grant,
+            silence,
+            heard,
+            will,
+            aliases: Vec::new(),
+            filters: HashSet::default(),
+            unacknowledged: 0,
+            receiving: HashMap::new(),
+        }
+    }
+
+    pub(super) fn unfinished(&self) -> usize {
+        usize::from(self.unacknowledged) + self.receiving.len()
+    }
+
+    /// What becomes of a message: a topic that cannot be and an alias never set end the connection, a topic that is
+    /// not the client's is refused as far as its version allows, one sent twice is routed once.
+    pub(super) fn judge_publish(&mut self, version: Version, publish: &Publish<'_>) -> Verdict {
+        if publish.qos != Qos::AtMostOnce
+            && version.is_v5()
+            && self.unfinished() >= usize::from(limits::RECEIVE_MAXIMUM)
+        {
+            return Verdict::End(ReasonCode::ReceiveMaximumExceeded);
+        }
+        if !TOPICS.allow(publish.topic) {
+            return Verdict::End(ReasonCode::TopicNameInvalid);
+        }
+        if let Err(reason) = self.learn_alias(publish) {
+            return Verdict::End(reason);
+        }
+        if !self.grant.may_publish(self.topic_of(publish)) {
+            return match (version, publish.packet_id) {
+                (Version::V5, Some(id)) => {
+                    let kind =
+                        if publish.qos == Qos::ExactlyOnce { AckKind::PubRec } else { AckKind::PubAck };
+                    Verdict::Answer(Reply::Ack { kind, id, reason: ReasonCode::NotAuthorized })
+                }
+                // Neither v3 nor QoS 0 can be told no, so the connection ends, as the article's broker did.
+                _ => Verdict::End(ReasonCode::NotAuthorized),
+            };
+        }
+        let Some(id) = publish.packet_id else { return Verdict::Route(None) };
+        if publish.qos == Qos::AtLeastOnce {
+            self.unacknowledged += 1;
+            return Verdict::Route(Some(Receipt { id, qos: publish.qos }));
+        }
+        match self.receiving.get(&id) {
+            // Sent again: it is on its way, or only its PUBREC was lost.
+            Some(Receiving::AwaitingStored) => Verdict::Ignore,
+            Some(Receiving::AwaitingReleased) => {
+                Verdict::Answer(Reply::Ack { kind: AckKind::PubRec, id, reason: ReasonCode::Success })
+            }
+            None => {
+                self.receiving.insert(id, Receiving::AwaitingStored);
+                Verdict::Route(Some(Receipt { id, qos: publish.qos }))
+            }
+        }
+    }
+
+    fn learn_alias(&mut self, publish: &Publish<'_>) -> Result<(), ReasonCode> {
+        let Some(alias) = publish.properties.topic_alias else { return Ok(()) };
+        let at = usize::from(alias.get()) - 1;
+        if at >= usize::from(limits::TOPIC_ALIAS_MAXIMUM) {
+            return Err(ReasonCode::TopicAliasInvalid);
+        }
+        if publish.topic.is_empty() {
+            let known = self.aliases.get(at).is_some_and(Option::is_some);
+            return if known { Ok(()) } else { Err(ReasonCode::ProtocolError) };
+        }
+        if self.aliases.len() <= at {
+            self.aliases.resize(at + 1, None);
+        }
+        self.aliases[at] = Some(publish.topic.into());
+        Ok(())
+    }
+
+    pub(super) fn topic_of<'p>(&'p self, publish: &Publish<'p>) -> &'p str {
+        match publish.properties.topic_alias {
+            Some(alias) if publish.topic.is_empty() => {
+                self.aliases.get(usize::from(alias.get()) - 1).and_then(Option::as_deref).unwrap_or_default()
+            }
+            _ => publish.topic,
+        }
+    }
+
+    /// Every packet but PUBLISH.
+    pub(super) fn on_other(&mut self, packet: &Packet<'_>, now: Instant) -> Result<Effects<'static>, Done> {
+        self.heard = now;
+        match packet {
+            Packet::Subscribe(subscribe) => Ok(Effects::one(Effect::Subscribe(self.on_subscribe(subscribe)))),
+            Packet::Unsubscribe(wish) => Ok(Effects::one(Effect::Unsubscribe(self.on_unsubscribe(wish)))),
+            Packet::PubAck(ack) => Ok(settle(AckKind::PubAck, ack)),
+            Packet::PubRec(ack) => Ok(settle(AckKind::PubRec, ack)),
+            Packet::PubComp(ack) => Ok(settle(AckKind::PubComp, ack)),
+            Packet::PubRel(ack) => Ok(self.on_release(ack.packet_id)),
+            Packet::PingReq => Ok(Effects::one(Effect::Send(Reply::PingResp))),
+            Packet::Disconnect(disconnect) => {
+                Err(Done::Left { keep_will: disconnect.reason == ReasonCode::DisconnectWithWill })
+            }
+            // A second CONNECT (MQTT-3.1.0-2), AUTH without a method, what only a server sends.
+            _ => Err(Done::Wrong(ReasonCode::ProtocolError)),
+        }
+    }
+
+    /// The identifier is free before PUBCOMP says so: else its next message would be taken for this one again.
+    fn on_release(&mut self, id: PacketId) -> Effects<'static> {
+        let reason = match self.receiving.remove(&id) {
+            Some(_) => ReasonCode::Success,
+            None => ReasonCode::PacketIdentifierNotFound,
+        };
+        Effects::one(Effect::Send(Reply::Ack { kind: AckKind::PubComp, id, reason }))
+    }
+
+    fn on_subscribe(&mut self, subscribe: &Subscribe<'_>) -> Subscribing {
+        let id = subscribe.properties.subscription_id;
+        let wishes = subscribe.filters.iter().map(|wish| {
+            let code = self
+                .judge(wish.filter)
+                .map_or_else(|refusal| refusal, |()| ReasonCode::granted(wish.options.qos));
+            let new = !code.is_failure() && self.filters.insert(wish.filter.into());
+            Wish { filter: wish.filter.into(), options: wish.options, id, code, new }
+        });
+        let wishes = wishes.collect();
+        Subscribing { packet_id: subscribe.packet_id, wishes }
+    }
+
+    fn judge(&self, filter: &str) -> Result<(), ReasonCode> {
+        if !TOPICS.allow(filter) {
+            return Err(ReasonCode::TopicFilterInvalid);
+        }
+        if topic::Shared::is_shared(filter) {
+            return Err(ReasonCode::SharedSubscriptionsNotSupported);
+        }
+        if !self.grant.may_subscribe(filter) {
+            return Err(ReasonCode::NotAuthorized);
+        }
+        if self.filters.len() >= limits::MAX_FILTERS_PER_CLIENT && !self.filters.contains(filter) {
+            return Err(ReasonCode::QuotaExceeded);
+        }
+        Ok(())
+    }
+
+    fn on_unsubscribe(&mut self, unsubscribe: &Unsubscribe<'_>) -> Unsubscribing {
+        let mut filters = Vec::new();
+        let codes = unsubscribe.filters.iter().map(|filter| match self.filters.take(filter) {
+            Some(filter) => {
+                filters.push(filter);
+                ReasonCode::Success
+            }
+            None => ReasonCode::NoSubscriptionExisted,
+        });
+        let codes = codes.collect();
+        Unsubscribing { packet_id: unsubscribe.packet_id, filters, codes }
+    }
+}
+
+fn settle(kind: AckKind, ack: &Ack<'_>) -> Effects<'static> {
+    Effects::one(Effect::Settle { kind, id: ack.packet_id, reason: ack.reason })
+}

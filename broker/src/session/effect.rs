@@ -1,0 +1,145 @@
+//! Everything a session can ask for. The connection is the only one that carries these out, in the given order:
+//! what stores comes before what acknowledges, what acknowledges before what delivers to this client.
+
+use nsd_wire::{AckKind, PacketId, Publish, Qos, ReasonCode, SubscribeOptions, SubscriptionId, Version};
+use zeroize::Zeroizing;
+
+use crate::message::Message;
+
+#[derive(Debug)]
+pub enum Effect<'p> {
+    /// Find out whether this client may come in, then call `Session::on_admitted`.
+    Admit(Box<Opening>),
+    /// Deliver, retain and hand to other nodes; with a receipt, call `Session::on_stored` once that is safe.
+    Route {
+        publish: Publish<'p>,
+        receipt: Option<Receipt>,
+    },
+    /// Subscribe, make it known, then send the SUBACK and after it what is retained.
+    Subscribe(Subscribing),
+    Unsubscribe(Unsubscribing),
+    /// The client tells how far it is with a message that it got.
+    Settle {
+        kind: AckKind,
+        id: PacketId,
+        reason: ReasonCode,
+    },
+    Send(Reply),
+    /// The session is over; its subscriptions go, and the will is published if there is one.
+    Leave {
+        will: Option<Message>,
+    },
+    /// Send what is waiting, then close.
+    Close,
+}
+
+/// What a PUBLISH above QoS 0 is answered for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    pub id: PacketId,
+    pub qos: Qos,
+}
+
+/// A CONNECT, kept while it is being decided.
+#[derive(Debug)]
+pub struct Opening {
+    pub version: Version,
+    /// Never empty: an id was made up where none was given.
+    pub client_id: Box<str>,
+    pub assigned_id: bool,
+    pub clean_start: bool,
+    /// A session that survives its connection was asked for; this broker's sessions do not yet.
+    pub wants_session: bool,
+    pub keep_alive: u16,
+    pub receive_maximum: u16,
+    pub maximum_packet_size: usize,
+    pub user_name: Option<Box<str>>,
+    pub password: Option<Zeroizing<Vec<u8>>>,
+    pub will: Option<Message>,
+}
+
+#[derive(Debug)]
+pub struct Subscribing {
+    pub packet_id: PacketId,
+    pub wishes: Vec<Wish>,
+}
+
+/// One filter of a SUBSCRIBE; a failed `code` means that it is only answered.
+#[derive(Debug)]
+pub struct Wish {
+    pub filter: Box<str>,
+    pub options: SubscribeOptions,
+    pub id: Option<SubscriptionId>,
+    pub code: ReasonCode,
+    /// The client did not have this filter before.
+    pub new: bool,
+}
+
+#[derive(Debug)]
+pub struct Unsubscribing {
+    pub packet_id: PacketId,
+    /// What the client had, and is taken from it now.
+    pub filters: Vec<Box<str>>,
+    pub codes: Vec<ReasonCode>,
+}
+
+/// A packet to this client that is no message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    Accepted {
+        assigned_id: Option<Box<str>>,
+        forgets_session: bool,
+    },
+    Refused(ReasonCode),
+    UnsupportedVersion {
+        level: u8,
+    },
+    Ack {
+        kind: AckKind,
+        id: PacketId,
+        reason: ReasonCode,
+    },
+    PingResp,
+    /// v5 only: v3 has no such packet from a server, and is closed without a word.
+    Disconnect(ReasonCode),
+}
+
+/// Effects in order. The usual one is held in place: a PUBLISH costs no allocation.
+#[derive(Debug, Default)]
+pub struct Effects<'p> {
+    first: Option<Effect<'p>>,
+    rest: Vec<Effect<'p>>,
+}
+
+impl<'p> Effects<'p> {
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    pub fn one(effect: Effect<'p>) -> Self {
+        Self { first: Some(effect), rest: Vec::new() }
+    }
+
+    #[must_use]
+    pub fn and(mut self, effect: Effect<'p>) -> Self {
+        if self.first.is_none() {
+            self.first = Some(effect);
+        } else {
+            self.rest.push(effect);
+        }
+        self
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+}
+
+impl<'p> IntoIterator for Effects<'p> {
+    type Item = Effect<'p>;
+    type IntoIter = std::iter::Chain<std::option::IntoIter<Effect<'p>>, std::vec::IntoIter<Effect<'p>>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.first.into_iter().chain(self.rest)
+    }
+}

@@ -1,0 +1,277 @@
+//! The protocol of one client as a pure machine: a packet, an answer or the time goes in, effects come out.
+//! No socket, no clock, no store. States are named for what they wait for.
+
+mod connected;
+mod effect;
+mod outbound;
+
+use std::time::{Duration, Instant};
+
+use nsd_wire::{AckKind, Connect, DecodeError, Packet, Publish, Qos, ReadError, ReasonCode, Version, topic};
+use zeroize::Zeroizing;
+
+use crate::access::Grant;
+use crate::limits;
+use crate::message::Message;
+
+use connected::{Connected, Done, Receiving, Verdict};
+
+pub use effect::{Effect, Effects, Opening, Receipt, Reply, Subscribing, Unsubscribing, Wish};
+pub use outbound::{Outbound, Settled};
+
+const TOPICS: topic::Limits = topic::Limits { bytes: u16::MAX as usize, levels: limits::MAX_TOPIC_LEVELS };
+
+#[derive(Debug)]
+pub struct Session {
+    version: Version,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    AwaitingConnect { deadline: Instant },
+    AwaitingAdmission(Box<Accepting>),
+    Connected(Box<Connected>),
+    Closed,
+}
+
+/// What is kept of an opening for the time after it was granted.
+#[derive(Debug)]
+struct Accepting {
+    keep_alive: u16,
+    will: Option<Message>,
+    assigned_id: Option<Box<str>>,
+    forgets_session: bool,
+}
+
+/// How a connection came to its end, when it was not the session that ended it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The peer hung up, or the network did.
+    Lost,
+    /// We send it away.
+    SentAway(ReasonCode),
+}
+
+impl Session {
+    pub fn new(now: Instant) -> Self {
+        let deadline = now + limits::CONNECT_DEADLINE;
+        Self { version: Version::V311, phase: Phase::AwaitingConnect { deadline } }
+    }
+
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The largest packet to take next.
+    pub fn max_packet(&self) -> usize {
+        match self.phase {
+            Phase::Connected(_) => limits::MAX_PACKET,
+            _ => limits::MAX_CONNECT_PACKET,
+        }
+    }
+
+    /// Whether more may be read: not while a decision is awaited, nor from a client whose messages pile up here.
+    pub fn may_read(&self) -> bool {
+        match &self.phase {
+            Phase::AwaitingConnect { .. } => true,
+            Phase::Connected(client) => client.unfinished() < usize::from(limits::RECEIVE_MAXIMUM),
+            Phase::AwaitingAdmission(_) | Phase::Closed => false,
+        }
+    }
+
+    /// When `on_tick` has something to do unless something is heard before.
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::AwaitingConnect { deadline } => Some(*deadline),
+            Phase::Connected(client) if !client.silence.is_zero() => Some(client.heard + client.silence),
+            _ => None,
+        }
+    }
+
+    pub fn on_packet<'p>(&'p mut self, packet: Packet<'p>, now: Instant) -> Effects<'p> {
+        let version = self.version;
+        match (&mut self.phase, packet) {
+            (Phase::AwaitingConnect { .. }, Packet::Connect(connect)) => self.on_connect(&connect),
+            (Phase::AwaitingConnect { .. }, _) => {
+                self.phase = Phase::Closed;
+                Effects::one(Effect::Close)
+            }
+            (Phase::Connected(_), Packet::Publish(publish)) => self.on_publish(publish, now),
+            (Phase::Connected(client), packet) => match client.on_other(&packet, now) {
+                Ok(effects) => effects,
+                Err(Done::Left { keep_will }) => self.leave(keep_will, None),
+                Err(Done::Wrong(reason)) => self.leave(true, version.is_v5().then_some(reason)),
+            },
+            // Nothing is read in these phases; what was read together with the CONNECT waits outside.
+            (Phase::AwaitingAdmission(_) | Phase::Closed, _) => Effects::none(),
+        }
+    }
+
+    /// The answer to `Effect::Admit`.
+    pub fn on_admitted(&mut self, decision: Result<Grant, ReasonCode>, now: Instant) -> Effects<'static> {
+        let Phase::AwaitingAdmission(accepting) = std::mem::replace(&mut self.phase, Phase::Closed) else {
+            return Effects::none();
+        };
+        let grant = match decision {
+            Ok(grant) => grant,
+            Err(reason) => return Effects::one(Effect::Send(Reply::Refused(reason))).and(Effect::Close),
+        };
+        let Accepting { keep_alive, will, assigned_id, forgets_session } = *accepting;
+        let silence = Duration::from_secs(keep_alive.into()) * 3 / 2;
+        self.phase = Phase::Connected(Box::new(Connected::new(grant, silence, will, now)));
+        Effects::one(Effect::Send(Reply::Accepted { assigned_id, forgets_session }))
+    }
+
+    /// A routed message is safe, or could not be made so: the publisher gets its answer.
+    pub fn on_stored(&mut self, receipt: Receipt, reason: ReasonCode) -> Effects<'static> {
+        let Phase::Connected(client) = &mut self.phase else { return Effects::none() };
+        let kind = if receipt.qos == Qos::ExactlyOnce {
+            // A refused message is over with its PUBREC (MQTT-4.3.3-4).
+            if reason.is_failure() {
+                client.receiving.remove(&receipt.id);
+            } else {
+                client.receiving.insert(receipt.id, Receiving::AwaitingReleased);
+            }
+            AckKind::PubRec
+        } else {
+            client.unacknowledged = client.unacknowledged.saturating_sub(1);
+            AckKind::PubAck
+        };
+        if reason.is_failure() && !self.version.is_v5() {
+            // v3 cannot say no: an acknowledgement would be a lie, silence would hang the client.
+            return self.leave(true, None);
+        }
+        Effects::one(Effect::Send(Reply::Ack { kind, id: receipt.id, reason }))
+    }
+
+    pub fn on_tick(&mut self, now: Instant) -> Effects<'static> {
+        if self.deadline().is_none_or(|deadline| now < deadline) {
+            return Effects::none();
+        }
+        match self.phase {
+            Phase::Connected(_) => {
+                self.leave(true, self.version.is_v5().then_some(ReasonCode::KeepAliveTimeout))
+            }
+            _ => {
+                self.phase = Phase::Closed;
+                Effects::one(Effect::Close)
+            }
+        }
+    }
+
+    /// Bytes that are no packet.
+    pub fn on_error(&mut self, error: ReadError) -> Effects<'static> {
+        match (&self.phase, error) {
+            (Phase::Connected(_), error) => self.leave(true, self.version.is_v5().then_some(error.reason())),
+            (_, ReadError::Decode(DecodeError::UnsupportedVersion { level })) => {
+                self.phase = Phase::Closed;
+                Effects::one(Effect::Send(Reply::UnsupportedVersion { level })).and(Effect::Close)
+            }
+            _ => {
+                self.phase = Phase::Closed;
+                Effects::one(Effect::Close)
+            }
+        }
+    }
+
+    pub fn on_end(&mut self, ending: Ending) -> Effects<'static> {
+        match (&self.phase, ending) {
+            (Phase::Closed, _) => Effects::none(),
+            (Phase::Connected(_), Ending::SentAway(reason)) => {
+                self.leave(true, self.version.is_v5().then_some(reason))
+            }
+            (Phase::Connected(_), Ending::Lost) => self.leave(true, None),
+            _ => {
+                self.phase = Phase::Closed;
+                Effects::one(Effect::Close)
+            }
+        }
+    }
+
+    fn on_connect(&mut self, connect: &Connect<'_>) -> Effects<'static> {
+        self.version = connect.version;
+        let refuse = |session: &mut Self, reason| {
+            session.phase = Phase::Closed;
+            Effects::one(Effect::Send(Reply::Refused(reason))).and(Effect::Close)
+        };
+        if connect.properties.authentication.is_some() {
+            return refuse(self, ReasonCode::BadAuthenticationMethod);
+        }
+        let assigned_id = connect.client_id.is_empty();
+        // v3 without a name must not ask for a session to be kept under it (MQTT-3.1.3-8); 3.1 must give one.
+        let unnamed = match connect.version {
+            Version::V31 => assigned_id,
+            Version::V311 => assigned_id && !connect.clean_start,
+            Version::V5 => false,
+        };
+        if unnamed {
+            return refuse(self, ReasonCode::ClientIdentifierNotValid);
+        }
+        let will = match &connect.will {
+            None => None,
+            Some(will) if !TOPICS.allow(will.topic) => return refuse(self, ReasonCode::TopicNameInvalid),
+            Some(will) => Message::of_will(will),
+        };
+        let client_id: Box<str> = if assigned_id {
+            format!("nsd-{:016x}", fastrand::u64(..)).into()
+        } else {
+            connect.client_id.into()
+        };
+        let wants_session = match connect.version {
+            Version::V5 => connect.properties.session_expiry.is_some_and(|seconds| seconds > 0),
+            _ => !connect.clean_start,
+        };
+        self.phase = Phase::AwaitingAdmission(Box::new(Accepting {
+            keep_alive: connect.keep_alive,
+            will: will.clone(),
+            assigned_id: assigned_id.then(|| client_id.clone()),
+            forgets_session: wants_session,
+        }));
+        Effects::one(Effect::Admit(Box::new(Opening {
+            version: connect.version,
+            client_id,
+            assigned_id,
+            clean_start: connect.clean_start,
+            wants_session,
+            keep_alive: connect.keep_alive,
+            receive_maximum: connect.properties.receive_maximum.map_or(u16::MAX, Into::into),
+            maximum_packet_size: connect
+                .properties
+                .maximum_packet_size
+                .map_or(usize::MAX, |size| size.get() as usize),
+            user_name: connect.user_name.map(Into::into),
+            password: connect.password.map(|password| Zeroizing::new(password.to_vec())),
+            will,
+        })))
+    }
+
+    fn on_publish<'p>(&'p mut self, publish: Publish<'p>, now: Instant) -> Effects<'p> {
+        let version = self.version;
+        let Phase::Connected(client) = &mut self.phase else { return Effects::none() };
+        client.heard = now;
+        let receipt = match client.judge_publish(version, &publish) {
+            Verdict::Route(receipt) => receipt,
+            Verdict::Answer(reply) => return Effects::one(Effect::Send(reply)),
+            Verdict::Ignore => return Effects::none(),
+            Verdict::End(reason) => return self.leave(true, version.is_v5().then_some(reason)),
+        };
+        let Phase::Connected(client) = &self.phase else { return Effects::none() };
+        let topic = client.topic_of(&publish);
+        Effects::one(Effect::Route { publish: Publish { topic, ..publish }, receipt })
+    }
+
+    fn leave(&mut self, keep_will: bool, farewell: Option<ReasonCode>) -> Effects<'static> {
+        let Phase::Connected(client) = std::mem::replace(&mut self.phase, Phase::Closed) else {
+            return Effects::one(Effect::Close);
+        };
+        let effects = match farewell {
+            Some(reason) => Effects::one(Effect::Send(Reply::Disconnect(reason))),
+            None => Effects::none(),
+        };
+        effects.and(Effect::Leave { will: client.will.filter(|_| keep_will) }).and(Effect::Close)
+    }
+}
+
+#[cfg(test)]
+mod tests;

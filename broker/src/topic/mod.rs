@@ -1,0 +1,6 @@
+//! Subscriptions by filter, and who gets a topic. Pure: no client, no socket; the keys are the caller's.
+//! Names and filters themselves are checked by `nsd_wire::topic`.
+
+mod tree;
+
+pub use tree::{Inserted, Removed, Tree};

@@ -1,0 +1,243 @@
+//! A tree of topic levels. One node per level of a filter; `+` and `#` have places of their own, so a topic visits at
+//! most two nodes a level. It tells when a filter gets its first and loses its last subscriber: exactly what other
+//! nodes of the cluster must hear about.
+
+use foldhash::HashMap;
+
+/// Subscriptions of keys `K` (a client, a node) with their options `V`.
+#[derive(Debug)]
+pub struct Tree<K, V> {
+    root: Node<K, V>,
+    generation: u64,
+    subscriptions: usize,
+}
+
+#[derive(Debug)]
+struct Node<K, V> {
+    children: HashMap<Box<str>, Node<K, V>>,
+    plus: Option<Box<Node<K, V>>>,
+    /// Subscribers whose filter ends here.
+    here: Vec<(K, V)>,
+    /// Subscribers whose filter ends with `#` below this level; `a/#` matches `a` too (MQTT-4.7.1-2).
+    all: Vec<(K, V)>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Inserted<V> {
+    /// What the same key had under the same filter: subscribing again replaces (MQTT-3.8.4-3).
+    pub replaced: Option<V>,
+    /// The filter had no subscriber before.
+    pub first: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Removed<V> {
+    pub value: V,
+    /// The filter has no subscriber any more.
+    pub last: bool,
+}
+
+impl<K, V> Default for Tree<K, V> {
+    fn default() -> Self {
+        Self { root: Node::default(), generation: 0, subscriptions: 0 }
+    }
+}
+
+impl<K, V> Default for Node<K, V> {
+    fn default() -> Self {
+        Self { children: HashMap::default(), plus: None, here: Vec::new(), all: Vec::new() }
+    }
+}
+
+impl<K: PartialEq, V> Tree<K, V> {
+    /// Raised by every change: whatever was matched under another generation may be stale.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// How many subscriptions there are, over all filters.
+    pub fn len(&self) -> usize {
+        self.subscriptions
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.subscriptions == 0
+    }
+
+    /// Adds or replaces the subscription of `key` to `filter`, which must be a valid filter.
+    pub fn insert(&mut self, filter: &str, key: K, value: V) -> Inserted<V> {
+        let mut node = &mut self.root;
+        let mut all = false;
+        for level in filter.split('/') {
+            match level {
+                "#" => all = true,
+                "+" => node = node.plus.get_or_insert_default(),
+                _ if node.children.contains_key(level) => {
+                    node = node.children.get_mut(level).expect("the level was found a moment ago");
+                }
+                _ => node = node.children.entry(level.into()).or_default(),
+            }
+        }
+        self.generation += 1;
+        let place = if all { &mut node.all } else { &mut node.here };
+        let first = place.is_empty();
+        match place.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, old)) => Inserted { replaced: Some(std::mem::replace(old, value)), first },
+            None => {
+                place.push((key, value));
+                self.subscriptions += 1;
+                Inserted { replaced: None, first }
+            }
+        }
+    }
+
+    /// Removes the subscription of `key` to `filter`, and the levels that nobody needs any more.
+    pub fn remove(&mut self, filter: &str, key: &K) -> Option<Removed<V>> {
+        let removed = self.root.remove(filter.split('/'), key)?;
+        self.generation += 1;
+        self.subscriptions -= 1;
+        Some(removed)
+    }
+
+    /// Calls `visit` for each subscription that matches `topic`; a key with overlapping filters is met several times.
+    pub fn visit<'t>(&'t self, topic: &str, visit: &mut impl FnMut(&'t K, &'t V)) {
+        if !topic.starts_with('$') {
+            return self.root.visit(topic.split('/'), visit);
+        }
+        // A wildcard at the first level never matches a topic that begins with `$` (MQTT-4.7.2-1).
+        let mut levels = topic.split('/');
+        if let Some(child) = levels.next().and_then(|first| self.root.children.get(first)) {
+            child.visit(levels, visit);
+        }
+    }
+}
+
+impl<K: PartialEq, V> Node<K, V> {
+    fn remove<'f>(&mut self, mut levels: impl Iterator<Item = &'f str>, key: &K) -> Option<Removed<V>> {
+        match levels.next() {
+            None => take(&mut self.here, key),
+            Some("#") => take(&mut self.all, key),
+            Some("+") => {
+                let removed = self.plus.as_mut()?.remove(levels, key)?;
+                self.plus = self.plus.take().filter(|node| !node.is_bare());
+                Some(removed)
+            }
+            Some(level) => {
+                let child = self.children.get_mut(level)?;
+                let removed = child.remove(levels, key)?;
+                if child.is_bare() {
+                    self.children.remove(level);
+                }
+                Some(removed)
+            }
+        }
+    }
+
+    fn visit<'t, 'l>(
+        &'t self,
+        mut levels: impl Iterator<Item = &'l str> + Clone,
+        visit: &mut impl FnMut(&'t K, &'t V),
+    ) {
+        self.all.iter().for_each(|(key, value)| visit(key, value));
+        let Some(level) = levels.next() else {
+            return self.here.iter().for_each(|(key, value)| visit(key, value));
+        };
+        if let Some(child) = self.children.get(level) {
+            child.visit(levels.clone(), visit);
+        }
+        if let Some(plus) = &self.plus {
+            plus.visit(levels, visit);
+        }
+    }
+
+    fn is_bare(&self) -> bool {
+        self.children.is_empty() && self.plus.is_none() && self.here.is_empty() && self.all.is_empty()
+    }
+}
+
+fn take<K: PartialEq, V>(place: &mut Vec<(K, V)>, key: &K) -> Option<Removed<V>> {
+    let at = place.iter().position(|(known, _)| known == key)?;
+    let (_, value) = place.swap_remove(at);
+    Some(Removed { value, last: place.is_empty() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matched(tree: &Tree<u32, ()>, topic: &str) -> Vec<u32> {
+        let mut keys = Vec::new();
+        tree.visit(topic, &mut |key, ()| keys.push(*key));
+        keys.sort_unstable();
+        keys
+    }
+
+    #[test]
+    fn topics_reach_the_filters_the_standard_says() {
+        let filters =
+            ["a/b", "a/+", "a/#", "#", "+/b", "+", "$SYS/#", "$SYS/+", "+/+", "/", "/+", "a//b", "é/+"];
+        let mut tree = Tree::default();
+        for (key, filter) in filters.iter().enumerate() {
+            tree.insert(filter, key as u32, ());
+        }
+        for (topic, expected) in [
+            ("a/b", vec!["a/b", "a/+", "a/#", "#", "+/b", "+/+"]),
+            ("a", vec!["a/#", "#", "+"]),
+            ("a/", vec!["a/+", "a/#", "#", "+/+"]),
+            ("/", vec!["#", "+/+", "/", "/+"]),
+            ("a//b", vec!["a/#", "#", "a//b"]),
+            ("$SYS/x", vec!["$SYS/#", "$SYS/+"]),
+            ("$SYS", vec!["$SYS/#"]),
+            ("$other/x", vec![]),
+            ("é/x", vec!["#", "+/+", "é/+"]),
+        ] {
+            let mut expected: Vec<u32> = expected
+                .iter()
+                .map(|filter| filters.iter().position(|known| known == filter).unwrap() as u32)
+                .collect();
+            expected.sort_unstable();
+            assert_eq!(matched(&tree, topic), expected, "{topic}");
+        }
+    }
+
+    #[test]
+    fn agrees_with_the_plain_matcher() {
+        let levels = ["a", "b", "", "$x", "+"];
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut word = |wild: bool| {
+            let count = random.usize(1..4);
+            let mut parts: Vec<&str> =
+                (0..count).map(|_| levels[random.usize(..if wild { 5 } else { 4 })]).collect();
+            if wild && random.bool() {
+                parts.push("#");
+            }
+            parts.join("/")
+        };
+        for _ in 0..5_000 {
+            let (filter, topic) = (word(true), word(false));
+            if filter.is_empty() || topic.is_empty() {
+                continue;
+            }
+            let mut tree = Tree::default();
+            tree.insert(&filter, 1, ());
+            let found = !matched(&tree, &topic).is_empty();
+            assert_eq!(found, nsd_wire::topic::matches(&filter, &topic), "{filter} against {topic}");
+        }
+    }
+
+    #[test]
+    fn tells_the_first_and_the_last_and_leaves_nothing_behind() {
+        let mut tree = Tree::default();
+        assert_eq!(tree.insert("a/+/c/#", 1, "x"), Inserted { replaced: None, first: true });
+        assert_eq!(tree.insert("a/+/c/#", 2, "x"), Inserted { replaced: None, first: false });
+        assert_eq!(tree.insert("a/+/c/#", 2, "y"), Inserted { replaced: Some("x"), first: false });
+        assert_eq!(tree.len(), 2);
+        let generation = tree.generation();
+        assert_eq!(tree.remove("a/+/c", &1), None);
+        assert_eq!(tree.generation(), generation);
+        assert_eq!(tree.remove("a/+/c/#", &1), Some(Removed { value: "x", last: false }));
+        assert_eq!(tree.remove("a/+/c/#", &2), Some(Removed { value: "y", last: true }));
+        assert!(tree.is_empty() && tree.root.is_bare());
+        assert_ne!(tree.generation(), generation);
+    }
+}
