@@ -4,16 +4,16 @@
 //! What arrived is verified by its layers, and a full stream follows when a trimmed one was refused.
 
 use std::collections::BTreeSet;
-use std::io::{BufWriter, Read, Write};
+use std::io::{Read, Write};
 
 use bollard::models::ImageInspect;
 use bollard::query_parameters as ask;
-use bytes::Bytes;
 use futures_util::future::join_all;
-use futures_util::stream::{self, BoxStream};
+use futures_util::stream;
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
+use super::chunks::{Chunk, ChunkReader, Chunks, QUEUE, produced, stream_of};
 use super::docker::{self, Docker};
 use super::{Engine, Host, Hosts};
 use crate::bundled;
@@ -23,15 +23,10 @@ use crate::system::{Bundled, Image, ProcessName, System};
 
 /// For a load: the slowest uplink that anyone waits for.
 const LOAD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3600);
-/// Chunks between an engine, the thread that trims, and the connection that sends; a full queue holds the sender back.
-const QUEUE: usize = 16;
 /// A progress event for so many bytes.
 const PROGRESS_STEP: u64 = 1 << 20;
 /// Images of a machine whose layers are looked at; a machine with more still works, with a shorter common chain.
 const LOOKED_AT: usize = 200;
-
-type Chunk = std::io::Result<Bytes>;
-type Chunks = BoxStream<'static, Chunk>;
 
 /// Brings `image` to the machine under `reference`.
 pub(crate) async fn ship(
@@ -134,14 +129,7 @@ impl Shipment<'_> {
             }
         };
         let input = ChunkReader::new(save(source, self.reference));
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        // It ends by itself: when the stream ends, or when nobody reads the other end any more.
-        drop(tokio::task::spawn_blocking(move || {
-            if let Err(error) = trim(input, BufWriter::with_capacity(CHUNK, ChunkWriter(sender.clone())), &skip) {
-                let _ = sender.blocking_send(Err(error));
-            }
-        }));
-        Ok(stream_of(receiver))
+        Ok(produced(move |output| trim(input, output, &skip)))
     }
 
     async fn load(&self, chunks: Chunks, total: u64) -> Result<(), Failure> {
@@ -205,57 +193,10 @@ fn save(source: &Docker, reference: &str) -> mpsc::Receiver<Chunk> {
     receiver
 }
 
-fn stream_of(receiver: mpsc::Receiver<Chunk>) -> Chunks {
-    stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|chunk| (chunk, receiver)) }).boxed()
-}
-
 /// Reads a saved image to its manifest and returns the names of the entries that hold the layers of `known`.
 async fn skip_in_stream(chunks: mpsc::Receiver<Chunk>, known: BTreeSet<String>) -> std::io::Result<BTreeSet<String>> {
     let read = move || Ok(skip(&describe(&mut ChunkReader::new(chunks))?, &known));
     tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)?
-}
-
-const CHUNK: usize = 64 << 10;
-
-/// The receiving end of a queue as a reader, for a thread of its own.
-struct ChunkReader {
-    chunks: mpsc::Receiver<Chunk>,
-    rest: Bytes,
-}
-
-impl ChunkReader {
-    fn new(chunks: mpsc::Receiver<Chunk>) -> Self {
-        Self { chunks, rest: Bytes::new() }
-    }
-}
-
-impl Read for ChunkReader {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        while self.rest.is_empty() {
-            match self.chunks.blocking_recv() {
-                Some(chunk) => self.rest = chunk?,
-                None => return Ok(0),
-            }
-        }
-        let length = buffer.len().min(self.rest.len());
-        buffer[..length].copy_from_slice(&self.rest.split_to(length));
-        Ok(length)
-    }
-}
-
-/// The sending end of a queue as a writer, for a thread of its own.
-struct ChunkWriter(mpsc::Sender<Chunk>);
-
-impl Write for ChunkWriter {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let chunk = Ok(Bytes::copy_from_slice(bytes));
-        self.0.blocking_send(chunk).map_err(|_| std::io::ErrorKind::BrokenPipe)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 /// What a saved image says about itself.
@@ -302,7 +243,7 @@ fn describe(input: &mut impl Read) -> std::io::Result<Described> {
 }
 
 /// Copies an archive without the entries named in `skip`.
-fn trim(input: impl Read, mut output: impl Write, skip: &BTreeSet<String>) -> std::io::Result<()> {
+fn trim(input: impl Read, output: &mut (impl Write + ?Sized), skip: &BTreeSet<String>) -> std::io::Result<()> {
     let mut archive = tar::Archive::new(input);
     // Extensions (long names, times) stand before the entry that they belong to and share its fate.
     let mut extensions: Vec<u8> = Vec::new();
@@ -316,7 +257,7 @@ fn trim(input: impl Read, mut output: impl Write, skip: &BTreeSet<String>) -> st
         let name = entry.path()?.display().to_string();
         if !skip.contains(&name) {
             output.write_all(&extensions)?;
-            copy_entry(&mut entry, &mut output)?;
+            copy_entry(&mut entry, output)?;
         }
         extensions.clear();
     }
@@ -327,7 +268,7 @@ fn trim(input: impl Read, mut output: impl Write, skip: &BTreeSet<String>) -> st
 const BLOCK: usize = 512;
 
 /// Header, contents, filling up to a whole block.
-fn copy_entry(entry: &mut tar::Entry<'_, impl Read>, output: &mut impl Write) -> std::io::Result<()> {
+fn copy_entry(entry: &mut tar::Entry<'_, impl Read>, output: &mut (impl Write + ?Sized)) -> std::io::Result<()> {
     output.write_all(entry.header().as_bytes())?;
     let copied = std::io::copy(entry, output)?;
     let filling = (BLOCK - usize::try_from(copied % BLOCK as u64).unwrap_or(0)) % BLOCK;

@@ -60,10 +60,15 @@ pub(crate) fn judge(known: &[HostKey], shown: &[u8]) -> Verdict {
     if known.iter().any(|key| key.key == shown_key) {
         return Verdict::Known;
     }
-    if known.is_empty() {
-        return Verdict::Unknown;
-    }
-    Verdict::Changed { known: known.iter().map(HostKey::fingerprint).collect() }
+    let same_kind = known.iter().filter(|key| Some(key.kind.as_bytes()) == kind_of(shown));
+    let known: Vec<_> = same_kind.map(HostKey::fingerprint).collect();
+    if known.is_empty() { Verdict::Unknown } else { Verdict::Changed { known } }
+}
+
+/// A key in its wire form starts with the length and name of its kind.
+fn kind_of(raw: &[u8]) -> Option<&[u8]> {
+    let (length, rest) = raw.split_first_chunk::<4>()?;
+    rest.get(..usize::try_from(u32::from_be_bytes(*length)).ok()?)
 }
 
 /// All keys that `files` hold for a host. A file that is missing holds none.
@@ -130,6 +135,8 @@ mod tests {
         assert_eq!(judge(&[], &shown), Verdict::Unknown);
         assert_eq!(judge(&[key("h", OTHER), key("h", KEY)], &shown), Verdict::Known);
         let other = key("h", OTHER);
+        let rsa = HostKey { kind: "ssh-rsa".into(), ..other.clone() };
+        assert_eq!(judge(&[rsa], &shown), Verdict::Unknown, "a key of another kind says nothing about this one");
         assert_eq!(judge(std::slice::from_ref(&other), &shown), Verdict::Changed { known: vec![other.fingerprint()] });
     }
 

@@ -3,6 +3,7 @@
 //! [`Hosts::connect`] reaches all machines at once, one connection each; a machine that cannot be reached stays in the
 //! set with the reason, for "cannot ask the machine" is never "nothing runs there".
 
+mod chunks;
 mod docker;
 mod engine;
 mod files;
@@ -28,11 +29,14 @@ use crate::system::{Machine, MachineName, Reach, System};
 
 pub use engine::{ExecIo, LogLine, LogOptions, Stream};
 pub(crate) use engine::{Engine, Order, PutFile, label};
-pub(crate) use docker::Docker;
+pub(crate) use chunks::{Chunks, produced};
+pub(crate) use docker::{Docker, words};
+pub(crate) use files::sha256;
 pub(crate) use images::ship;
 pub(crate) use probe::await_healthy;
 pub use known_hosts::{HostKey, fingerprint};
 pub use ssh::{install_key, known, remember, trust};
+pub(crate) use known_hosts::{Verdict, judge};
 pub(crate) use ssh::{RemoteLock, Settings};
 
 /// Handshakes at once: more than sshd's `MaxStartups 10` allows a bastion would be refused.
@@ -41,7 +45,7 @@ const HANDSHAKES: usize = 8;
 /// Every machine of a system, reached or not.
 pub struct Hosts {
     by_name: BTreeMap<MachineName, Result<Arc<Host>, Unreachable>>,
-    here: OnceCell<Option<Arc<docker::Docker>>>,
+    here: OnceCell<Option<Arc<Docker>>>,
     dir: PathBuf,
 }
 
@@ -134,8 +138,8 @@ impl Hosts {
     }
 
     /// This machine's own Docker engine, where one answers.
-    pub(crate) async fn here(&self) -> Option<&Arc<docker::Docker>> {
-        self.here.get_or_init(|| async { docker::Docker::here().await.ok().map(Arc::new) }).await.as_ref()
+    pub(crate) async fn here(&self) -> Option<&Arc<Docker>> {
+        self.here.get_or_init(|| async { Docker::here().await.ok().map(Arc::new) }).await.as_ref()
     }
 }
 
@@ -143,10 +147,10 @@ impl Host {
     async fn connect(dir: &Path, name: &MachineName, machine: &Machine, system: &System) -> Result<Self, Failure> {
         let (engine, ssh) = match &machine.reach {
             Reach::Process => (Engine::Processes(process::Processes::open(system, name)?), None),
-            Reach::Docker => (Engine::Docker(Arc::new(docker::Docker::here().await?)), None),
+            Reach::Docker => (Engine::Docker(Arc::new(Docker::here().await?)), None),
             Reach::Ssh { .. } => {
                 let link = ssh::Link::connect(dir, name, &machine.reach).await?;
-                let docker = docker::Docker::over(&link).await?;
+                let docker = Docker::over(&link).await?;
                 (Engine::Docker(Arc::new(docker)), Some(Arc::new(link)))
             }
         };
@@ -156,7 +160,7 @@ impl Host {
 
 /// Whether this machine's own Docker engine answers (for `runtime = "auto"`).
 pub async fn local_docker() -> bool {
-    docker::Docker::here().await.is_ok()
+    Docker::here().await.is_ok()
 }
 
 impl Host {

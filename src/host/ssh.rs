@@ -75,8 +75,9 @@ impl<'m> Target<'m> {
 
 /// What `ssh` itself makes of a host: its config files are read by nobody but `ssh`.
 pub(crate) struct Settings {
-    hostname: String,
-    port: u16,
+    pub(crate) hostname: String,
+    pub(crate) port: u16,
+    pub(crate) user: String,
     alias: Option<String>,
     proxied: bool,
     known_hosts: Vec<PathBuf>,
@@ -110,6 +111,7 @@ impl Settings {
         Ok(Self {
             hostname: value("hostname").unwrap_or(host).to_owned(),
             port: value("port").and_then(|port| port.parse().ok()).unwrap_or(22),
+            user: value("user").unwrap_or_default().to_owned(),
             alias: value("hostkeyalias").filter(|alias| *alias != "none").map(str::to_owned),
             proxied: set("proxyjump") || set("proxycommand"),
             known_hosts,

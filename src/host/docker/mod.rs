@@ -33,7 +33,7 @@ const SOCKET: &str = "/var/run/docker.sock";
 pub(crate) struct Docker {
     pub(crate) client: bollard::Docker,
     /// Whose engine it is, for messages.
-    place: String,
+    pub(crate) place: String,
     /// What the machine runs containers with by default; asked once.
     log_driver: OnceCell<String>,
 }
@@ -67,7 +67,7 @@ impl Docker {
         }
     }
 
-    fn failed(&self, what: &str, error: &Error) -> Failure {
+    pub(crate) fn failed(&self, what: &str, error: &Error) -> Failure {
         let failure = Failure::error(format!("{}: cannot {what}: {}", self.place, words(error)));
         match hint(error) {
             Some(hint) => failure.hint(hint),
@@ -119,7 +119,7 @@ impl Docker {
         Ok(try_join_all(answers).await?.into_iter().flatten().collect())
     }
 
-    pub(super) async fn has_image(&self, reference: &str) -> Result<bool, Error> {
+    pub(crate) async fn has_image(&self, reference: &str) -> Result<bool, Error> {
         match self.client.inspect_image(reference).await {
             Ok(_) => Ok(true),
             Err(error) if is_status(&error, 404) => Ok(false),
