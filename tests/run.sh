@@ -42,7 +42,7 @@ prepare() {
   fi
   export PATH=$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
   # What a workspace build needs, what the lab needs, and the peers that tests and benchmarks stand beside.
-  tests/install.sh cc:gcc make:make perl:perl pkg-config:pkg-config shellcheck:shellcheck \
+  tests/install.sh cc:build-essential make:build-essential prove:perl pkg-config:pkg-config shellcheck:shellcheck \
     "${LAB_NEEDS[@]}" mosquitto:mosquitto mosquitto_pub:mosquitto-clients haproxy:haproxy openssl:openssl
   local tool
   for tool in cargo rustfmt cargo-clippy; do
@@ -92,7 +92,10 @@ leftover_is_none() {
     sleep 0.1
   done
   echo "still running after $tries tries:" >&2
-  ps -o pid=,args= -p "$(IFS=, && echo "${pids[*]}")" >&2 || true
+  local pid
+  for pid in "${pids[@]}"; do
+    echo "$pid $({ tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null)" >&2
+  done
   return 1
 }
 

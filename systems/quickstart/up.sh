@@ -9,7 +9,7 @@ DEVICE=demo
 
 main() {
   command -v cargo >/dev/null || stop 'cargo is not here: install Rust from https://rustup.rs and run this again.'
-  "$CHECKOUT/tests/install.sh" cc:gcc make:make perl:perl redis-server:redis-server
+  "$CHECKOUT/tests/install.sh" cc:build-essential make:build-essential prove:perl git:git redis-server:redis-server
   echo "Building nsd, nsd-broker and nsd-balancer (the first time takes some minutes) …"
   (cd "$CHECKOUT" && cargo build --profile "$PROFILE" --bin nsd --bin nsd-broker --bin nsd-balancer)
   NSD=$(nsd_path)
