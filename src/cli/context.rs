@@ -15,7 +15,7 @@ use crate::keeper::Keeper;
 use crate::manifest::{self, Manifest, Problem};
 use crate::project::Project;
 use crate::secret::Secret;
-use crate::report::{Bars, Event, Json, Lines, Palette, Reporter, Screen};
+use crate::report::{Bars, Event, Json, Lines, Palette, Reporter, Screen, Silent};
 use crate::system::{Instance, System, TopologyName};
 
 /// How Ctrl-C reaches a command. Most commands just end; one that changes machines takes the matter into its own hands.
@@ -63,6 +63,11 @@ impl Context {
             (false, false) => Reporter::new(Lines::new(palette, verbosity)),
         };
         Self { screen: Screen::new(global.json, color), reporter, interrupt, global }
+    }
+
+    /// For questions whose answer is the result itself: their events are told only with `-v`.
+    pub(super) fn for_questions(&self) -> Reporter {
+        if self.global.verbosity() > 0 { self.reporter.clone() } else { Reporter::new(Silent) }
     }
 
     pub(super) fn warn(&self, what: impl Into<String>) {

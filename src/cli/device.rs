@@ -133,7 +133,7 @@ async fn registry(context: &Context, place: &Place) -> Result<Registry, Failure>
         .filter(|(name, _)| *name == machine)
         .map(|(name, one)| (name.clone(), one.clone()))
         .collect();
-    let hosts = Hosts::connect(&work.project.dir, &machines, &system, &context.reporter).await;
+    let hosts = Hosts::connect(&work.project.dir, &machines, &system, &context.for_questions()).await;
     let secret = store.password.as_ref().map(|name| fetch(&work, &system, name)).transpose()?;
     let stream = hosts.get(machine)?.forward(store.port).await?;
     context.reporter.end();

@@ -28,6 +28,13 @@ pub trait Listener: Send + Sync {
     fn end(&self) {}
 }
 
+/// Shows nothing: for questions whose answer is the result itself.
+pub struct Silent;
+
+impl Listener for Silent {
+    fn on(&self, _event: &Event) {}
+}
+
 /// A cheap handle to the listener of this run.
 #[derive(Clone)]
 pub struct Reporter(Arc<dyn Listener>);

@@ -14,7 +14,7 @@ use crate::host::Hosts;
 use crate::login;
 use crate::observe::observe;
 use crate::plan::{self, ChangeKind, MachineState, Observed, Plan, PlanError};
-use crate::report::{Event, seconds};
+use crate::report::{Event, Reporter, seconds};
 use crate::secret::Secrets;
 use crate::system::{Machine, MachineName, System};
 
@@ -38,7 +38,8 @@ impl<'c> Scene<'c> {
     ) -> Result<Self, Failure> {
         let system = Arc::new(work.repo.load(&revision.id)?);
         let secrets = Arc::new(work.keeper().fetch(&system, &work.manifest.secrets)?);
-        Self::ask(context, work, revision, system, secrets).await
+        context.reporter.send(Event::Phase { title: "observe".to_owned() });
+        Self::ask(context, work, revision, system, secrets, &context.reporter).await
     }
 
     /// As [`Self::survey`] without secrets, for commands that make nothing.
@@ -48,7 +49,7 @@ impl<'c> Scene<'c> {
         revision: Revision,
     ) -> Result<Self, Failure> {
         let system = Arc::new(work.repo.load(&revision.id)?);
-        Self::ask(context, work, revision, system, Arc::default()).await
+        Self::ask(context, work, revision, system, Arc::default(), &context.for_questions()).await
     }
 
     async fn ask(
@@ -57,10 +58,10 @@ impl<'c> Scene<'c> {
         revision: Revision,
         system: Arc<System>,
         secrets: Arc<Secrets>,
+        reporter: &Reporter,
     ) -> Result<Self, Failure> {
-        context.reporter.send(Event::Phase { title: "observe".to_owned() });
         let machines = all_machines(work, &system)?;
-        let hosts = Hosts::connect(&work.project.dir, &machines, &system, &context.reporter).await;
+        let hosts = Hosts::connect(&work.project.dir, &machines, &system, reporter).await;
         let mut observed = observe(&hosts, &system).await;
         forget_lost(context, &system, &mut observed);
         Ok(Self { context, work, revision, system, secrets, hosts, observed })
