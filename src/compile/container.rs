@@ -152,11 +152,10 @@ impl Containers<'_> {
         match rendered {
             Ok(text) => text,
             Err(error) => {
-                let hint = self.hint(&error.what);
                 if error.template.is_empty() {
-                    self.problem(key, error.what, hint);
+                    self.problem(key, error.what, None);
                 } else {
-                    let problem = Problem { hint, ..error.problem() };
+                    let problem = error.problem();
                     if !self.problems.contains(&problem) {
                         self.problems.push(problem);
                     }
@@ -164,19 +163,6 @@ impl Containers<'_> {
                 String::new()
             }
         }
-    }
-
-    /// Names that the failing expression could have meant.
-    fn hint(&self, what: &str) -> Option<String> {
-        if !what.contains("secret") && !what.contains("not defined") && !what.contains("undefined") {
-            return None;
-        }
-        let secrets: Vec<&str> = self.manifest.secrets.keys().map(SecretName::as_str).collect();
-        match secrets.is_empty() {
-            false => Some(format!("secrets here: {}", secrets.join(", "))),
-            true => Some("this system has no secrets".to_owned()),
-        }
-        .filter(|_| what.contains("secret"))
     }
 
     fn file(&mut self, n: usize, file: &WantedFile) -> Option<File> {

@@ -179,6 +179,9 @@ fn expected(alternatives: &[&Value]) -> String {
             kinds.push(name);
         }
     }
+    if kinds.contains(&"a number") {
+        kinds.retain(|kind| *kind != "a whole number");
+    }
     kinds.join(" or ")
 }
 
