@@ -33,7 +33,10 @@ tell() {
   local password program
   password=$(sed -n 's/.*"password": *"\([^"]*\)".*/\1/p' "$QUICKSTART/.nsd/$DEVICE.json")
   program=$NSD
-  [[ $PWD != "$CHECKOUT" ]] || program=.${NSD#"$CHECKOUT"}
+  if [[ $PWD == "$CHECKOUT" ]]; then
+    program=${NSD/#"$CHECKOUT"/.}
+    QUICKSTART=systems/quickstart
+  fi
   cat <<TEXT
 
 MQTT on 127.0.0.1:1883, MQTT over TLS on 127.0.0.1:8883. A device may use the topics whose second level is its name:
@@ -44,11 +47,12 @@ MQTT on 127.0.0.1:1883, MQTT over TLS on 127.0.0.1:8883. A device may use the to
 To try, in this terminal and in another one:
 
     export NSD_MQTT_PASSWORD=$password
-    $program mqtt sub --host 127.0.0.1 --port 1883 -u $DEVICE -t 'devices/$DEVICE/#'
-    $program mqtt pub --host 127.0.0.1 --port 1883 -u $DEVICE -t 'devices/$DEVICE/status' -m on
+    $program mqtt sub -u $DEVICE -t 'devices/$DEVICE/#'
+    $program mqtt pub -u $DEVICE -t devices/$DEVICE/status -m on
+    $program -C $QUICKSTART mqtt pub --tls -u $DEVICE -t devices/$DEVICE/status -m on
 
-    $program -C systems/quickstart status
-    $program -C systems/quickstart logs mqtt
+    $program -C $QUICKSTART status
+    $program -C $QUICKSTART logs mqtt
 
 ./systems/quickstart/down.sh takes it all away.
 TEXT
