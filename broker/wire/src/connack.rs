@@ -117,7 +117,7 @@ impl<'a> Properties<'a> for ConnAckProperties<'a> {
             P::TopicAliasMaximum => self.topic_alias_maximum = Some(value.u16()?),
             P::ReasonString => self.reason_string = Some(value.string()?),
             P::WildcardSubscriptionAvailable => {
-                self.wildcard_subscription_available = property::boolean(value)?
+                self.wildcard_subscription_available = property::boolean(value)?;
             }
             P::SubscriptionIdentifierAvailable => self.subscription_ids_available = property::boolean(value)?,
             P::SharedSubscriptionAvailable => self.shared_subscription_available = property::boolean(value)?,

@@ -139,7 +139,7 @@ impl<'a> Connect<'a> {
 }
 
 fn read_version(reader: &mut Reader<'_>) -> Result<Version, DecodeError> {
-    let name = reader.binary().map_err(|_| DecodeError::UnknownProtocol)?;
+    let name = reader.binary()?;
     if name != b"MQTT" && name != b"MQIsdp" {
         return Err(DecodeError::UnknownProtocol);
     }

@@ -3,12 +3,12 @@
 use crate::{frame::PacketType, qos::Qos};
 
 macro_rules! reason_codes {
-    ($($name:ident = $value:literal, $text:literal;)*) => {
+    ($($(#[$attribute:meta])* $name:ident = $value:literal, $text:literal;)*) => {
         /// Why, in one byte. Failures start at 0x80.
         #[repr(u8)]
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
         pub enum ReasonCode {
-            $(#[doc = $text] $name = $value,)*
+            $($(#[$attribute])* #[doc = $text] $name = $value,)*
         }
 
         impl ReasonCode {
@@ -34,6 +34,7 @@ macro_rules! reason_codes {
 }
 
 reason_codes! {
+    #[default]
     Success = 0x00, "success";
     GrantedQos1 = 0x01, "granted QoS 1";
     GrantedQos2 = 0x02, "granted QoS 2";
@@ -117,12 +118,6 @@ impl ReasonCode {
             Auth => matches!(code, 0x00 | 0x18 | 0x19),
             _ => false,
         }
-    }
-}
-
-impl Default for ReasonCode {
-    fn default() -> Self {
-        Self::Success
     }
 }
 

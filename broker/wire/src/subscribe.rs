@@ -236,7 +236,7 @@ impl<'a> Properties<'a> for SubscribeProperties<'a> {
     fn take(&mut self, id: PropertyId, value: &mut Reader<'a>) -> Result<bool, DecodeError> {
         match id {
             PropertyId::SubscriptionIdentifier => {
-                self.subscription_id = Some(property::subscription_id(value)?)
+                self.subscription_id = Some(property::subscription_id(value)?);
             }
             _ => return Ok(false),
         }

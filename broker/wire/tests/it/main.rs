@@ -1,0 +1,9 @@
+//! The wire format seen from outside: what is written is read back, what is wrong is refused with the right reason, and
+//! another crate agrees wherever it is right itself.
+
+mod arbitrary;
+mod differential;
+mod malformed;
+mod round_trip;
+mod sender;
+mod template;
