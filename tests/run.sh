@@ -48,6 +48,11 @@ prepare() {
   for tool in cargo rustfmt cargo-clippy; do
     command -v "$tool" >/dev/null || stop "$tool is not here: install Rust from https://rustup.rs (with rustfmt and clippy)."
   done
+  # A run that was killed with -9 could not clean up after itself.
+  local lab
+  for lab in "$LAB_HOME"/{run,check}-*; do
+    [[ ! -d $lab || -d /proc/${lab##*-} ]] || NSD_LAB=${lab##*/} tests/lab/down.sh
+  done
 }
 
 stop() {

@@ -363,12 +363,13 @@ bridge_down() {
 
 # ---- telling tests what there is ---------------------------------------------------------------------------------
 
-# lab.json, lab.env and known_hosts, written anew whenever something in them changes.
+# known_hosts, lab.json and lab.env, written anew whenever something in them changes.
 describe() {
-  local name
+  local name new=$LAB/new.$$ # two scripts may describe at once: each file appears whole
+  mkdir -p "$new"
   for name in $(machines); do
     echo "$(address_of "$name") $(cut -d' ' -f1,2 "$LAB/machines/$name/ssh_host_ed25519_key.pub")"
-  done >"$LAB/known_hosts"
+  done >"$new/known_hosts"
   for name in $(machines); do
     jq -cn --arg name "$name" --arg role "$(role_of "$name")" --arg address "$(address_of "$name")" \
       --arg host_key "$(cut -d' ' -f1,2 "$LAB/machines/$name/ssh_host_ed25519_key.pub")" \
@@ -381,12 +382,11 @@ describe() {
       identity: "\($dir)/id_ed25519", known_hosts: "\($dir)/known_hosts",
       registry: {address: $registry, images: ["\($registry)/busybox:1", "\($registry)/redis:7"]},
       git: {address: $git, url: "ssh://git@\($git)/srv/git", repositories: ["worker"]},
-      machines: map(select(.role == "engine")), services: map(select(.role != "engine"))}' >"$LAB/lab.json.new"
-  {
-    jq -r '"NSD_LAB=\(.name)", "NSD_LAB_JSON=\(.dir)/lab.json", "LAB_IDENTITY=\(.identity)",
-      "LAB_KNOWN_HOSTS=\(.known_hosts)", "LAB_REGISTRY=\(.registry.address)", "LAB_GIT=\(.git.url)",
-      "LAB_GATEWAY=\(.gateway)", "LAB_MACHINES=\"\([.machines[].name] | join(" "))\"",
-      (.machines[] | "LAB_\(.name)=\(.address)")' "$LAB/lab.json.new"
-  } >"$LAB/lab.env"
-  mv "$LAB/lab.json.new" "$LAB/lab.json"
+      machines: map(select(.role == "engine")), services: map(select(.role != "engine"))}' >"$new/lab.json"
+  jq -r '"NSD_LAB=\(.name)", "NSD_LAB_JSON=\(.dir)/lab.json", "LAB_IDENTITY=\(.identity)",
+    "LAB_KNOWN_HOSTS=\(.known_hosts)", "LAB_REGISTRY=\(.registry.address)", "LAB_GIT=\(.git.url)",
+    "LAB_GATEWAY=\(.gateway)", "LAB_MACHINES=\"\([.machines[].name] | join(" "))\"",
+    (.machines[] | "LAB_\(.name)=\(.address)")' "$new/lab.json" >"$new/lab.env"
+  mv "$new"/* "$LAB"
+  rmdir "$new"
 }
