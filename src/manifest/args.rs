@@ -65,7 +65,7 @@ impl Args {
                 Some("take it out; nsd removes what it replaced"),
             ),
             "privileged" | "init" | "read-only" | "publish-all" => {
-                self.wrong(format!("`--{name}` is not understood"), None)
+                self.wrong(format!("`--{name}` is not understood"), None);
             }
             _ => match value.or_else(|| words.next()) {
                 Some(value) => self.option(name, &value),
@@ -141,7 +141,7 @@ impl Args {
                 Some("use `needs`, and `{{ instances.NAME[0].address }}` for the address"),
             ),
             "env-file" => {
-                self.wrong("`--env-file` is not understood", Some("write the variables into `env`"))
+                self.wrong("`--env-file` is not understood", Some("write the variables into `env`"));
             }
             _ => self.wrong(format!("`--{name}` is not understood"), None),
         }

@@ -9,7 +9,8 @@ use super::document::{Places, join};
 use super::process::{Reader, merged};
 use super::raw::{File, MachineKeys, SecretKeys, TopologyKeys};
 use super::{
-    Certificates, Machine, Manifest, Place, Problem, Process, SecretSource, Topology, fields, order,
+    Certificates, Machine, Manifest, Place, Problem, Process, SecretSource, Topology, WantedPort, fields,
+    order,
 };
 use crate::system::{MachineName, NameError, ProcessName, SecretName, TopologyName};
 
@@ -287,28 +288,30 @@ impl Meaning<'_> {
         processes: &BTreeMap<ProcessName, Process>,
     ) {
         for (machine, keys) in machines {
-            let mut taken: Vec<(&ProcessName, &super::WantedPort)> = Vec::new();
-            for name in &keys.contains {
-                let Some(process) = processes.get(name) else { continue };
-                for port in process.ports.iter().filter(|port| port.host.is_some()) {
-                    let clash = taken.iter().find(|(_, other)| clashes(port, other));
-                    if let Some((other, _)) = clash {
-                        let what = format!(
-                            "on machine `{machine}` `{name}` and `{other}` both want port {}",
-                            port.host.unwrap_or_default()
-                        );
-                        let hint =
-                            format!("write `\"{}\"` alone: nsd then chooses a free port", port.container);
-                        let at = format!("{}.ports", join("process", name.as_str()));
-                        let problem = self.places.problem(&at, what, Some(hint));
-                        if !self.problems.contains(&problem) {
-                            self.problems.push(problem);
-                        }
-                    }
-                    taken.push((name, port));
+            let mut taken: Vec<(&ProcessName, &WantedPort)> = Vec::new();
+            let here = keys.contains.iter().filter_map(|name| Some((name, processes.get(name)?)));
+            let ports = here.flat_map(|(name, process)| process.ports.iter().map(move |port| (name, port)));
+            for (name, port) in ports.filter(|(_, port)| port.host.is_some()) {
+                if let Some((other, _)) = taken.iter().find(|(_, other)| clashes(port, other)) {
+                    self.port_clash(machine, name, other, port);
                 }
+                taken.push((name, port));
             }
         }
+    }
+
+    fn port_clash(
+        &mut self,
+        machine: &MachineName,
+        name: &ProcessName,
+        other: &ProcessName,
+        port: &WantedPort,
+    ) {
+        let number = port.host.unwrap_or_default();
+        let what = format!("on machine `{machine}` `{name}` and `{other}` both want port {number}");
+        let hint = format!("write `\"{}\"` alone: nsd then chooses a free port", port.container);
+        let at = format!("{}.ports", join("process", name.as_str()));
+        self.problem(&at, what, Some(&hint));
     }
 
     /// `certificates = "self-signed"` is a secret that `nsd` makes, valid wherever the balancer answers.
@@ -320,13 +323,8 @@ impl Meaning<'_> {
                 let Some(Certificates::SelfSigned(secret)) = tls else { continue };
                 let names = wanted.entry(secret.clone()).or_default();
                 names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
-                for machine in topology.machines.values().filter(|machine| machine.contains.contains(process))
-                {
-                    names.insert(machine.address.clone());
-                    if let Place::Ssh { host, .. } = &machine.place {
-                        names.insert(host.clone());
-                    }
-                }
+                let here = topology.machines.values().filter(|machine| machine.contains.contains(process));
+                names.extend(here.flat_map(Machine::names));
             }
         }
         for (secret, names) in wanted {
@@ -336,7 +334,7 @@ impl Meaning<'_> {
     }
 }
 
-fn clashes(one: &super::WantedPort, other: &super::WantedPort) -> bool {
+fn clashes(one: &WantedPort, other: &WantedPort) -> bool {
     let same_address = one.ip.is_none() || other.ip.is_none() || one.ip == other.ip;
     one.host == other.host && one.protocol == other.protocol && same_address
 }

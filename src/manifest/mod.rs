@@ -12,6 +12,7 @@ mod process;
 mod raw;
 mod reference;
 mod schema;
+mod servers;
 mod shape;
 
 #[cfg(test)]
@@ -101,6 +102,16 @@ pub struct Machine {
     /// Address by which the others reach it.
     pub address: String,
     pub contains: Vec<ProcessName>,
+}
+
+impl Machine {
+    /// Addresses by which it is known.
+    fn names(&self) -> Vec<String> {
+        match &self.place {
+            Place::Here => vec![self.address.clone()],
+            Place::Ssh { host, .. } => vec![self.address.clone(), host.clone()],
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
