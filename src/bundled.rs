@@ -92,7 +92,7 @@ fn digest_of(program: Bundled, program_hash: &[u8]) -> String {
     hex::encode(hash.finalize())[..16].to_owned()
 }
 
-fn assemble(program: Bundled, architecture: &str, bytes: &[u8]) -> std::io::Result<BundledImage> {
+pub(crate) fn assemble(program: Bundled, architecture: &str, bytes: &[u8]) -> std::io::Result<BundledImage> {
     let digest = digest_of(program, &Sha256::digest(bytes));
     let image = Image::Bundled { program, digest };
     let reference = image.reference().unwrap_or_default();

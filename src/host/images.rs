@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::chunks::{Chunk, ChunkReader, Chunks, QUEUE, produced, stream_of};
 use super::docker::{self, Docker};
 use super::{Engine, Host, Hosts};
-use crate::bundled;
+use crate::bundled::{self, BundledImage};
 use crate::failure::{Failure, Kind};
 use crate::report::{Event, Reporter};
 use crate::system::{Bundled, Image, ProcessName, System};
@@ -51,6 +51,14 @@ pub(crate) async fn ship(
     }
 }
 
+/// Sends an image of ours that is assembled already.
+#[cfg(all(test, feature = "lab"))]
+pub(super) async fn ship_assembled(host: &Host, image: BundledImage, reporter: &Reporter) -> Result<(), Failure> {
+    let Engine::Docker(target) = &host.engine else { unreachable!("the lab's machines have Docker") };
+    let reference = image.reference.clone();
+    Shipment { target, who: host.name.to_string(), reference: &reference, reporter }.assembled(image).await
+}
+
 struct Shipment<'s> {
     target: &'s Docker,
     who: String,
@@ -72,6 +80,10 @@ impl Shipment<'_> {
             return Err(Failure::new(Kind::Stale, format!("{} here is no longer the one that was compiled ({digest})", program.program()))
                 .hint("compile the system again: `nsd sys compile TOPOLOGY`"));
         }
+        self.assembled(image).await
+    }
+
+    async fn assembled(&self, image: BundledImage) -> Result<(), Failure> {
         let total = image.pieces.iter().map(|piece| piece.len() as u64).sum();
         // In slices, so that progress is seen.
         let step = usize::try_from(PROGRESS_STEP).unwrap_or(1 << 20);

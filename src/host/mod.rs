@@ -9,6 +9,8 @@ mod engine;
 mod files;
 mod images;
 mod known_hosts;
+#[cfg(all(test, feature = "lab"))]
+mod lab;
 mod probe;
 mod process;
 #[cfg(test)]
@@ -109,6 +111,13 @@ impl Hosts {
         });
         let by_name = futures_util::future::join_all(attempts).await.into_iter().collect();
         Self { by_name, here: OnceCell::new(), dir: dir.to_owned() }
+    }
+
+    /// A set without connections, for tests.
+    #[cfg(test)]
+    pub(crate) fn of(hosts: Vec<Host>) -> Self {
+        let by_name = hosts.into_iter().map(|host| (host.name.clone(), Ok(Arc::new(host)))).collect();
+        Self { by_name, here: OnceCell::new(), dir: PathBuf::new() }
     }
 
     /// The machine, or why it cannot be asked.

@@ -1,6 +1,6 @@
 //! A double of an engine for tests of the runner: containers in memory, and a failure at the call that is asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -21,8 +21,8 @@ pub(crate) struct Scripted {
 struct World {
     containers: BTreeMap<String, Made>,
     calls: usize,
-    /// The call with this number fails; calls count from 0.
-    fail_at: Option<usize>,
+    /// The calls with these numbers fail; calls count from 0.
+    fail_at: BTreeSet<usize>,
     failed: bool,
 }
 
@@ -35,7 +35,11 @@ pub(crate) struct Made {
 impl Scripted {
     pub(crate) fn fail_at(&self, call: Option<usize>) {
         let mut world = self.world.lock();
-        (world.calls, world.fail_at, world.failed) = (0, call, false);
+        (world.calls, world.fail_at, world.failed) = (0, call.into_iter().collect(), false);
+    }
+
+    pub(crate) fn fail_also_at(&self, call: usize) {
+        self.world.lock().fail_at.insert(call);
     }
 
     pub(crate) fn has_failed(&self) -> bool {
@@ -53,7 +57,7 @@ impl Scripted {
     /// Counts the call. A call that fails may have had its effect (`half`), as in real life.
     fn call(&self, half: bool, effect: impl FnOnce(&mut BTreeMap<String, Made>)) -> Result<(), Failure> {
         let mut world = self.world.lock();
-        let fails = world.fail_at == Some(world.calls);
+        let fails = world.fail_at.contains(&world.calls);
         world.calls += 1;
         if !fails || half {
             effect(&mut world.containers);
