@@ -37,7 +37,8 @@ pub fn find(program: Bundled) -> Result<PathBuf, Failure> {
     let folder = match std::env::var_os("NSD_BUNDLED_DIR") {
         Some(folder) => PathBuf::from(folder),
         None => {
-            let own = std::env::current_exe().map_err(|error| Failure::error("cannot find our own executable").because(&error))?;
+            let own = std::env::current_exe()
+                .map_err(|error| Failure::error("cannot find our own executable").because(&error))?;
             own.parent().map(Path::to_owned).unwrap_or_default()
         }
     };
@@ -53,7 +54,8 @@ pub fn find(program: Bundled) -> Result<PathBuf, Failure> {
 /// 16 hex digits over everything that goes into the image.
 pub fn digest(program: Bundled) -> Result<String, Failure> {
     let path = find(program)?;
-    let cannot = |error: &std::io::Error| Failure::error(format!("cannot read {}", path.display())).because(error);
+    let cannot =
+        |error: &std::io::Error| Failure::error(format!("cannot read {}", path.display())).because(error);
     let mut file = std::fs::File::open(&path).map_err(|error| cannot(&error))?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
@@ -69,16 +71,21 @@ pub fn digest(program: Bundled) -> Result<String, Failure> {
 /// Assembles the image for machines of `architecture` (in Docker's words).
 pub fn image(program: Bundled, architecture: &str) -> Result<BundledImage, Failure> {
     let path = find(program)?;
-    let bytes = std::fs::read(&path).map_err(|error| Failure::error(format!("cannot read {}", path.display())).because(&error))?;
+    let bytes = std::fs::read(&path)
+        .map_err(|error| Failure::error(format!("cannot read {}", path.display())).because(&error))?;
     let is = elf_architecture(&bytes).map_err(|why| {
         Failure::error(format!("{} cannot go into an image: {why}", path.display()))
             .hint("build it as one static file; the workspace's .cargo/config.toml does so on Linux")
     })?;
     if is != architecture {
-        return Err(Failure::error(format!("{} is for {is} machines, this one is {architecture}", path.display()))
-            .hint(format!("build it for {architecture} and say where it is: NSD_BUNDLED_DIR=FOLDER")));
+        return Err(Failure::error(format!(
+            "{} is for {is} machines, this one is {architecture}",
+            path.display()
+        ))
+        .hint(format!("build it for {architecture} and say where it is: NSD_BUNDLED_DIR=FOLDER")));
     }
-    assemble(program, architecture, &bytes).map_err(|error| Failure::error("cannot assemble the image").because(&error))
+    assemble(program, architecture, &bytes)
+        .map_err(|error| Failure::error("cannot assemble the image").because(&error))
 }
 
 fn digest_of(program: Bundled, program_hash: &[u8]) -> String {
@@ -102,7 +109,8 @@ pub(crate) fn assemble(program: Bundled, architecture: &str, bytes: &[u8]) -> st
     let config = config(program, architecture, &layer_id).to_string().into_bytes();
     let config_name = format!("{}.json", hex::encode(Sha256::digest(&config)));
     let layer_name = format!("{layer_hash}/layer.tar");
-    let manifest = json!([{ "Config": config_name, "RepoTags": [reference], "Layers": [layer_name] }]).to_string();
+    let manifest =
+        json!([{ "Config": config_name, "RepoTags": [reference], "Layers": [layer_name] }]).to_string();
     let mut head = tar::Builder::new(Vec::new());
     add(&mut head, &config_name, EntryType::Regular, (0o644, 0), &config)?;
     add(&mut head, "manifest.json", EntryType::Regular, (0o644, 0), manifest.as_bytes())?;
@@ -262,7 +270,8 @@ mod tests {
         }
         let manifest: serde_json::Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
         assert_eq!(manifest[0]["RepoTags"][0], image.reference.as_str());
-        let config: serde_json::Value = serde_json::from_slice(&files[manifest[0]["Config"].as_str().unwrap()]).unwrap();
+        let config: serde_json::Value =
+            serde_json::from_slice(&files[manifest[0]["Config"].as_str().unwrap()]).unwrap();
         assert_eq!(config["rootfs"]["diff_ids"][0], image.layer_id.as_str());
         let layer = &files[manifest[0]["Layers"][0].as_str().unwrap()];
         assert_eq!(image.layer_id, format!("sha256:{}", hex::encode(Sha256::digest(layer))));
@@ -270,7 +279,11 @@ mod tests {
         for entry in tar::Archive::new(layer.as_slice()).entries().unwrap() {
             let entry = entry.unwrap();
             let header = entry.header();
-            paths.push((entry.path().unwrap().display().to_string(), header.mode().unwrap(), header.uid().unwrap()));
+            paths.push((
+                entry.path().unwrap().display().to_string(),
+                header.mode().unwrap(),
+                header.uid().unwrap(),
+            ));
         }
         assert!(paths.contains(&("nsd-balancer".to_owned(), 0o755, 0)));
         assert!(paths.contains(&("run/nsd/".to_owned(), 0o700, 10001)));

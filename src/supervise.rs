@@ -116,7 +116,8 @@ fn become_program(dir: &Path, supervisor: &str) -> std::io::Result<()> {
     let Some((first, rest)) = program.argv.split_first() else {
         return Err(std::io::Error::other("the instance has no command"));
     };
-    let error = std::process::Command::new(first).args(rest).env_clear().envs(&program.env).current_dir(dir).exec();
+    let error =
+        std::process::Command::new(first).args(rest).env_clear().envs(&program.env).current_dir(dir).exec();
     Err(std::io::Error::new(error.kind(), format!("cannot run `{first}`: {error}")))
 }
 
@@ -135,7 +136,13 @@ fn supervise(dir: &Path) -> std::io::Result<()> {
 
 /// Held until we end. Others test it for a moment to see whether we live, so a few tries are made.
 fn take_lock(dir: &Path) -> std::io::Result<File> {
-    let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(dir.join(name::LOCK))?;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(dir.join(name::LOCK))?;
     for _ in 0..20 {
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(file),
@@ -188,7 +195,10 @@ impl Supervisor {
                 return self.tell(State::Ended, None, Some(code));
             }
             pause = if started.elapsed() >= WAS_UP { FIRST_PAUSE } else { pause };
-            self.log.lock().write("E", &format!("supervisor: it ended with code {code}; starting it again in {pause:?}"));
+            self.log.lock().write(
+                "E",
+                &format!("supervisor: it ended with code {code}; starting it again in {pause:?}"),
+            );
             self.tell(State::Pausing, None, Some(code))?;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -234,7 +244,9 @@ impl Supervisor {
     /// SIGTERM, grace, SIGKILL.
     async fn stop(&self, child: &mut Child, pid: Option<Pid>) -> std::io::Result<ExitStatus> {
         let asked = std::fs::read_to_string(self.dir.join(name::GRACE)).ok();
-        let asked = asked.and_then(|text| text.trim().parse().ok()).and_then(|grace| Duration::try_from_secs_f64(grace).ok());
+        let asked = asked
+            .and_then(|text| text.trim().parse().ok())
+            .and_then(|grace| Duration::try_from_secs_f64(grace).ok());
         let grace = asked.unwrap_or(self.program.stop_grace);
         if let Some(pid) = pid {
             let _ = rustix::process::kill_process(pid, Signal::TERM);
@@ -333,12 +345,19 @@ fn set_limit(name: &str, limit: &Ulimit) -> std::io::Result<()> {
         "nofile" => Resource::Nofile,
         "nproc" => Resource::Nproc,
         "stack" => Resource::Stack,
-        other => return Err(std::io::Error::other(format!("ulimit `{other}` is not known for plain processes"))),
+        other => {
+            return Err(std::io::Error::other(format!("ulimit `{other}` is not known for plain processes")));
+        }
     };
     // -1 is Docker's word for no limit.
     let value = |limit: i64| u64::try_from(limit).ok();
     rustix::process::setrlimit(resource, Rlimit { current: value(limit.soft), maximum: value(limit.hard) })
-        .map_err(|errno| std::io::Error::other(format!("cannot set ulimit {name} to {}:{}: {errno}", limit.soft, limit.hard)))
+        .map_err(|errno| {
+            std::io::Error::other(format!(
+                "cannot set ulimit {name} to {}:{}: {errno}",
+                limit.soft, limit.hard
+            ))
+        })
 }
 
 pub(crate) fn exit_code(status: ExitStatus) -> i64 {

@@ -44,7 +44,11 @@ impl Lock {
     /// Writes one line into the audit log of each machine and frees the locks. The deploy itself is over by now, so
     /// what fails here is returned only to be told.
     pub async fn finish(self, line: &str) -> Result<(), Failure> {
-        let line = format!("{} {}\n", jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ"), line.replace('\n', " "));
+        let line = format!(
+            "{} {}\n",
+            jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            line.replace('\n', " ")
+        );
         let ends = self.held.into_iter().map(|held| held.finish(&line));
         join_all(ends).await.into_iter().collect()
     }
@@ -75,7 +79,8 @@ async fn lock_one(host: &Host, id: Uuid, note: &str) -> Result<Held, Failure> {
 
 fn lock_here(machine: &str, id: Uuid, note: &str) -> Result<Held, Failure> {
     let path = lock_folder().join(format!("nsd-{id}.lock"));
-    let cannot = |error: &std::io::Error| Failure::error(format!("cannot lock {}", path.display())).because(error);
+    let cannot =
+        |error: &std::io::Error| Failure::error(format!("cannot lock {}", path.display())).because(error);
     let mut file = File::options()
         .read(true)
         .write(true)

@@ -6,9 +6,9 @@
 
 mod lock;
 mod perform;
-mod unwind;
 #[cfg(test)]
 mod tests;
+mod unwind;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,8 +27,8 @@ use crate::report::{Event, Reporter};
 use crate::secret::Secrets;
 use crate::system::{MachineName, System};
 
-pub use lock::{Lock, lock};
 pub(crate) use lock::locked;
+pub use lock::{Lock, lock};
 use perform::Kept;
 
 /// Performs the steps of a plan.
@@ -88,15 +88,24 @@ impl Outcome {
     pub fn failure(&self) -> Option<Failure> {
         let (kind, message, failed, left) = match &self.result {
             Ended::Completed => return None,
-            Ended::Partly { failed } => {
-                (Kind::Partly, "the new revision runs, but not all of the old could be removed", failed.first(), &[][..])
-            }
-            Ended::RolledBack { failed, left } if left.is_empty() => {
-                (Kind::RolledBack, "the deploy failed; everything is as it was before", Some(failed), &left[..])
-            }
-            Ended::RolledBack { failed, left } => {
-                (Kind::Partly, "the deploy failed, and not all of it could be taken back", Some(failed), &left[..])
-            }
+            Ended::Partly { failed } => (
+                Kind::Partly,
+                "the new revision runs, but not all of the old could be removed",
+                failed.first(),
+                &[][..],
+            ),
+            Ended::RolledBack { failed, left } if left.is_empty() => (
+                Kind::RolledBack,
+                "the deploy failed; everything is as it was before",
+                Some(failed),
+                &left[..],
+            ),
+            Ended::RolledBack { failed, left } => (
+                Kind::Partly,
+                "the deploy failed, and not all of it could be taken back",
+                Some(failed),
+                &left[..],
+            ),
             Ended::Interrupted { left } if left.is_empty() => {
                 (Kind::Interrupted, "interrupted; everything is as it was before", None, &left[..])
             }
@@ -143,7 +152,8 @@ impl Runner<'_> {
     /// Performs the plan. Ends early when `cancel` is cancelled, with everything taken back.
     pub async fn run(&self, plan: &Plan, cancel: CancellationToken) -> Outcome {
         let started = Instant::now();
-        let stages = plan.stages.iter().map(|stage| stage.lanes.iter().map(|_| Vec::new()).collect()).collect();
+        let stages =
+            plan.stages.iter().map(|stage| stage.lanes.iter().map(|_| Vec::new()).collect()).collect();
         let run = Run {
             runner: self,
             journal: Mutex::new(Journal { stages, failed: Vec::new(), steps: BTreeMap::new() }),
@@ -166,7 +176,9 @@ impl Runner<'_> {
         let result = match failed.first().cloned() {
             None if !halted => Ended::Completed,
             Some(_) if forward_only => Ended::Partly { failed },
-            None if forward_only => Ended::Interrupted { left: vec!["old containers that were still to be removed".into()] },
+            None if forward_only => {
+                Ended::Interrupted { left: vec!["old containers that were still to be removed".into()] }
+            }
             Some(failed) => Ended::RolledBack { failed, left: self.unwind(journal).await },
             None => Ended::Interrupted { left: self.unwind(journal).await },
         };

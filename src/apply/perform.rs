@@ -142,7 +142,10 @@ impl Runner<'_> {
 }
 
 /// Steps without lasting effect need not be waited for when the run is over.
-async fn until_halt(halt: &CancellationToken, work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+async fn until_halt(
+    halt: &CancellationToken,
+    work: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
     tokio::select! {
         result = work => result,
         () = halt.cancelled() => Err(Failure::new(Kind::Interrupted, "not finished: the run is being taken back")),
@@ -158,5 +161,6 @@ fn without_live_contents(container: &Container) -> Container {
 }
 
 fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
-    serde_json::to_string(value).map_err(|error| Failure::error("cannot write a label as JSON").because(&error))
+    serde_json::to_string(value)
+        .map_err(|error| Failure::error("cannot write a label as JSON").because(&error))
 }

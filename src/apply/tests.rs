@@ -9,9 +9,7 @@ use crate::host::scripted::{Made, Scripted};
 use crate::host::{Engine, Host, Hosts};
 use crate::plan::{ContainerName, Spec, Stage};
 use crate::report::Listener;
-use crate::system::{
-    Container, File, Image, Instance, InstanceName, Machine, Network, Reach, Restart, Text,
-};
+use crate::system::{Container, File, Image, Instance, InstanceName, Machine, Network, Reach, Restart, Text};
 
 struct Silent;
 
@@ -45,7 +43,12 @@ impl Bench {
             let there = Machine { reach: Reach::Docker, address: machine.to_owned() };
             machines.insert(name.clone(), there.clone());
             instances.push(instance);
-            let host = Host { name: name.clone(), machine: there, engine: Engine::Scripted(Arc::clone(&engine)), ssh: None };
+            let host = Host {
+                name: name.clone(),
+                machine: there,
+                engine: Engine::Scripted(Arc::clone(&engine)),
+                ssh: None,
+            };
             hosts.push(host);
             engines.insert(name, engine);
         }
@@ -69,11 +72,17 @@ impl Bench {
             title: String::new(),
             lanes: lanes.into_iter().map(|steps| Lane { steps }).collect(),
         };
-        let put = Action::PutFiles { container: container(&balancer, "old"), instance: balancer.clone(), files: vec![LIVE.into()] };
-        let gone = |instance: &InstanceName| step(instance, Action::Remove {
-            container: container(instance, "old"),
-            instance: instance.clone(),
-        });
+        let put = Action::PutFiles {
+            container: container(&balancer, "old"),
+            instance: balancer.clone(),
+            files: vec![LIVE.into()],
+        };
+        let gone = |instance: &InstanceName| {
+            step(
+                instance,
+                Action::Remove { container: container(instance, "old"), instance: instance.clone() },
+            )
+        };
         Plan {
             system: self.system.name.clone(),
             topology: self.system.topology.clone(),
@@ -159,7 +168,9 @@ async fn a_run_without_failures_is_all_new() {
     assert_eq!(outcome.steps, 13);
     assert!(outcome.failure().is_none());
     for (machine, containers) in bench.world() {
-        let [(name, made)] = containers.iter().collect::<Vec<_>>()[..] else { panic!("{machine}: {containers:?}") };
+        let [(name, made)] = containers.iter().collect::<Vec<_>>()[..] else {
+            panic!("{machine}: {containers:?}")
+        };
         assert!(made.runs && made.files[LIVE] == "new", "{name}: {made:?}");
         assert_eq!(name.ends_with("new"), machine.as_str() != "m3");
     }
@@ -170,7 +181,8 @@ async fn a_failure_at_any_call_of_any_machine_leaves_all_old_or_all_new() {
     /// More calls than any machine gets in this plan.
     const CALLS: usize = 25;
     let before = Bench::new().world();
-    let cases = ["m1", "m2", "m3"].into_iter().flat_map(|machine| (0..CALLS).map(move |call| (machine, call)));
+    let cases =
+        ["m1", "m2", "m3"].into_iter().flat_map(|machine| (0..CALLS).map(move |call| (machine, call)));
     let runs = cases.map(|(machine, call)| async move {
         let bench = Bench::new();
         let engine = &bench.engines[&machine.parse::<MachineName>().unwrap()];

@@ -5,8 +5,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::perform::Kept;
 use super::{Entry, Journal, Runner};
-use crate::report::Event;
 use crate::plan::{Step, Undo};
+use crate::report::Event;
 
 impl Runner<'_> {
     /// Undoes everything in the journal: stages newest first, their lanes side by side, each lane newest first. Goes on

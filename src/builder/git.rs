@@ -8,8 +8,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use git2::{
-    AutotagOption, CertificateCheckStatus, Cred, CredentialType, Direction, ErrorClass, ErrorCode, FetchOptions, Oid,
-    RemoteCallbacks, Repository,
+    AutotagOption, CertificateCheckStatus, Cred, CredentialType, Direction, ErrorClass, ErrorCode,
+    FetchOptions, Oid, RemoteCallbacks, Repository,
 };
 
 use crate::failure::Failure;
@@ -37,7 +37,8 @@ impl<'u> SshUrl<'u> {
     fn parse(url: &'u str) -> Option<Self> {
         if let Some(rest) = url.strip_prefix("ssh://").or_else(|| url.strip_prefix("git+ssh://")) {
             let (place, path) = rest.split_at(rest.find('/')?);
-            let (user, host) = place.rsplit_once('@').map_or((None, place), |(user, host)| (Some(user), host));
+            let (user, host) =
+                place.rsplit_once('@').map_or((None, place), |(user, host)| (Some(user), host));
             let (host, port) = match host.rsplit_once(':') {
                 Some((host, port)) => (host, Some(port.parse().ok()?)),
                 None => (host, None),
@@ -57,7 +58,9 @@ impl<'u> SshUrl<'u> {
         let user = self.user.unwrap_or(&settings.user);
         match (self.short, settings.port) {
             (true, 22) => format!("{user}@{}:{}", settings.hostname, self.path),
-            (true, port) if self.path.starts_with('/') => format!("ssh://{user}@{}:{port}{}", settings.hostname, self.path),
+            (true, port) if self.path.starts_with('/') => {
+                format!("ssh://{user}@{}:{port}{}", settings.hostname, self.path)
+            }
             (true, port) => format!("ssh://{user}@{}:{port}/~/{}", settings.hostname, self.path),
             (false, port) => format!("ssh://{user}@{}:{port}{}", settings.hostname, self.path),
         }
@@ -80,29 +83,47 @@ impl Remote {
 
     /// The commit that `reference` stands for now.
     pub(super) fn pin(&self, reference: Option<&str>) -> Result<String, Failure> {
-        if let Some(commit) = reference.filter(|reference| Oid::from_str(reference).is_ok() && reference.len() == 40) {
+        if let Some(commit) =
+            reference.filter(|reference| Oid::from_str(reference).is_ok() && reference.len() == 40)
+        {
             return Ok(commit.to_ascii_lowercase());
         }
         let connection = self.connection()?;
-        let mut remote = git2::Remote::create_detached(connection.url.as_str()).map_err(|error| connection.failed(error))?;
+        let mut remote = git2::Remote::create_detached(connection.url.as_str())
+            .map_err(|error| connection.failed(error))?;
         let mut no_progress = |_, _| {};
         let callbacks = connection.callbacks(&mut no_progress);
         let connected = remote.connect_auth(Direction::Fetch, Some(callbacks), None);
         let connected = connected.map_err(|error| connection.failed(error))?;
         let heads = connected.list().map_err(|error| connection.failed(error))?;
-        let heads: Vec<_> = heads.iter().map(|head| (head.name().to_owned(), head.oid().to_string())).collect();
+        let heads: Vec<_> =
+            heads.iter().map(|head| (head.name().to_owned(), head.oid().to_string())).collect();
         choose(&self.url, &heads, reference)
     }
 
     /// Makes sure that the clone under `cache` has the commit; returns the clone.
-    pub(super) fn fetch(&self, cache: &Path, commit: &str, progress: &mut dyn FnMut(u64, u64)) -> Result<PathBuf, Failure> {
+    pub(super) fn fetch(
+        &self,
+        cache: &Path,
+        commit: &str,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<PathBuf, Failure> {
         let path = cache.join(format!("{}.git", &sha256(self.url.as_bytes())[..16]));
-        let cannot = |error: &dyn std::error::Error| Failure::error(format!("cannot keep sources in {}", cache.display())).because(error);
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(cache).map_err(|error| cannot(&error))?;
+        let cannot = |error: &dyn std::error::Error| {
+            Failure::error(format!("cannot keep sources in {}", cache.display())).because(error)
+        };
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(cache)
+            .map_err(|error| cannot(&error))?;
         // Two builds may come from one repository.
         let lock = std::fs::File::create(path.with_extension("lock")).map_err(|error| cannot(&error))?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).map_err(|error| cannot(&error))?;
-        let repository = Repository::open_bare(&path).or_else(|_| Repository::init_bare(&path)).map_err(|error| cannot(&error))?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
+            .map_err(|error| cannot(&error))?;
+        let repository = Repository::open_bare(&path)
+            .or_else(|_| Repository::init_bare(&path))
+            .map_err(|error| cannot(&error))?;
         let oid = Oid::from_str(commit).map_err(|error| cannot(&error))?;
         if repository.find_commit(oid).is_ok() {
             return Ok(path);
@@ -115,8 +136,11 @@ impl Remote {
             let exact = format!("{commit}:refs/nsd/{commit}");
             let asked = connection.fetch(&repository, &[&exact], progress);
             if asked.is_err() || repository.find_commit(oid).is_err() {
-                return Err(Failure::error(format!("{} does not have the commit {commit} any more", self.url))
-                    .hint("compile the system again, so that it is pinned anew: `nsd sys compile TOPOLOGY`"));
+                return Err(Failure::error(format!(
+                    "{} does not have the commit {commit} any more",
+                    self.url
+                ))
+                .hint("compile the system again, so that it is pinned anew: `nsd sys compile TOPOLOGY`"));
             }
         }
         Ok(path)
@@ -146,7 +170,12 @@ impl Remote {
 }
 
 impl Connection<'_> {
-    fn fetch(&self, repository: &Repository, refspecs: &[&str], progress: &mut dyn FnMut(u64, u64)) -> Result<(), Failure> {
+    fn fetch(
+        &self,
+        repository: &Repository,
+        refspecs: &[&str],
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(), Failure> {
         self.tried.replace(0);
         let mut options = FetchOptions::new();
         options.remote_callbacks(self.callbacks(progress)).download_tags(AutotagOption::None);
@@ -174,8 +203,11 @@ impl Connection<'_> {
         let shown = fingerprint(key);
         let failure = match judge(&ssh.known_keys(), key) {
             Verdict::Known => return Ok(CertificateCheckStatus::CertificateOk),
-            Verdict::Unknown => Failure::error(format!("{}: the host key of {place} is not known here: {shown}", self.remote.url))
-                .hint(format!("compare it with what the host publishes, then: {}", trust_command(ssh))),
+            Verdict::Unknown => Failure::error(format!(
+                "{}: the host key of {place} is not known here: {shown}",
+                self.remote.url
+            ))
+            .hint(format!("compare it with what the host publishes, then: {}", trust_command(ssh))),
             Verdict::Changed { known } => Failure::error(format!(
                 "{}: the host key of {place} has CHANGED: it shows {shown}, known is {}",
                 self.remote.url,
@@ -188,7 +220,12 @@ impl Connection<'_> {
     }
 
     /// libgit2 asks again after each refusal; each time it gets the next that we have.
-    fn credentials(&self, url: &str, user: Option<&str>, allowed: CredentialType) -> Result<Cred, git2::Error> {
+    fn credentials(
+        &self,
+        url: &str,
+        user: Option<&str>,
+        allowed: CredentialType,
+    ) -> Result<Cred, git2::Error> {
         let user = user.or(self.ssh.as_ref().map(|ssh| ssh.user.as_str())).unwrap_or("git");
         if allowed.contains(CredentialType::USERNAME) {
             return Cred::username(user);
@@ -202,7 +239,8 @@ impl Connection<'_> {
             };
         }
         if allowed.contains(CredentialType::USER_PASS_PLAINTEXT) && turn == 0 {
-            return Cred::credential_helper(&git2::Config::open_default()?, url, Some(user)).map_err(|_| self.no_more());
+            return Cred::credential_helper(&git2::Config::open_default()?, url, Some(user))
+                .map_err(|_| self.no_more());
         }
         Err(self.no_more())
     }
@@ -225,20 +263,29 @@ impl Connection<'_> {
         }
         let url = &self.remote.url;
         let text = error.message();
-        let missing = ["not found", "does not appear to be a git repository", "does not exist", "early EOF", "Could not find repository"];
+        let missing = [
+            "not found",
+            "does not appear to be a git repository",
+            "does not exist",
+            "early EOF",
+            "Could not find repository",
+        ];
         if error.code() == ErrorCode::Auth {
             let tried = self.keys().len();
             let failure = Failure::error(format!("{url}: no access: {tried} keys were tried"));
             return match &self.ssh {
-                Some(ssh) => failure.hint(format!("try by hand: `ssh -p {} {}@{}`", ssh.port, ssh.user, ssh.hostname))
+                Some(ssh) => failure
+                    .hint(format!("try by hand: `ssh -p {} {}@{}`", ssh.port, ssh.user, ssh.hostname))
                     .hint("add the system's public key, or a key of your agent, to the repository's host"),
                 None => failure.hint("set up a git credential helper for this host, or use its SSH address"),
             };
         }
         if error.code() == ErrorCode::NotFound || missing.iter().any(|sign| text.contains(sign)) {
-            return Failure::error(format!("{url}: there is no such repository, or it is hidden from you")).because(&error);
+            return Failure::error(format!("{url}: there is no such repository, or it is hidden from you"))
+                .because(&error);
         }
-        Failure::error(format!("cannot ask {url}: {text}")).hint("is the host's name right, and does it answer?")
+        Failure::error(format!("cannot ask {url}: {text}"))
+            .hint("is the host's name right, and does it answer?")
     }
 }
 
@@ -252,7 +299,8 @@ fn choose(url: &str, heads: &[(String, String)], reference: Option<&str>) -> Res
     let find = |name: &str| heads.iter().find(|(head, _)| head == name).map(|(_, oid)| oid.clone());
     let Some(reference) = reference else {
         return find("HEAD").ok_or_else(|| {
-            Failure::error(format!("{url} has no HEAD")).hint("it may be empty; or name a branch: `URL#BRANCH`")
+            Failure::error(format!("{url} has no HEAD"))
+                .hint("it may be empty; or name a branch: `URL#BRANCH`")
         });
     };
     // An annotated tag is followed to its commit.
@@ -272,8 +320,11 @@ fn choose(url: &str, heads: &[(String, String)], reference: Option<&str>) -> Res
 /// Names that may have been meant, the likeliest first.
 fn near(heads: &[(String, String)], reference: &str) -> Vec<String> {
     const SHOWN: usize = 5;
-    let short = |name: &str| name.strip_prefix("refs/heads/").or_else(|| name.strip_prefix("refs/tags/")).map(str::to_owned);
-    let mut names: Vec<_> = heads.iter().filter_map(|(name, _)| short(name)).filter(|name| !name.ends_with("^{}")).collect();
+    let short = |name: &str| {
+        name.strip_prefix("refs/heads/").or_else(|| name.strip_prefix("refs/tags/")).map(str::to_owned)
+    };
+    let mut names: Vec<_> =
+        heads.iter().filter_map(|(name, _)| short(name)).filter(|name| !name.ends_with("^{}")).collect();
     names.sort_by(|a, b| strsim::jaro(b, reference).total_cmp(&strsim::jaro(a, reference)));
     names.truncate(SHOWN);
     names
@@ -287,7 +338,10 @@ mod tests {
     fn ssh_addresses_are_taken_apart() {
         let parse = |url| SshUrl::parse(url).map(|u| (u.user, u.host, u.port, u.path, u.short));
         assert_eq!(parse("git@github.com:a/b.git"), Some((Some("git"), "github.com", None, "a/b.git", true)));
-        assert_eq!(parse("ssh://git@h:2222/a/b.git"), Some((Some("git"), "h", Some(2222), "/a/b.git", false)));
+        assert_eq!(
+            parse("ssh://git@h:2222/a/b.git"),
+            Some((Some("git"), "h", Some(2222), "/a/b.git", false))
+        );
         assert_eq!(parse("ssh://h/a"), Some((None, "h", None, "/a", false)));
         assert_eq!(parse("https://github.com/a/b.git"), None);
         assert_eq!(parse("/srv/git/a.git"), None);

@@ -48,17 +48,22 @@ impl Work<'_> {
                 }
             }
         }
-        let there = docker.has_image(&build.tag).await.map_err(|error| self.failed(docker, &words(&error), VecDeque::new()))?;
+        let there = docker
+            .has_image(&build.tag)
+            .await
+            .map_err(|error| self.failed(docker, &words(&error), VecDeque::new()))?;
         if there { Ok(()) } else { Err(self.failed(docker, "the engine made no image", last)) }
     }
 
     fn failed(&self, docker: &Docker, why: &str, last: VecDeque<String>) -> Failure {
-        let mut failure = Failure::error(format!("{}: the build on {} failed: {why}", self.who, docker.place));
+        let mut failure =
+            Failure::error(format!("{}: the build on {} failed: {why}", self.who, docker.place));
         if !last.is_empty() {
             failure.causes.push(format!("its last lines:\n{}", Vec::from(last).join("\n")));
         }
         if why.contains("no space left") {
-            return failure.hint("the builder's disk is full; make room there, such as by `docker system prune`");
+            return failure
+                .hint("the builder's disk is full; make room there, such as by `docker system prune`");
         }
         failure.hint(format!("it is built from {} at {}", self.build.repository, self.build.commit))
     }

@@ -42,7 +42,8 @@ pub async fn pin(
     reference: Option<&str>,
     identity: Option<&Path>,
 ) -> Result<String, Failure> {
-    let remote = Remote::new(dir, repository, identity.map(|identity| dir.join(identity)).into_iter().collect());
+    let remote =
+        Remote::new(dir, repository, identity.map(|identity| dir.join(identity)).into_iter().collect());
     let reference = reference.map(str::to_owned);
     let look_up = tokio::task::spawn_blocking(move || remote.pin(reference.as_deref()));
     match tokio::time::timeout(PIN_TIMEOUT, look_up).await {
@@ -63,7 +64,8 @@ pub async fn build(
     let started = Instant::now();
     let build = build_of(system, process)?;
     let docker = engine(hosts, system, process).await?;
-    let there = docker.has_image(&build.tag).await.map_err(|error| docker.failed("look for the image", &error))?;
+    let there =
+        docker.has_image(&build.tag).await.map_err(|error| docker.failed("look for the image", &error))?;
     if !there {
         let remote = Remote::new(hosts.dir(), &build.repository, identities(system, hosts.dir()));
         let work = Work { build, who: process.as_str(), reporter };
@@ -84,7 +86,11 @@ pub async fn build(
 
 /// The engine that builds a process and keeps its image: the machine that the system names, else this machine's, else
 /// the first machine that runs the process.
-pub(crate) async fn engine(hosts: &Hosts, system: &System, process: &ProcessName) -> Result<Arc<Docker>, Failure> {
+pub(crate) async fn engine(
+    hosts: &Hosts,
+    system: &System,
+    process: &ProcessName,
+) -> Result<Arc<Docker>, Failure> {
     let build = build_of(system, process)?;
     if let Some(name) = &build.on {
         return match &hosts.get(name)?.engine {
@@ -122,7 +128,9 @@ impl Work<'_> {
                 reporter.send(Event::Progress { who: who.clone(), what: "fetch".into(), done, total });
             })
         };
-        tokio::task::spawn_blocking(fetch).await.map_err(|error| Failure::error("the git fetch broke off").because(&error))?
+        tokio::task::spawn_blocking(fetch)
+            .await
+            .map_err(|error| Failure::error("the git fetch broke off").because(&error))?
     }
 
     fn line(&self, line: &str) {
@@ -131,7 +139,10 @@ impl Work<'_> {
 }
 
 fn build_of<'s>(system: &'s System, process: &ProcessName) -> Result<&'s Build, Failure> {
-    system.builds.get(process).ok_or_else(|| Failure::error(format!("{process} is not built from a repository")))
+    system
+        .builds
+        .get(process)
+        .ok_or_else(|| Failure::error(format!("{process} is not built from a repository")))
 }
 
 /// The keys that the system itself reaches its machines with; they may open its repositories too.

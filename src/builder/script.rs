@@ -14,8 +14,11 @@ impl Work<'_> {
     /// Exports the sources, runs the script in them and returns the folder. The script is shell text, or the name of a
     /// script in the build's folder.
     pub(super) async fn run_script(&self, clone: &Path, script: &str) -> Result<TempDir, Failure> {
-        let failed = |error: &std::io::Error| Failure::error(format!("{}: cannot run the build script", self.who)).because(error);
-        let folder = tempfile::Builder::new().prefix("nsd-build-").tempdir().map_err(|error| failed(&error))?;
+        let failed = |error: &std::io::Error| {
+            Failure::error(format!("{}: cannot run the build script", self.who)).because(error)
+        };
+        let folder =
+            tempfile::Builder::new().prefix("nsd-build-").tempdir().map_err(|error| failed(&error))?;
         self.check_out(clone, folder.path())?;
         let place = folder.path().join(&self.build.folder);
         let mut shell = tokio::process::Command::new("sh");

@@ -61,25 +61,37 @@ impl Work<'_> {
                     std::os::unix::fs::symlink(link_target(blob.content())?, path)?;
                 } else {
                     // A file that exists was reached through a link of the same tree.
-                    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(entry.kind.mode()).open(path)?;
+                    let mut file = std::fs::OpenOptions::new()
+                        .write(true)
+                        .create_new(true)
+                        .mode(entry.kind.mode())
+                        .open(path)?;
                     file.write_all(blob.content())?;
                 }
             }
             Ok(())
         };
-        write().map_err(|error| Failure::error(format!("cannot export the sources of {}", self.who)).because(&error))
+        write().map_err(|error| {
+            Failure::error(format!("cannot export the sources of {}", self.who)).because(&error)
+        })
     }
 
     /// All files below `folder` of the pinned commit.
     fn entries(&self, clone: &Path, folder: &str) -> Result<Vec<Entry>, Failure> {
-        let cannot = |error: git2::Error| Failure::error(format!("cannot read the sources of {}", self.who)).because(&error);
+        let cannot = |error: git2::Error| {
+            Failure::error(format!("cannot read the sources of {}", self.who)).because(&error)
+        };
         let repository = Repository::open_bare(clone).map_err(cannot)?;
-        let commit = repository.find_commit(Oid::from_str(&self.build.commit).map_err(cannot)?).map_err(cannot)?;
+        let commit =
+            repository.find_commit(Oid::from_str(&self.build.commit).map_err(cannot)?).map_err(cannot)?;
         let mut tree = commit.tree().map_err(cannot)?;
         let folder = folder.trim_matches('/');
         if !folder.is_empty() && folder != "." {
             let entry = tree.get_path(Path::new(folder)).map_err(|_| {
-                Failure::error(format!("{}: the folder `{folder}` is not in {}", self.who, self.build.repository))
+                Failure::error(format!(
+                    "{}: the folder `{folder}` is not in {}",
+                    self.who, self.build.repository
+                ))
             })?;
             tree = repository.find_tree(entry.id()).map_err(cannot)?;
         }
@@ -89,14 +101,18 @@ impl Work<'_> {
             let name = String::from_utf8_lossy(entry.name_bytes());
             let path = format!("{parent}{name}");
             // git refuses to make such names; a hostile repository may have them all the same.
-            if matches!(name.as_ref(), "." | "..") || name.contains('/') || name.eq_ignore_ascii_case(".git") {
+            if matches!(name.as_ref(), "." | "..") || name.contains('/') || name.eq_ignore_ascii_case(".git")
+            {
                 trouble = Some(format!("{}: `{path}` is no name for a file", self.build.repository));
                 return TreeWalkResult::Abort;
             }
             let kind = match (entry.kind(), entry.filemode()) {
                 (Some(ObjectType::Tree), _) => return TreeWalkResult::Ok,
                 (Some(ObjectType::Commit), _) => {
-                    trouble = Some(format!("{}: `{path}` is a submodule, which nsd does not fetch", self.build.repository));
+                    trouble = Some(format!(
+                        "{}: `{path}` is a submodule, which nsd does not fetch",
+                        self.build.repository
+                    ));
                     return TreeWalkResult::Abort;
                 }
                 (_, 0o120_000) => EntryKind::Link,
@@ -115,9 +131,17 @@ impl Work<'_> {
 
     pub(super) fn no_dockerfile<'p>(&self, paths: impl Iterator<Item = &'p str>) -> Failure {
         let build = self.build;
-        let place = if build.folder.is_empty() { "its top folder".to_owned() } else { format!("its folder `{}`", build.folder) };
-        let failure = Failure::error(format!("{}: {} has no `{}` in {place}", self.who, build.repository, build.dockerfile));
-        let others: Vec<_> = paths.filter(|path| path.to_ascii_lowercase().contains("dockerfile")).take(5).collect();
+        let place = if build.folder.is_empty() {
+            "its top folder".to_owned()
+        } else {
+            format!("its folder `{}`", build.folder)
+        };
+        let failure = Failure::error(format!(
+            "{}: {} has no `{}` in {place}",
+            self.who, build.repository, build.dockerfile
+        ));
+        let others: Vec<_> =
+            paths.filter(|path| path.to_ascii_lowercase().contains("dockerfile")).take(5).collect();
         if others.is_empty() { failure } else { failure.hint(format!("there is {}", others.join(", "))) }
     }
 }
@@ -145,7 +169,11 @@ fn pack(clone: &Path, entries: &[Entry], output: &mut dyn Write) -> std::io::Res
             header.set_entry_type(tar::EntryType::Symlink);
             archive.append_link(&mut header, &entry.path, link_target(blob.content())?)?;
         } else {
-            archive.append_data(&mut header(entry.kind, blob.content().len() as u64), &entry.path, blob.content())?;
+            archive.append_data(
+                &mut header(entry.kind, blob.content().len() as u64),
+                &entry.path,
+                blob.content(),
+            )?;
         }
     }
     archive.finish()

@@ -14,7 +14,11 @@ pub(crate) type Chunk = std::io::Result<Bytes>;
 pub(crate) type Chunks = BoxStream<'static, Chunk>;
 
 pub(crate) fn stream_of(receiver: mpsc::Receiver<Chunk>) -> Chunks {
-    stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|chunk| (chunk, receiver)) }).boxed()
+    stream::unfold(
+        receiver,
+        |mut receiver| async move { receiver.recv().await.map(|chunk| (chunk, receiver)) },
+    )
+    .boxed()
 }
 
 /// The receiving end as a reader.
@@ -59,7 +63,9 @@ impl Write for ChunkWriter {
 }
 
 /// Runs `produce` on a thread and gives what it writes as a stream; its error ends the stream.
-pub(crate) fn produced(produce: impl FnOnce(&mut dyn Write) -> std::io::Result<()> + Send + 'static) -> Chunks {
+pub(crate) fn produced(
+    produce: impl FnOnce(&mut dyn Write) -> std::io::Result<()> + Send + 'static,
+) -> Chunks {
     const CHUNK: usize = 64 << 10;
     let (sender, receiver) = mpsc::channel(QUEUE);
     // It ends by itself: when all is written, or when nobody reads any more.

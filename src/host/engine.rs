@@ -173,12 +173,20 @@ impl Engine {
         each!(self, engine => engine.remove(container).await)
     }
 
-    pub(crate) async fn put_files(&self, container: &ContainerName, files: &[PutFile]) -> Result<(), Failure> {
+    pub(crate) async fn put_files(
+        &self,
+        container: &ContainerName,
+        files: &[PutFile],
+    ) -> Result<(), Failure> {
         each!(self, engine => engine.put_files(container, files).await)
     }
 
     /// The files as they stand in the container now; one that is not there is left out.
-    pub(crate) async fn read_files(&self, container: &ContainerName, paths: &[String]) -> Result<Vec<PutFile>, Failure> {
+    pub(crate) async fn read_files(
+        &self,
+        container: &ContainerName,
+        paths: &[String],
+    ) -> Result<Vec<PutFile>, Failure> {
         each!(self, engine => engine.read_files(container, paths).await)
     }
 
@@ -197,7 +205,12 @@ impl Engine {
     }
 
     /// Runs a command in the container (a plain process: in its directory with its environment); returns its exit code.
-    pub(crate) async fn exec(&self, container: &ContainerName, command: &[String], io: ExecIo) -> Result<i64, Failure> {
+    pub(crate) async fn exec(
+        &self,
+        container: &ContainerName,
+        command: &[String],
+        io: ExecIo,
+    ) -> Result<i64, Failure> {
         each!(self, engine => engine.exec(container, command, io).await)
     }
 }

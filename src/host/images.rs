@@ -53,7 +53,11 @@ pub(crate) async fn ship(
 
 /// Sends an image of ours that is assembled already.
 #[cfg(all(test, feature = "lab"))]
-pub(super) async fn ship_assembled(host: &Host, image: BundledImage, reporter: &Reporter) -> Result<(), Failure> {
+pub(super) async fn ship_assembled(
+    host: &Host,
+    image: BundledImage,
+    reporter: &Reporter,
+) -> Result<(), Failure> {
     let Engine::Docker(target) = &host.engine else { unreachable!("the lab's machines have Docker") };
     let reference = image.reference.clone();
     Shipment { target, who: host.name.to_string(), reference: &reference, reporter }.assembled(image).await
@@ -75,10 +79,15 @@ impl Shipment<'_> {
         let version = self.target.client.version().await.map_err(|error| self.failed("ship", &error))?;
         let architecture = version.arch.unwrap_or_default();
         let assemble = move || bundled::image(program, &architecture);
-        let image = tokio::task::spawn_blocking(assemble).await.map_err(|error| Failure::error("cannot assemble the image").because(&error))??;
+        let image = tokio::task::spawn_blocking(assemble)
+            .await
+            .map_err(|error| Failure::error("cannot assemble the image").because(&error))??;
         if image.reference != self.reference {
-            return Err(Failure::new(Kind::Stale, format!("{} here is no longer the one that was compiled ({digest})", program.program()))
-                .hint("compile the system again: `nsd sys compile TOPOLOGY`"));
+            return Err(Failure::new(
+                Kind::Stale,
+                format!("{} here is no longer the one that was compiled ({digest})", program.program()),
+            )
+            .hint("compile the system again: `nsd sys compile TOPOLOGY`"));
         }
         self.assembled(image).await
     }
@@ -88,7 +97,10 @@ impl Shipment<'_> {
         // In slices, so that progress is seen.
         let step = usize::try_from(PROGRESS_STEP).unwrap_or(1 << 20);
         let slices = image.pieces.into_iter().flat_map(move |piece| {
-            (0..piece.len()).step_by(step).map(move |from| piece.slice(from..piece.len().min(from + step))).collect::<Vec<_>>()
+            (0..piece.len())
+                .step_by(step)
+                .map(move |from| piece.slice(from..piece.len().min(from + step)))
+                .collect::<Vec<_>>()
         });
         self.load(stream::iter(slices.map(Ok)).boxed(), total).await?;
         self.verify(&[image.layer_id]).await
@@ -111,7 +123,8 @@ impl Shipment<'_> {
             if self.load(trimmed, 0).await.is_ok() && self.verify(&wanted).await.is_ok() {
                 return Ok(());
             }
-            let what = format!("{}: the machine did not take a trimmed image; sending all of it", self.reference);
+            let what =
+                format!("{}: the machine did not take a trimmed image; sending all of it", self.reference);
             self.reporter.send(Event::Note { who: self.who.clone(), what });
         }
         let total = inspected.size.and_then(|size| size.try_into().ok()).unwrap_or(0);
@@ -124,9 +137,14 @@ impl Shipment<'_> {
         let client = &self.target.client;
         let options = ask::ListImagesOptionsBuilder::default().all(true).build();
         let images = client.list_images(Some(options)).await.map_err(|error| self.failed("ship", &error))?;
-        let asked = images.into_iter().take(LOOKED_AT).map(|image| async move { client.inspect_image(&image.id).await.ok() });
+        let asked = images
+            .into_iter()
+            .take(LOOKED_AT)
+            .map(|image| async move { client.inspect_image(&image.id).await.ok() });
         let there = join_all(asked).await;
-        let common = |image: &ImageInspect| layers(image).iter().zip(wanted).take_while(|(have, want)| have == want).count();
+        let common = |image: &ImageInspect| {
+            layers(image).iter().zip(wanted).take_while(|(have, want)| have == want).count()
+        };
         Ok(there.iter().flatten().map(common).max().unwrap_or(0))
     }
 
@@ -137,7 +155,11 @@ impl Shipment<'_> {
         let skip = match skip_in_stream(save(source, self.reference), known).await {
             Ok(skip) => skip,
             Err(error) => {
-                return Err(Failure::error(format!("{}: cannot read the image of the builder", self.reference)).because(&error));
+                return Err(Failure::error(format!(
+                    "{}: cannot read the image of the builder",
+                    self.reference
+                ))
+                .because(&error));
             }
         };
         let input = ChunkReader::new(save(source, self.reference));
@@ -145,7 +167,8 @@ impl Shipment<'_> {
     }
 
     async fn load(&self, chunks: Chunks, total: u64) -> Result<(), Failure> {
-        let (reporter, who, what) = (self.reporter.clone(), self.who.clone(), format!("ship {}", self.reference));
+        let (reporter, who, what) =
+            (self.reporter.clone(), self.who.clone(), format!("ship {}", self.reference));
         let mut sent = 0;
         let counted = chunks.inspect_ok(move |chunk| {
             let before = sent;
@@ -160,7 +183,10 @@ impl Shipment<'_> {
         answers.try_for_each(|_| async { Ok(()) }).await.map_err(|error| {
             let failure = self.failed("load", &error);
             if docker::words(&error).contains("no space left") {
-                return failure.hint(format!("the disk of {} is full; make room there, such as by `docker system prune`", self.who));
+                return failure.hint(format!(
+                    "the disk of {} is full; make room there, such as by `docker system prune`",
+                    self.who
+                ));
             }
             failure
         })
@@ -170,7 +196,10 @@ impl Shipment<'_> {
     async fn verify(&self, wanted: &[String]) -> Result<(), Failure> {
         match self.target_layers().await? {
             Some(there) if there == wanted => Ok(()),
-            Some(_) => Err(Failure::error(format!("{}: {} arrived with other layers than it was sent with", self.who, self.reference))),
+            Some(_) => Err(Failure::error(format!(
+                "{}: {} arrived with other layers than it was sent with",
+                self.who, self.reference
+            ))),
             None => Err(Failure::error(format!("{}: {} did not arrive", self.who, self.reference))),
         }
     }
@@ -206,7 +235,10 @@ fn save(source: &Docker, reference: &str) -> mpsc::Receiver<Chunk> {
 }
 
 /// Reads a saved image to its manifest and returns the names of the entries that hold the layers of `known`.
-async fn skip_in_stream(chunks: mpsc::Receiver<Chunk>, known: BTreeSet<String>) -> std::io::Result<BTreeSet<String>> {
+async fn skip_in_stream(
+    chunks: mpsc::Receiver<Chunk>,
+    known: BTreeSet<String>,
+) -> std::io::Result<BTreeSet<String>> {
     let read = move || Ok(skip(&describe(&mut ChunkReader::new(chunks))?, &known));
     tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)?
 }
@@ -255,7 +287,11 @@ fn describe(input: &mut impl Read) -> std::io::Result<Described> {
 }
 
 /// Copies an archive without the entries named in `skip`.
-fn trim(input: impl Read, output: &mut (impl Write + ?Sized), skip: &BTreeSet<String>) -> std::io::Result<()> {
+fn trim(
+    input: impl Read,
+    output: &mut (impl Write + ?Sized),
+    skip: &BTreeSet<String>,
+) -> std::io::Result<()> {
     let mut archive = tar::Archive::new(input);
     // Extensions (long names, times) stand before the entry that they belong to and share its fate.
     let mut extensions: Vec<u8> = Vec::new();
@@ -280,7 +316,10 @@ fn trim(input: impl Read, output: &mut (impl Write + ?Sized), skip: &BTreeSet<St
 const BLOCK: usize = 512;
 
 /// Header, contents, filling up to a whole block.
-fn copy_entry(entry: &mut tar::Entry<'_, impl Read>, output: &mut (impl Write + ?Sized)) -> std::io::Result<()> {
+fn copy_entry(
+    entry: &mut tar::Entry<'_, impl Read>,
+    output: &mut (impl Write + ?Sized),
+) -> std::io::Result<()> {
     output.write_all(entry.header().as_bytes())?;
     let copied = std::io::copy(entry, output)?;
     let filling = (BLOCK - usize::try_from(copied % BLOCK as u64).unwrap_or(0)) % BLOCK;

@@ -52,7 +52,9 @@ pub(crate) enum Verdict {
     Known,
     Unknown,
     /// Other keys of the same kind are known.
-    Changed { known: Vec<String> },
+    Changed {
+        known: Vec<String>,
+    },
 }
 
 pub(crate) fn judge(known: &[HostKey], shown: &[u8]) -> Verdict {
@@ -75,7 +77,9 @@ fn kind_of(raw: &[u8]) -> Option<&[u8]> {
 pub(crate) fn find(files: &[PathBuf], name: &str) -> Vec<HostKey> {
     let mut keys = Vec::new();
     for file in files.iter().filter(|file| file.exists()) {
-        let Ok(output) = Command::new("ssh-keygen").arg("-F").arg(name).arg("-f").arg(file).output() else { continue };
+        let Ok(output) = Command::new("ssh-keygen").arg("-F").arg(name).arg("-f").arg(file).output() else {
+            continue;
+        };
         let text = String::from_utf8_lossy(&output.stdout);
         keys.extend(text.lines().filter_map(HostKey::parse));
     }
@@ -89,7 +93,8 @@ pub(super) fn replace(file: &Path, keys: &[HostKey]) -> std::io::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(error) => return Err(error),
     };
-    let replaced = |line: &&str| HostKey::parse(line).is_some_and(|old| keys.iter().any(|key| key.host == old.host));
+    let replaced =
+        |line: &&str| HostKey::parse(line).is_some_and(|old| keys.iter().any(|key| key.host == old.host));
     let mut text: String = old.lines().filter(|line| !replaced(line)).flat_map(|line| [line, "\n"]).collect();
     for key in keys {
         text.push_str(&format!("{} {} {}\n", key.host, key.kind, key.key));
@@ -136,8 +141,15 @@ mod tests {
         assert_eq!(judge(&[key("h", OTHER), key("h", KEY)], &shown), Verdict::Known);
         let other = key("h", OTHER);
         let rsa = HostKey { kind: "ssh-rsa".into(), ..other.clone() };
-        assert_eq!(judge(&[rsa], &shown), Verdict::Unknown, "a key of another kind says nothing about this one");
-        assert_eq!(judge(std::slice::from_ref(&other), &shown), Verdict::Changed { known: vec![other.fingerprint()] });
+        assert_eq!(
+            judge(&[rsa], &shown),
+            Verdict::Unknown,
+            "a key of another kind says nothing about this one"
+        );
+        assert_eq!(
+            judge(std::slice::from_ref(&other), &shown),
+            Verdict::Changed { known: vec![other.fingerprint()] }
+        );
     }
 
     #[test]

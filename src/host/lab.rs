@@ -17,8 +17,8 @@ use crate::plan::{Action, Lane, MachineState, Plan, RunState, Spec, Stage, Step,
 use crate::report::Listener;
 use crate::secret::{Secret, Secrets};
 use crate::system::{
-    Build, Bundled, Container, File, Health, Image, Instance, InstanceName, Network, Port, Probe, ProcessName, Protocol,
-    Restart, Text, Volume,
+    Build, Bundled, Container, File, Health, Image, Instance, InstanceName, Network, Port, Probe,
+    ProcessName, Protocol, Restart, Text, Volume,
 };
 
 struct Lab {
@@ -52,8 +52,12 @@ impl Lab {
 
     fn machine(&self, at: usize) -> Machine {
         let address = self.text(&format!("/machines/{at}/address"));
-        let reach =
-            Reach::Ssh { host: address.clone(), port: None, user: Some("root".into()), identity: Some("key".into()) };
+        let reach = Reach::Ssh {
+            host: address.clone(),
+            port: None,
+            user: Some("root".into()),
+            identity: Some("key".into()),
+        };
         Machine { reach, address }
     }
 
@@ -158,7 +162,11 @@ fn create_all(system: &System, spec: &str) -> Plan {
         if let Image::Registry { reference } = &instance.container.image {
             step(Action::Pull { reference: reference.clone() });
         }
-        step(Action::Create { container: container.clone(), instance: name.clone(), spec: Spec(spec.into()) });
+        step(Action::Create {
+            container: container.clone(),
+            instance: name.clone(),
+            spec: Spec(spec.into()),
+        });
         step(Action::Start { container: container.clone(), instance: name.clone() });
         step(Action::AwaitHealthy { container, instance: name });
     }
@@ -170,7 +178,11 @@ fn remove_all(system: &System, spec: &str) -> Plan {
     for instance in &system.instances {
         let container = name_of(system, &instance.name, spec);
         let (machine, name) = (instance.name.machine.clone(), instance.name.clone());
-        let stop = Action::Stop { container: container.clone(), instance: name.clone(), grace: Duration::from_secs(1) };
+        let stop = Action::Stop {
+            container: container.clone(),
+            instance: name.clone(),
+            grace: Duration::from_secs(1),
+        };
         steps.push(Step { machine: machine.clone(), action: stop });
         steps.push(Step { machine, action: Action::Remove { container, instance: name } });
     }
@@ -217,7 +229,12 @@ async fn a_container_is_made_from_all_its_fields_changed_and_removed() {
         mode: 0o600,
         live: false,
     });
-    redis.files.push(File { to: "/etc/live/list".into(), content: Text::new("one\n"), mode: 0o644, live: true });
+    redis.files.push(File {
+        to: "/etc/live/list".into(),
+        content: Text::new("one\n"),
+        mode: 0o644,
+        live: true,
+    });
     redis.command = Some(vec!["redis-server".into(), "/etc/redis/redis.conf".into()]);
     redis.env.insert("A".into(), "b c".into());
     redis.memory = Some(128 << 20);
@@ -250,7 +267,8 @@ async fn a_container_is_made_from_all_its_fields_changed_and_removed() {
         instance: running.instance.clone(),
         files: vec!["/etc/live/list".into()],
     };
-    let outcome = run(&hosts, &system, &plan(&system, vec![Step { machine: machine.clone(), action: put }])).await;
+    let outcome =
+        run(&hosts, &system, &plan(&system, vec![Step { machine: machine.clone(), action: put }])).await;
     assert!(matches!(outcome.result, Ended::Completed), "{outcome:?}");
     let changed = surveyed(&hosts, &system, &machine).await;
     assert_eq!(changed.instances[0].live_files["/etc/live/list"], sha256(b"one\ntwo\n"));
@@ -344,7 +362,11 @@ async fn a_bundled_image_loads_and_runs() {
     let config = inspected.config.unwrap();
     assert_eq!(config.user.as_deref(), Some("10001:10001"));
     assert_eq!(config.entrypoint.unwrap(), ["/nsd-broker"]);
-    docker.client.remove_image(&reference, None::<bollard::query_parameters::RemoveImageOptions>, None).await.unwrap();
+    docker
+        .client
+        .remove_image(&reference, None::<bollard::query_parameters::RemoveImageOptions>, None)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -448,14 +470,20 @@ async fn ssh_refusals_name_the_stage_and_the_fix() {
     let port = lab.refusal(reach(&host, Some(1), "key")).await;
     assert!(port.message.starts_with("x (tcp): "), "{port:?}");
     let absent = lab.refusal(reach(&host, None, "absent")).await;
-    assert!(absent.message.starts_with("x (auth): ") && absent.hints[0].contains("nsd mach key x"), "{absent:?}");
+    assert!(
+        absent.message.starts_with("x (auth): ") && absent.hints[0].contains("nsd mach key x"),
+        "{absent:?}"
+    );
     let made = std::process::Command::new("ssh-keygen")
         .args(["-q", "-t", "ed25519", "-N", "", "-f"])
         .arg(lab.dir().join("other"))
         .status();
     assert!(made.unwrap().success());
     let refused = lab.refusal(reach(&host, None, "other")).await;
-    assert!(refused.message.starts_with("x (auth): ") && refused.hints[0].contains("nsd mach key x"), "{refused:?}");
+    assert!(
+        refused.message.starts_with("x (auth): ") && refused.hints[0].contains("nsd mach key x"),
+        "{refused:?}"
+    );
 
     // With the key installed the door opens; twice is once.
     let public = std::fs::read_to_string(lab.dir().join("other.pub")).unwrap();
@@ -466,9 +494,12 @@ async fn ssh_refusals_name_the_stage_and_the_fix() {
     let machines = BTreeMap::from([(machine_name.clone(), with_other)]);
     let hosts = Hosts::connect(lab.dir(), &machines, &lab.system("opened", 1), &reporter().0).await;
     let link = Arc::clone(hosts.get(&machine_name).unwrap().ssh.as_ref().unwrap());
-    link.script("grep -vF -e \"$(cat)\" ~/.ssh/authorized_keys > ~/.ssh/a; mv ~/.ssh/a ~/.ssh/authorized_keys", public.trim())
-        .await
-        .unwrap();
+    link.script(
+        "grep -vF -e \"$(cat)\" ~/.ssh/authorized_keys > ~/.ssh/a; mv ~/.ssh/a ~/.ssh/authorized_keys",
+        public.trim(),
+    )
+    .await
+    .unwrap();
 
     let known_hosts = lab.dir().join("known_hosts");
     let other_key = lab.text("/machines/1/host_key");
@@ -478,7 +509,10 @@ async fn ssh_refusals_name_the_stage_and_the_fix() {
     assert!(changed.message.contains("known is SHA256:"), "{changed:?}");
     std::fs::write(&known_hosts, "").unwrap();
     let unknown = lab.refusal(lab.ssh()).await;
-    assert!(unknown.message.starts_with("x (hostkey): ") && unknown.hints[0].contains("nsd mach trust x"), "{unknown:?}");
+    assert!(
+        unknown.message.starts_with("x (hostkey): ") && unknown.hints[0].contains("nsd mach trust x"),
+        "{unknown:?}"
+    );
 
     // Shown, accepted, known.
     let keys = trust(lab.dir(), &machine_name, &machine).await.unwrap();
@@ -532,9 +566,22 @@ async fn a_port_that_is_taken_says_so() {
     let Ended::RolledBack { failed, left } = &outcome.result else { panic!("{outcome:?}") };
     assert!(failed.hints[0].contains("another program or container has this port"), "{failed:?}");
     assert!(left.is_empty(), "{left:?}");
-    assert!(!surveyed(&hosts, &system, &machine).await.instances.iter().any(|left| left.state != RunState::Created));
+    assert!(
+        !surveyed(&hosts, &system, &machine)
+            .await
+            .instances
+            .iter()
+            .any(|left| left.state != RunState::Created)
+    );
     let pull = Action::Pull { reference: lab.image("nothing:9") };
     let outcome = run(&hosts, &system, &plan(&system, vec![Step { machine, action: pull }])).await;
     let why = outcome.failure().unwrap().causes.join("\n");
-    assert!(why.contains(&format!("cannot pull {} from {}", lab.image("nothing:9"), lab.text("/registry/address"))), "{why}");
+    assert!(
+        why.contains(&format!(
+            "cannot pull {} from {}",
+            lab.image("nothing:9"),
+            lab.text("/registry/address")
+        )),
+        "{why}"
+    );
 }

@@ -29,17 +29,17 @@ use crate::plan::ContainerName;
 use crate::report::{Event, Reporter};
 use crate::system::{Machine, MachineName, Reach, System};
 
-pub use engine::{ExecIo, LogLine, LogOptions, Stream};
-pub(crate) use engine::{Engine, Order, PutFile, label};
 pub(crate) use chunks::{Chunks, produced};
 pub(crate) use docker::{Docker, words};
+pub(crate) use engine::{Engine, Order, PutFile, label};
+pub use engine::{ExecIo, LogLine, LogOptions, Stream};
 pub(crate) use files::sha256;
 pub(crate) use images::ship;
-pub(crate) use probe::await_healthy;
 pub use known_hosts::{HostKey, fingerprint};
-pub use ssh::{install_key, known, remember, trust};
 pub(crate) use known_hosts::{Verdict, judge};
+pub(crate) use probe::await_healthy;
 pub(crate) use ssh::{RemoteLock, Settings};
+pub use ssh::{install_key, known, remember, trust};
 
 /// Handshakes at once: more than sshd's `MaxStartups 10` allows a bastion would be refused.
 const HANDSHAKES: usize = 8;
@@ -99,7 +99,9 @@ impl Hosts {
                 let started = std::time::Instant::now();
                 let reached = Host::connect(dir, name, machine, system).await;
                 reporter.send(match &reached {
-                    Ok(_) => Event::Done { who: name.to_string(), what: "connect".into(), took: started.elapsed() },
+                    Ok(_) => {
+                        Event::Done { who: name.to_string(), what: "connect".into(), took: started.elapsed() }
+                    }
                     Err(failure) => Event::Failed {
                         who: name.to_string(),
                         what: "connect".into(),
@@ -153,7 +155,12 @@ impl Hosts {
 }
 
 impl Host {
-    async fn connect(dir: &Path, name: &MachineName, machine: &Machine, system: &System) -> Result<Self, Failure> {
+    async fn connect(
+        dir: &Path,
+        name: &MachineName,
+        machine: &Machine,
+        system: &System,
+    ) -> Result<Self, Failure> {
         let (engine, ssh) = match &machine.reach {
             Reach::Process => (Engine::Processes(process::Processes::open(system, name)?), None),
             Reach::Docker => (Engine::Docker(Arc::new(Docker::here().await?)), None),
@@ -184,7 +191,12 @@ impl Host {
     }
 
     /// Runs a command in the container; returns its exit code.
-    pub async fn exec(&self, container: &ContainerName, command: &[String], io: ExecIo) -> Result<i64, Failure> {
+    pub async fn exec(
+        &self,
+        container: &ContainerName,
+        command: &[String],
+        io: ExecIo,
+    ) -> Result<i64, Failure> {
         self.engine.exec(container, command, io).await
     }
 
@@ -199,7 +211,8 @@ impl Host {
             Some(link) => Ok(Box::pin(link.stream(address, port).await?)),
             None => {
                 let stream = TcpStream::connect((address, port)).await.map_err(|error| {
-                    Failure::error(format!("{}: nothing answers at {address}:{port}", self.name)).because(&error)
+                    Failure::error(format!("{}: nothing answers at {address}:{port}", self.name))
+                        .because(&error)
                 })?;
                 Ok(Box::pin(stream))
             }

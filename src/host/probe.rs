@@ -121,7 +121,8 @@ async fn probe(host: &Host, container: &ContainerName, probe: &Probe, status: &S
 
 /// A port published on one address answers only there.
 fn bound_address(status: &Status, port: u16) -> String {
-    let published = status.ports.iter().find(|published| published.host == port && published.protocol == Protocol::Tcp);
+    let published =
+        status.ports.iter().find(|published| published.host == port && published.protocol == Protocol::Tcp);
     let address = published.and_then(|published| published.ip.as_deref());
     address.filter(|ip| !matches!(*ip, "" | "0.0.0.0" | "::")).unwrap_or("127.0.0.1").to_owned()
 }
@@ -141,7 +142,9 @@ async fn stays_open(host: &Host, container: &ContainerName, mut stream: Stream) 
 /// Any CONNACK will do: the broker is alive and speaks.
 async fn answers_connect(mut stream: Stream) -> Result<(), String> {
     let words = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => "the connection is refused or closed without an answer".to_owned(),
+        std::io::ErrorKind::UnexpectedEof => {
+            "the connection is refused or closed without an answer".to_owned()
+        }
         _ => error.to_string(),
     };
     let packet = connect_packet(&format!("nsd-probe-{:08x}", fresh_number()));
@@ -150,7 +153,11 @@ async fn answers_connect(mut stream: Stream) -> Result<(), String> {
     stream.read_exact(&mut head).await.map_err(words)?;
     // A polite goodbye, so that the broker does not count a lost client.
     let _ = stream.write_all(&[0xE0, 0]).await;
-    if head[0] == 0x20 { Ok(()) } else { Err(format!("the answer to CONNECT is no CONNACK but {:#04x}", head[0])) }
+    if head[0] == 0x20 {
+        Ok(())
+    } else {
+        Err(format!("the answer to CONNECT is no CONNACK but {:#04x}", head[0]))
+    }
 }
 
 fn connect_packet(client_id: &str) -> Vec<u8> {

@@ -82,7 +82,8 @@ impl Scripted {
     }
 
     pub(crate) async fn create(&self, order: &Order<'_>) -> Result<(), Failure> {
-        let files = order.files.iter().map(|file| (file.to.clone(), file.content.reveal().to_owned())).collect();
+        let files =
+            order.files.iter().map(|file| (file.to.clone(), file.content.reveal().to_owned())).collect();
         self.call(false, |all| {
             assert!(!all.contains_key(&order.name.0), "{} is made twice", order.name);
             all.insert(order.name.0.clone(), Made { runs: false, files });
@@ -91,7 +92,9 @@ impl Scripted {
 
     pub(crate) async fn start(&self, container: &ContainerName) -> Result<(), Failure> {
         self.call(true, |all| {
-            all.get_mut(&container.0).unwrap_or_else(|| panic!("{container} is started but not there")).runs = true;
+            all.get_mut(&container.0)
+                .unwrap_or_else(|| panic!("{container} is started but not there"))
+                .runs = true;
         })
     }
 
@@ -110,25 +113,42 @@ impl Scripted {
         })
     }
 
-    pub(crate) async fn put_files(&self, container: &ContainerName, files: &[PutFile]) -> Result<(), Failure> {
+    pub(crate) async fn put_files(
+        &self,
+        container: &ContainerName,
+        files: &[PutFile],
+    ) -> Result<(), Failure> {
         self.call(true, |all| {
-            let made = all.get_mut(&container.0).unwrap_or_else(|| panic!("{container} gets files but is not there"));
+            let made = all
+                .get_mut(&container.0)
+                .unwrap_or_else(|| panic!("{container} gets files but is not there"));
             made.files.extend(files.iter().map(|file| (file.to.clone(), file.content.reveal().to_owned())));
         })
     }
 
-    pub(crate) async fn read_files(&self, container: &ContainerName, paths: &[String]) -> Result<Vec<PutFile>, Failure> {
+    pub(crate) async fn read_files(
+        &self,
+        container: &ContainerName,
+        paths: &[String],
+    ) -> Result<Vec<PutFile>, Failure> {
         self.call(false, |_| {})?;
         let world = self.world.lock();
         let files = world.containers.get(&container.0).into_iter().flat_map(|made| &made.files);
         let wanted = files.filter(|(to, _)| paths.contains(to));
-        Ok(wanted.map(|(to, text)| PutFile { to: to.clone(), content: crate::secret::Secret::new(text.clone()), mode: 0o600 }).collect())
+        Ok(wanted
+            .map(|(to, text)| PutFile {
+                to: to.clone(),
+                content: crate::secret::Secret::new(text.clone()),
+                mode: 0o600,
+            })
+            .collect())
     }
 
     pub(crate) async fn status(&self, container: &ContainerName) -> Result<Status, Failure> {
         self.call(false, |_| {})?;
         let runs = self.world.lock().containers.get(&container.0).is_some_and(|made| made.runs);
-        let state = if runs { RunState::Running { since: String::new() } } else { RunState::Exited { code: 1 } };
+        let state =
+            if runs { RunState::Running { since: String::new() } } else { RunState::Exited { code: 1 } };
         Ok(Status { state, restarts: 0, health: None, ports: Vec::new(), out_of_memory: false })
     }
 

@@ -87,16 +87,22 @@ pub(crate) struct Settings {
 impl Settings {
     /// Asks `ssh -G`. `dir` is the folder of `system.toml`, whose `known_hosts` comes first.
     pub(crate) fn of(dir: &Path, options: &[String], host: &str) -> Result<Self, Failure> {
-        let output = std::process::Command::new("ssh").arg("-G").args(options).arg(host).output().map_err(|error| {
-            Failure::error("cannot run `ssh`").because(&error).hint("install the OpenSSH client: `apt-get install openssh-client`")
-        })?;
+        let output = std::process::Command::new("ssh").arg("-G").args(options).arg(host).output().map_err(
+            |error| {
+                Failure::error("cannot run `ssh`")
+                    .because(&error)
+                    .hint("install the OpenSSH client: `apt-get install openssh-client`")
+            },
+        )?;
         if !output.status.success() {
             let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             return Err(Failure::error(format!("`ssh` does not accept the settings for {host}: {why}")));
         }
         let text = String::from_utf8_lossy(&output.stdout);
         let value = |key: &str| {
-            text.lines().find_map(|line| line.split_once(' ').filter(|(name, _)| *name == key)).map(|(_, value)| value)
+            text.lines()
+                .find_map(|line| line.split_once(' ').filter(|(name, _)| *name == key))
+                .map(|(_, value)| value)
         };
         let home = std::env::home_dir().unwrap_or_default();
         let path = |text: &str| match text.strip_prefix("~/") {
@@ -115,7 +121,11 @@ impl Settings {
             alias: value("hostkeyalias").filter(|alias| *alias != "none").map(str::to_owned),
             proxied: set("proxyjump") || set("proxycommand"),
             known_hosts,
-            identities: text.lines().filter_map(|line| line.strip_prefix("identityfile ")).map(path).collect(),
+            identities: text
+                .lines()
+                .filter_map(|line| line.strip_prefix("identityfile "))
+                .map(path)
+                .collect(),
         })
     }
 
@@ -146,7 +156,8 @@ impl Link {
                 .hint(format!("make it and install it there: `nsd mach key {name}`")));
         }
         let settings = Settings::of(dir, &target.options(), target.host)?;
-        let folder = short_folder().map_err(|error| Failure::error("cannot make a temporary folder").because(&error))?;
+        let folder = short_folder()
+            .map_err(|error| Failure::error("cannot make a temporary folder").because(&error))?;
         let mut builder = SessionBuilder::default();
         builder
             .known_hosts_check(KnownHosts::Strict)
@@ -167,10 +178,13 @@ impl Link {
         if let Some(config) = std::env::var_os("NSD_SSH_CONFIG") {
             builder.config_file(PathBuf::from(config));
         }
-        let session = builder.connect_mux(target.host).await.map_err(|error| diagnose(name, &target, &settings, &error))?;
-        let anchor = UnixStream::connect(session.control_socket())
+        let session = builder
+            .connect_mux(target.host)
             .await
-            .map_err(|error| unreachable(name, "ssh", "the connection ended at once".into()).because(&error))?;
+            .map_err(|error| diagnose(name, &target, &settings, &error))?;
+        let anchor = UnixStream::connect(session.control_socket()).await.map_err(|error| {
+            unreachable(name, "ssh", "the connection ended at once".into()).because(&error)
+        })?;
         let forwards = Mutex::new(BTreeMap::new());
         Ok(Self { name: name.clone(), session, _anchor: anchor, forwards, folder })
     }
@@ -201,7 +215,10 @@ impl Link {
             let here = self.folder.path().join(format!("p{}", forwards.len()));
             let listen = openssh::Socket::UnixSocket { path: here.clone().into() };
             let connect = openssh::Socket::new(host, port);
-            self.session.request_port_forward(ForwardType::Local, listen, connect).await.map_err(|error| failed(&error))?;
+            self.session
+                .request_port_forward(ForwardType::Local, listen, connect)
+                .await
+                .map_err(|error| failed(&error))?;
             forwards.insert(key.clone(), here);
         }
         let here = forwards[&key].clone();
@@ -230,7 +247,9 @@ impl Link {
 
     /// Takes the lock of the system `id` on this machine. See [`crate::apply::lock`].
     pub(crate) async fn lock(&self, id: Uuid, note: &str) -> Result<RemoteLock, Failure> {
-        let failed = |error: &dyn std::error::Error| Failure::error(format!("cannot lock {}", self.name)).because(error);
+        let failed = |error: &dyn std::error::Error| {
+            Failure::error(format!("cannot lock {}", self.name)).because(error)
+        };
         let (folder, socket) = (self.session.control_socket(), ());
         let () = socket;
         // A session of its own over the same master, so that the lock may outlive this borrow.
@@ -315,7 +334,11 @@ impl RemoteLock {
             stdin.write_all(line.as_bytes()).await.map_err(|error| failed(&error))?;
         }
         let status = self.child.wait().await.map_err(|error| failed(&error))?;
-        if status.success() { Ok(()) } else { Err(Failure::error(format!("{}: cannot write the audit log", self.name))) }
+        if status.success() {
+            Ok(())
+        } else {
+            Err(Failure::error(format!("{}: cannot write the audit log", self.name)))
+        }
     }
 }
 
@@ -324,14 +347,18 @@ pub async fn trust(dir: &Path, name: &MachineName, machine: &Machine) -> Result<
     let target = Target::of(dir, name, &machine.reach)?;
     let settings = Settings::of(dir, &target.options(), target.host)?;
     if settings.proxied {
-        return Err(Failure::error(format!("{name} stands behind a jump host, where its keys cannot be fetched from here"))
-            .hint(format!("connect once by hand and check the fingerprint: `ssh {}`", target.host)));
+        return Err(Failure::error(format!(
+            "{name} stands behind a jump host, where its keys cannot be fetched from here"
+        ))
+        .hint(format!("connect once by hand and check the fingerprint: `ssh {}`", target.host)));
     }
     let output = tokio::process::Command::new("ssh-keyscan")
         .args(["-T", "10", "-p", &settings.port.to_string(), "--", &settings.hostname])
         .output()
         .await
-        .map_err(|error| Failure::error("cannot run `ssh-keyscan`").because(&error).hint("install the OpenSSH client"))?;
+        .map_err(|error| {
+            Failure::error("cannot run `ssh-keyscan`").because(&error).hint("install the OpenSSH client")
+        })?;
     let text = String::from_utf8_lossy(&output.stdout);
     let mut keys: Vec<_> = text.lines().filter_map(HostKey::parse).collect();
     for key in &mut keys {
@@ -339,9 +366,17 @@ pub async fn trust(dir: &Path, name: &MachineName, machine: &Machine) -> Result<
     }
     keys.sort_by(|a, b| a.kind.cmp(&b.kind));
     if keys.is_empty() {
-        let why = String::from_utf8_lossy(&output.stderr).lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("; ");
-        return Err(unreachable(name, "tcp", format!("no SSH server answers at {}:{}", settings.hostname, settings.port))
-            .hint(if why.is_empty() { "is the machine up, and the port right?".to_owned() } else { why }));
+        let why = String::from_utf8_lossy(&output.stderr)
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .collect::<Vec<_>>()
+            .join("; ");
+        return Err(unreachable(
+            name,
+            "tcp",
+            format!("no SSH server answers at {}:{}", settings.hostname, settings.port),
+        )
+        .hint(if why.is_empty() { "is the machine up, and the port right?".to_owned() } else { why }));
     }
     Ok(keys)
 }
@@ -361,19 +396,33 @@ pub fn remember(dir: &Path, keys: &[HostKey]) -> Result<(), Failure> {
 
 /// Appends a public key to the machine's `authorized_keys`, once. It connects as the user would (agent, config, a
 /// password asked on the terminal), for the key itself does not open the door yet. True: it was not there before.
-pub async fn install_key(dir: &Path, name: &MachineName, machine: &Machine, public: &str) -> Result<bool, Failure> {
+pub async fn install_key(
+    dir: &Path,
+    name: &MachineName,
+    machine: &Machine,
+    public: &str,
+) -> Result<bool, Failure> {
     let target = Target::of(dir, name, &machine.reach)?;
     let settings = Settings::of(dir, &target.options(), target.host)?;
-    let failed = |error: &dyn std::error::Error| Failure::error(format!("cannot install the key on {name}")).because(error);
+    let failed = |error: &dyn std::error::Error| {
+        Failure::error(format!("cannot install the key on {name}")).because(error)
+    };
     let mut ssh = tokio::process::Command::new("ssh");
     ssh.args(target.options())
-        .args(["-o", "StrictHostKeyChecking=yes", "-o", &format!("UserKnownHostsFile={}", settings.known_hosts_option())])
+        .args([
+            "-o",
+            "StrictHostKeyChecking=yes",
+            "-o",
+            &format!("UserKnownHostsFile={}", settings.known_hosts_option()),
+        ])
         .args(["-o", &format!("ConnectTimeout={}", CONNECT_TIMEOUT.as_secs())]);
     if let Some(identity) = target.identity.as_ref().filter(|identity| identity.exists()) {
         ssh.arg("-i").arg(identity);
     }
     ssh.arg("--").arg(target.host).arg(INSTALL_SCRIPT);
-    ssh.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    ssh.stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
     let mut child = ssh.spawn().map_err(|error| failed(&error))?;
     if let Some(mut stdin) = child.stdin.take() {
         // When ssh has given up already, its error text tells more than this one.
@@ -400,7 +449,9 @@ fn unreachable(name: &MachineName, stage: &str, what: String) -> Failure {
 fn diagnose(name: &MachineName, target: &Target<'_>, settings: &Settings, error: &openssh::Error) -> Failure {
     match error {
         openssh::Error::Connect(io) if io.kind() == std::io::ErrorKind::NotFound => {
-            Failure::error("cannot run `ssh`").because(io).hint("install the OpenSSH client: `apt-get install openssh-client`")
+            Failure::error("cannot run `ssh`")
+                .because(io)
+                .hint("install the OpenSSH client: `apt-get install openssh-client`")
         }
         openssh::Error::Connect(io) => diagnose_text(name, target, settings, &io.to_string()),
         other => unreachable(name, "ssh", "the connection failed".into()).because(other),
@@ -410,34 +461,48 @@ fn diagnose(name: &MachineName, target: &Target<'_>, settings: &Settings, error:
 /// From what `ssh` printed to the stage that failed and the fix.
 fn diagnose_text(name: &MachineName, target: &Target<'_>, settings: &Settings, text: &str) -> Failure {
     let place = format!("{}:{}", settings.hostname, settings.port);
-    let last = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("no reason given").to_owned();
+    let last =
+        text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("no reason given").to_owned();
     if text.contains("Could not resolve hostname") {
         unreachable(name, "dns", format!("the name `{}` is not known", settings.hostname))
             .hint(format!("check the address of {name} in system.toml, and the network here"))
     } else if text.contains("IDENTIFICATION HAS CHANGED") || text.contains("REVOKED") {
-        let shown = text.split_ascii_whitespace().find(|word| word.starts_with("SHA256:")).unwrap_or("unknown").trim_end_matches('.');
+        let shown = text
+            .split_ascii_whitespace()
+            .find(|word| word.starts_with("SHA256:"))
+            .unwrap_or("unknown")
+            .trim_end_matches('.');
         let known: Vec<_> = settings.known_keys().iter().map(HostKey::fingerprint).collect();
-        unreachable(name, "hostkey", format!("the host key of {place} has CHANGED: it shows {shown}, known is {}", known.join(", ")))
-            .hint("somebody may be between you and the machine; ask who runs it whether it was made anew")
-            .hint(format!("if it was: `nsd mach trust {name}`"))
+        unreachable(
+            name,
+            "hostkey",
+            format!("the host key of {place} has CHANGED: it shows {shown}, known is {}", known.join(", ")),
+        )
+        .hint("somebody may be between you and the machine; ask who runs it whether it was made anew")
+        .hint(format!("if it was: `nsd mach trust {name}`"))
     } else if text.contains("Host key verification failed") || text.contains("host key is known") {
         unreachable(name, "hostkey", format!("the host key of {place} is not known here"))
             .hint(format!("look at it and trust it: `nsd mach trust {name}`"))
     } else if text.contains("Permission denied") || text.contains("Too many authentication failures") {
         let user = target.user.map_or_else(String::new, |user| format!(" for {user}"));
-        let key = target.identity.as_ref().map_or_else(|| "no key of yours".into(), |key| format!("{} not", key.display()));
+        let key = target
+            .identity
+            .as_ref()
+            .map_or_else(|| "no key of yours".into(), |key| format!("{} not", key.display()));
         unreachable(name, "auth", format!("{place} accepts {key}{user}"))
             .hint(format!("install the system's key there: `nsd mach key {name}`"))
     } else if ["refused", "timed out", "No route", "unreachable"].iter().any(|sign| text.contains(sign)) {
         unreachable(name, "tcp", format!("{place} does not answer: {last}"))
             .hint("is the machine up, its address right, and SSH open in its firewall?")
     } else {
-        unreachable(name, "ssh", format!("{place}: {last}")).hint(format!("try by hand: `ssh -v {}`", target.host))
+        unreachable(name, "ssh", format!("{place}: {last}"))
+            .hint(format!("try by hand: `ssh -v {}`", target.host))
     }
 }
 
 fn persist() -> ControlPersist {
-    std::num::NonZeroUsize::new(PERSIST_SECONDS).map_or(ControlPersist::ClosedAfterInitialConnection, ControlPersist::IdleFor)
+    std::num::NonZeroUsize::new(PERSIST_SECONDS)
+        .map_or(ControlPersist::ClosedAfterInitialConnection, ControlPersist::IdleFor)
 }
 
 /// A folder of our own, with a path short enough for the sockets in it (the limit is 108 bytes).

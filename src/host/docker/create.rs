@@ -32,13 +32,18 @@ impl Docker {
         put
     }
 
-    pub(crate) async fn put_files(&self, container: &ContainerName, files: &[PutFile]) -> Result<(), Failure> {
+    pub(crate) async fn put_files(
+        &self,
+        container: &ContainerName,
+        files: &[PutFile],
+    ) -> Result<(), Failure> {
         if files.is_empty() {
             return Ok(());
         }
         let owner = self.owner(container).await?;
-        let archive = files::pack(files, owner)
-            .map_err(|error| Failure::error(format!("cannot pack the files of {container}")).because(&error))?;
+        let archive = files::pack(files, owner).map_err(|error| {
+            Failure::error(format!("cannot pack the files of {container}")).because(&error)
+        })?;
         let options = ask::UploadToContainerOptionsBuilder::default().path("/").build();
         self.client
             .upload_to_container(&container.0, Some(options), bollard::body_full(archive.into()))
@@ -54,17 +59,20 @@ impl Docker {
         if let Some(owner) = Owner::from_numbers(&user) {
             return Ok(owner);
         }
-        let passwd = self.read_file(container, "/etc/passwd").await?.map(|(bytes, _)| bytes).unwrap_or_default();
+        let passwd =
+            self.read_file(container, "/etc/passwd").await?.map(|(bytes, _)| bytes).unwrap_or_default();
         Owner::from_passwd(&user, &String::from_utf8_lossy(&passwd)).ok_or_else(|| {
-            Failure::error(format!("{container}: its image has no user `{user}`"))
-                .hint("name a user that stands in the image's /etc/passwd, or give its number: `user = \"1000\"`")
+            Failure::error(format!("{container}: its image has no user `{user}`")).hint(
+                "name a user that stands in the image's /etc/passwd, or give its number: `user = \"1000\"`",
+            )
         })
     }
 
     /// Engines that keep logs in files keep them for ever unless told otherwise.
     async fn log_config(&self) -> Result<Option<HostConfigLogConfig>, Failure> {
         let ask = || async { self.client.info().await.map(|info| info.logging_driver.unwrap_or_default()) };
-        let driver = self.log_driver.get_or_try_init(ask).await.map_err(|error| self.failed("ask it", &error))?;
+        let driver =
+            self.log_driver.get_or_try_init(ask).await.map_err(|error| self.failed("ask it", &error))?;
         Ok((driver == "json-file").then(|| HostConfigLogConfig {
             typ: Some(driver.clone()),
             config: Some(HashMap::from([

@@ -42,7 +42,8 @@ impl Docker {
     /// This machine's engine: where `DOCKER_HOST` says, else the usual socket.
     pub(crate) async fn here() -> Result<Self, Failure> {
         let connect = async {
-            let client = bollard::Docker::connect_with_defaults()?.with_timeout(Duration::from_secs(CALL_TIMEOUT));
+            let client =
+                bollard::Docker::connect_with_defaults()?.with_timeout(Duration::from_secs(CALL_TIMEOUT));
             client.negotiate_version().await
         };
         let client = connect.await.map_err(|error| {
@@ -59,7 +60,9 @@ impl Docker {
         let socket = link.forward_socket(SOCKET).await?;
         let connect = async {
             let version = bollard::API_DEFAULT_VERSION;
-            bollard::Docker::connect_with_unix(&socket.to_string_lossy(), CALL_TIMEOUT, version)?.negotiate_version().await
+            bollard::Docker::connect_with_unix(&socket.to_string_lossy(), CALL_TIMEOUT, version)?
+                .negotiate_version()
+                .await
         };
         match connect.await {
             Ok(client) => Ok(Self { client, place: link.name().to_string(), log_driver: OnceCell::new() }),
@@ -84,20 +87,25 @@ impl Docker {
     }
 
     pub(crate) async fn survey(&self, system: &System) -> Result<Surveyed, Failure> {
-        let filters = HashMap::from([("label".to_owned(), vec![
-            format!("{}={}", label::ID, system.id),
-            format!("{}={}", label::SYSTEM, system.name),
-        ])]);
+        let filters = HashMap::from([(
+            "label".to_owned(),
+            vec![format!("{}={}", label::ID, system.id), format!("{}={}", label::SYSTEM, system.name)],
+        )]);
         let options = ask::ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
         let list = async {
             let list = self.client.list_containers(Some(options)).await?;
             let ids = list.into_iter().filter_map(|container| container.id);
-            let inspected = join_all(ids.map(|id| async move { self.client.inspect_container(&id, None).await })).await;
+            let inspected =
+                join_all(ids.map(|id| async move { self.client.inspect_container(&id, None).await })).await;
             // One that is removed between the two questions is not there.
-            inspected.into_iter().filter(|answer| !matches!(answer, Err(error) if is_status(error, 404))).collect::<Result<Vec<_>, Error>>()
+            inspected
+                .into_iter()
+                .filter(|answer| !matches!(answer, Err(error) if is_status(error, 404)))
+                .collect::<Result<Vec<_>, Error>>()
         };
         let (containers, version, images) =
-            tokio::try_join!(list, self.client.version(), self.present(system)).map_err(|e| self.failed("ask it", &e))?;
+            tokio::try_join!(list, self.client.version(), self.present(system))
+                .map_err(|e| self.failed("ask it", &e))?;
         let mut instances = try_join_all(containers.iter().map(|container| self.running(container))).await?;
         instances.sort_by(|a, b| a.container.cmp(&b.container));
         Ok(Surveyed {
@@ -141,7 +149,8 @@ impl Docker {
 
     pub(crate) async fn pull(&self, reference: &str, who: &str, reporter: &Reporter) -> Result<(), Failure> {
         let parsed = Reference::parse(reference);
-        let options = ask::CreateImageOptionsBuilder::default().from_image(parsed.name).tag(parsed.tag).build();
+        let options =
+            ask::CreateImageOptionsBuilder::default().from_image(parsed.name).tag(parsed.tag).build();
         let mut progress = self.client.create_image(Some(options), None, None);
         let mut layers = PullProgress::default();
         while let Some(info) = progress.next().await {
@@ -152,7 +161,11 @@ impl Docker {
                     parsed.registry(),
                     words(error)
                 ))
-                .hint(format!("does the image exist, and can {} reach {}?", self.place, parsed.registry()))
+                .hint(format!(
+                    "does the image exist, and can {} reach {}?",
+                    self.place,
+                    parsed.registry()
+                ))
             };
             let info = info.map_err(|error| failed(&error))?;
             if let Some(detail) = &info.error_detail {
@@ -160,7 +173,12 @@ impl Docker {
                 return Err(failed(&Error::DockerStreamError { error }));
             }
             if let Some((done, total)) = layers.take(&info) {
-                reporter.send(Event::Progress { who: who.into(), what: format!("pull {reference}"), done, total });
+                reporter.send(Event::Progress {
+                    who: who.into(),
+                    what: format!("pull {reference}"),
+                    done,
+                    total,
+                });
             }
         }
         Ok(())
@@ -195,25 +213,37 @@ impl Docker {
         }
     }
 
-    pub(crate) async fn read_files(&self, container: &ContainerName, paths: &[String]) -> Result<Vec<PutFile>, Failure> {
+    pub(crate) async fn read_files(
+        &self,
+        container: &ContainerName,
+        paths: &[String],
+    ) -> Result<Vec<PutFile>, Failure> {
         let reads = paths.iter().map(|path| async move {
             let Some((bytes, mode)) = self.read_file(container, path).await? else { return Ok(None) };
             let file = files::as_put_file(path, bytes, mode);
-            file.map(Some).map_err(|error| Failure::error(format!("{path} in {container} is no text")).because(&error))
+            file.map(Some)
+                .map_err(|error| Failure::error(format!("{path} in {container} is no text")).because(&error))
         });
         Ok(try_join_all(reads).await?.into_iter().flatten().collect())
     }
 
-    async fn read_file(&self, container: &ContainerName, path: &str) -> Result<Option<(Vec<u8>, u32)>, Failure> {
+    async fn read_file(
+        &self,
+        container: &ContainerName,
+        path: &str,
+    ) -> Result<Option<(Vec<u8>, u32)>, Failure> {
         let options = ask::DownloadFromContainerOptionsBuilder::default().path(path).build();
         let stream = self.client.download_from_container(&container.0, Some(options));
-        let bytes: Result<Vec<u8>, Error> = stream.try_fold(Vec::new(), |mut all, chunk| async move {
-            all.extend_from_slice(&chunk);
-            Ok(all)
-        }).await;
+        let bytes: Result<Vec<u8>, Error> = stream
+            .try_fold(Vec::new(), |mut all, chunk| async move {
+                all.extend_from_slice(&chunk);
+                Ok(all)
+            })
+            .await;
         match bytes {
-            Ok(bytes) => files::unpack_one(&bytes)
-                .map_err(|error| Failure::error(format!("cannot read {path} of {container}")).because(&error)),
+            Ok(bytes) => files::unpack_one(&bytes).map_err(|error| {
+                Failure::error(format!("cannot read {path} of {container}")).because(&error)
+            }),
             Err(error) if is_status(&error, 404) => Ok(None),
             Err(error) => Err(self.failed(&format!("read {path} of {container}"), &error)),
         }
@@ -239,7 +269,11 @@ impl Docker {
         options: &LogOptions,
         lines: mpsc::Sender<LogLine>,
     ) -> Result<(), Failure> {
-        let mut ask = ask::LogsOptionsBuilder::default().stdout(true).stderr(true).timestamps(true).follow(options.follow);
+        let mut ask = ask::LogsOptionsBuilder::default()
+            .stdout(true)
+            .stderr(true)
+            .timestamps(true)
+            .follow(options.follow);
         let tail = options.tail.map_or_else(|| "all".to_owned(), |tail| tail.to_string());
         ask = ask.tail(&tail);
         if let Some(since) = options.since.and_then(|since| since.try_into().ok()) {
@@ -252,14 +286,20 @@ impl Docker {
                 () = lines.closed() => return Ok(()),
             };
             let Some(piece) = piece else { return Ok(()) };
-            let piece = piece.map_err(|error| self.failed(&format!("read the log of {container}"), &error))?;
+            let piece =
+                piece.map_err(|error| self.failed(&format!("read the log of {container}"), &error))?;
             if lines.send(log_line(&piece)).await.is_err() {
                 return Ok(());
             }
         }
     }
 
-    pub(crate) async fn exec(&self, container: &ContainerName, command: &[String], io: ExecIo) -> Result<i64, Failure> {
+    pub(crate) async fn exec(
+        &self,
+        container: &ContainerName,
+        command: &[String],
+        io: ExecIo,
+    ) -> Result<i64, Failure> {
         let failed = |error: &Error| self.failed(&format!("run a command in {container}"), error);
         let config = ExecConfig {
             attach_stdin: Some(true),
@@ -295,7 +335,9 @@ impl Docker {
                     sink.write_all(piece.as_ref()).await?;
                     sink.flush().await
                 };
-                written.await.map_err(|error| Failure::error("cannot write what the command says").because(&error))?;
+                written
+                    .await
+                    .map_err(|error| Failure::error("cannot write what the command says").because(&error))?;
             }
             Ok::<_, Failure>(())
         };
@@ -317,7 +359,9 @@ fn run_state(container: &ContainerInspectResponse) -> RunState {
     use ContainerStateStatusEnum as S;
     let Some(state) = &container.state else { return RunState::Created };
     match state.status {
-        Some(S::RUNNING | S::STOPPING) => RunState::Running { since: state.started_at.clone().unwrap_or_default() },
+        Some(S::RUNNING | S::STOPPING) => {
+            RunState::Running { since: state.started_at.clone().unwrap_or_default() }
+        }
         Some(S::PAUSED) => RunState::Paused,
         Some(S::RESTARTING) => RunState::Restarting,
         Some(S::CREATED | S::EMPTY) | None => RunState::Created,
@@ -336,7 +380,12 @@ fn published(container: &ContainerInspectResponse) -> Vec<Port> {
         for binding in outside.iter().flatten() {
             let host = binding.host_port.as_deref().and_then(|port| port.parse().ok());
             if let (Ok(container), Some(host)) = (number.parse(), host) {
-                ports.push(Port { ip: binding.host_ip.clone().filter(|ip| !ip.is_empty()), host, container, protocol });
+                ports.push(Port {
+                    ip: binding.host_ip.clone().filter(|ip| !ip.is_empty()),
+                    host,
+                    container,
+                    protocol,
+                });
             }
         }
     }
@@ -395,9 +444,18 @@ pub(crate) fn words(error: &Error) -> String {
 fn hint(error: &Error) -> Option<&'static str> {
     let text = words(error);
     let signs = [
-        ("port is already allocated", "another program or container has this port; stop it or publish another one"),
-        ("address already in use", "another program of that machine has this port; stop it or publish another one"),
-        ("no space left on device", "the machine's disk is full; make room there, such as by `docker system prune`"),
+        (
+            "port is already allocated",
+            "another program or container has this port; stop it or publish another one",
+        ),
+        (
+            "address already in use",
+            "another program of that machine has this port; stop it or publish another one",
+        ),
+        (
+            "no space left on device",
+            "the machine's disk is full; make room there, such as by `docker system prune`",
+        ),
         ("No such image", "the image is not on that machine; build it first: `nsd cont buildall`"),
     ];
     signs.iter().find(|(sign, _)| text.contains(sign)).map(|(_, hint)| *hint)

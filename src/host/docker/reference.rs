@@ -46,7 +46,11 @@ mod tests {
         ];
         for (text, name, tag, registry) in cases {
             let reference = Reference::parse(text);
-            assert_eq!((reference.name, reference.tag, reference.registry()), (name, tag, registry), "{text}");
+            assert_eq!(
+                (reference.name, reference.tag, reference.registry()),
+                (name, tag, registry),
+                "{text}"
+            );
         }
     }
 }

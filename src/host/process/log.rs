@@ -15,7 +15,11 @@ use crate::supervise::name;
 const POLL: Duration = Duration::from_millis(200);
 
 /// Sends the lines that the options ask for; with `follow` it ends when the receiver is gone.
-pub(super) async fn send(dir: &Path, options: &LogOptions, lines: mpsc::Sender<LogLine>) -> std::io::Result<()> {
+pub(super) async fn send(
+    dir: &Path,
+    options: &LogOptions,
+    lines: mpsc::Sender<LogLine>,
+) -> std::io::Result<()> {
     let path = dir.join(name::LOG);
     let mut wanted = VecDeque::new();
     let mut keep = |text: &str| {

@@ -41,12 +41,15 @@ pub(crate) struct Processes {
 
 impl Processes {
     pub(super) fn open(system: &System, _name: &MachineName) -> Result<Self, Failure> {
-        let states = match std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()) {
-            Some(path) => path,
-            None => std::env::home_dir()
-                .ok_or_else(|| Failure::error("there is no place for the state of processes: HOME is not set"))?
-                .join(".local/state"),
-        };
+        let states =
+            match std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()) {
+                Some(path) => path,
+                None => std::env::home_dir()
+                    .ok_or_else(|| {
+                        Failure::error("there is no place for the state of processes: HOME is not set")
+                    })?
+                    .join(".local/state"),
+            };
         let program = std::env::current_exe()
             .map_err(|error| Failure::error("cannot find our own executable").because(&error))?;
         let base = states.join("nsd").join(system.id.to_string());
@@ -62,7 +65,9 @@ impl Processes {
     }
 
     pub(crate) async fn survey(&self, system: &System) -> Result<Surveyed, Failure> {
-        let cannot = |error: &std::io::Error| Failure::error(format!("cannot read {}", self.base.display())).because(error);
+        let cannot = |error: &std::io::Error| {
+            Failure::error(format!("cannot read {}", self.base.display())).because(error)
+        };
         let mut instances = Vec::new();
         let entries = match std::fs::read_dir(&self.base) {
             Ok(entries) => entries.collect::<Result<Vec<_>, _>>().map_err(|error| cannot(&error))?,
@@ -90,7 +95,12 @@ impl Processes {
         })
     }
 
-    pub(crate) async fn pull(&self, _reference: &str, _who: &str, _reporter: &Reporter) -> Result<(), Failure> {
+    pub(crate) async fn pull(
+        &self,
+        _reference: &str,
+        _who: &str,
+        _reporter: &Reporter,
+    ) -> Result<(), Failure> {
         Ok(())
     }
 
@@ -109,7 +119,8 @@ impl Processes {
         let program = program(dir, order)?;
         write_files(dir, &order.files)?;
         for volume in &order.container.volumes {
-            self.link_volume(dir, order, volume).map_err(|error| cannot_make(&dir.join("volumes"), &error))?;
+            self.link_volume(dir, order, volume)
+                .map_err(|error| cannot_make(&dir.join("volumes"), &error))?;
         }
         let text = serde_json::to_vec_pretty(&program)
             .map_err(|error| Failure::error("cannot write the instance as JSON").because(&error))?;
@@ -137,15 +148,21 @@ impl Processes {
             return Ok(());
         }
         end_orphan(&dir).await;
-        let cannot = |why: &dyn std::error::Error| Failure::error(format!("cannot start {container}")).because(why);
+        let cannot =
+            |why: &dyn std::error::Error| Failure::error(format!("cannot start {container}")).because(why);
         for stale in [name::STATUS, name::GRACE] {
             match std::fs::remove_file(dir.join(stale)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(cannot(&error)),
                 _ => {}
             }
         }
-        let output = std::fs::File::options().append(true).create(true).open(dir.join(name::LOG)).map_err(|e| cannot(&e))?;
-        let (program, arguments) = self.supervisor.split_first().ok_or_else(|| Failure::error("no supervisor"))?;
+        let output = std::fs::File::options()
+            .append(true)
+            .create(true)
+            .open(dir.join(name::LOG))
+            .map_err(|e| cannot(&e))?;
+        let (program, arguments) =
+            self.supervisor.split_first().ok_or_else(|| Failure::error("no supervisor"))?;
         let mut supervisor = tokio::process::Command::new(program)
             .args(arguments)
             .arg(&dir)
@@ -171,7 +188,8 @@ impl Processes {
 
     pub(crate) async fn stop(&self, container: &ContainerName, grace: Duration) -> Result<(), Failure> {
         let dir = self.dir(container);
-        let cannot = |error: &std::io::Error| Failure::error(format!("cannot stop {container}")).because(error);
+        let cannot =
+            |error: &std::io::Error| Failure::error(format!("cannot stop {container}")).because(error);
         if !dir.exists() {
             return Ok(());
         }
@@ -200,7 +218,9 @@ impl Processes {
             return Ok(());
         }
         self.stop(container, Duration::from_secs(1)).await?;
-        let instance = supervise::read_program(&dir).ok().and_then(|program| program.labels.get(label::INSTANCE).cloned());
+        let instance = supervise::read_program(&dir)
+            .ok()
+            .and_then(|program| program.labels.get(label::INSTANCE).cloned());
         std::fs::remove_dir_all(&dir)
             .map_err(|error| Failure::error(format!("cannot remove {}", dir.display())).because(&error))?;
         // Folders that hold nothing are not left behind; those that do refuse.
@@ -217,11 +237,19 @@ impl Processes {
         Ok(())
     }
 
-    pub(crate) async fn put_files(&self, container: &ContainerName, files: &[PutFile]) -> Result<(), Failure> {
+    pub(crate) async fn put_files(
+        &self,
+        container: &ContainerName,
+        files: &[PutFile],
+    ) -> Result<(), Failure> {
         write_files(&self.dir(container), files)
     }
 
-    pub(crate) async fn read_files(&self, container: &ContainerName, paths: &[String]) -> Result<Vec<PutFile>, Failure> {
+    pub(crate) async fn read_files(
+        &self,
+        container: &ContainerName,
+        paths: &[String],
+    ) -> Result<Vec<PutFile>, Failure> {
         let dir = self.dir(container);
         let mut files = Vec::new();
         for to in paths {
@@ -229,7 +257,9 @@ impl Processes {
             let content = match std::fs::read_to_string(&path) {
                 Ok(content) => content,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(Failure::error(format!("cannot read {}", path.display())).because(&error)),
+                Err(error) => {
+                    return Err(Failure::error(format!("cannot read {}", path.display())).because(&error));
+                }
             };
             let mode = path.metadata().map_or(0o600, |meta| meta.permissions().mode() & 0o7777);
             files.push(PutFile { to: to.clone(), content: Secret::new(content), mode });
@@ -257,11 +287,20 @@ impl Processes {
             .map_err(|error| Failure::error(format!("cannot read the log of {container}")).because(&error))
     }
 
-    pub(crate) async fn exec(&self, container: &ContainerName, command: &[String], mut io: ExecIo) -> Result<i64, Failure> {
+    pub(crate) async fn exec(
+        &self,
+        container: &ContainerName,
+        command: &[String],
+        mut io: ExecIo,
+    ) -> Result<i64, Failure> {
         let dir = self.dir(container);
         let program = supervise::read_program(&dir).map_err(|error| cannot_ask(container, &error))?;
-        let cannot = |error: &std::io::Error| Failure::error(format!("cannot run it beside {container}")).because(error);
-        let Some((first, rest)) = command.split_first() else { return Err(Failure::error("no command to run")) };
+        let cannot = |error: &std::io::Error| {
+            Failure::error(format!("cannot run it beside {container}")).because(error)
+        };
+        let Some((first, rest)) = command.split_first() else {
+            return Err(Failure::error("no command to run"));
+        };
         let mut child = tokio::process::Command::new(first)
             .args(rest)
             .env_clear()
@@ -284,7 +323,10 @@ impl Processes {
             std::future::pending::<()>().await;
         };
         let outputs = async {
-            tokio::try_join!(tokio::io::copy(&mut stdout, &mut io.output), tokio::io::copy(&mut stderr, &mut io.errors))
+            tokio::try_join!(
+                tokio::io::copy(&mut stdout, &mut io.output),
+                tokio::io::copy(&mut stderr, &mut io.errors)
+            )
         };
         tokio::select! {
             copied = outputs => { copied.map_err(|error| cannot(&error))?; }
@@ -301,7 +343,9 @@ fn program(dir: &Path, order: &Order<'_>) -> Result<Program, Failure> {
         texts.iter().flatten().map(|text| text.reveal().to_owned()).collect()
     };
     let mut argv = texts(&order.entrypoint);
-    if argv.is_empty() && let Image::Bundled { program, .. } = &order.container.image {
+    if argv.is_empty()
+        && let Image::Bundled { program, .. } = &order.container.image
+    {
         argv.push(crate::bundled::find(*program)?.display().to_string());
     }
     argv.extend(texts(&order.command));
@@ -316,8 +360,11 @@ fn program(dir: &Path, order: &Order<'_>) -> Result<Program, Failure> {
             .hint("give its process `program = [\"…\"]`, or run it with Docker"));
     };
     if !is_runnable(first, env.get("PATH").map_or("", String::as_str)) {
-        return Err(Failure::error(format!("{}: the program `{first}` is not installed here", order.instance))
-            .hint(format!("install it, such as by `apt-get install {first}`, or run the system with Docker")));
+        return Err(Failure::error(format!(
+            "{}: the program `{first}` is not installed here",
+            order.instance
+        ))
+        .hint(format!("install it, such as by `apt-get install {first}`, or run the system with Docker")));
     }
     Ok(Program {
         labels: order.labels.clone(),
@@ -330,7 +377,8 @@ fn program(dir: &Path, order: &Order<'_>) -> Result<Program, Failure> {
 }
 
 fn is_runnable(program: &str, path: &str) -> bool {
-    let executable = |path: &Path| rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok() && path.is_file();
+    let executable =
+        |path: &Path| rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok() && path.is_file();
     if program.contains('/') {
         return executable(Path::new(program));
     }
@@ -392,10 +440,14 @@ fn signal(dir: &Path, signal: Signal) {
 
 /// A program whose supervisor was killed has been told to end. Makes sure of it, for it may hold a port.
 async fn end_orphan(dir: &Path) {
-    let Some((pid, ticks)) = read_status(dir).and_then(|status| Some((status.pid?, status.ticks?))) else { return };
+    let Some((pid, ticks)) = read_status(dir).and_then(|status| Some((status.pid?, status.ticks?))) else {
+        return;
+    };
     let deadline = Instant::now() + STOP_SLACK;
     while supervise::start_ticks(pid) == Some(ticks) {
-        if Instant::now() > deadline && let Some(pid) = Pid::from_raw(pid) {
+        if Instant::now() > deadline
+            && let Some(pid) = Pid::from_raw(pid)
+        {
             let _ = rustix::process::kill_process_group(pid, Signal::KILL);
         }
         tokio::time::sleep(POLL).await;

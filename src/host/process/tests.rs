@@ -20,7 +20,9 @@ fn supervisor() -> Vec<OsString> {
 #[test]
 fn supervisor_needs_an_instance() {
     match std::env::args().next_back().filter(|last| last.starts_with('/') && Path::new(last).is_dir()) {
-        Some(dir) => std::process::exit(if supervise::main(Path::new(&dir)) == ExitCode::SUCCESS { 0 } else { 1 }),
+        Some(dir) => {
+            std::process::exit(if supervise::main(Path::new(&dir)) == ExitCode::SUCCESS { 0 } else { 1 })
+        }
         None => assert_eq!(supervise::main(Path::new("/nowhere/at/all")), ExitCode::FAILURE),
     }
 }
@@ -35,7 +37,8 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let processes = Processes { base: folder.path().join("system"), supervisor: supervisor() };
         let machine = Machine { reach: Reach::Process, address: "127.0.0.1".into() };
-        let host = Host { name: "here".parse().unwrap(), machine, engine: Engine::Processes(processes), ssh: None };
+        let host =
+            Host { name: "here".parse().unwrap(), machine, engine: Engine::Processes(processes), ssh: None };
         Self { folder, host }
     }
 
@@ -46,7 +49,12 @@ impl Bench {
         }
     }
 
-    async fn create(&self, name: &ContainerName, container: &Container, health: Option<Health>) -> Result<(), Failure> {
+    async fn create(
+        &self,
+        name: &ContainerName,
+        container: &Container,
+        health: Option<Health>,
+    ) -> Result<(), Failure> {
         let instance: InstanceName = "here.redis.1".to_owned().try_into().unwrap();
         let state = self.processes().state_of(name);
         let bind = |text: &Text| text.bind(&state, |_| None).unwrap();
@@ -55,7 +63,8 @@ impl Bench {
             (label::SPEC.to_owned(), "abc".to_owned()),
             (label::CONTAINER.to_owned(), serde_json::to_string(container).unwrap()),
         ]);
-        labels.extend(health.map(|health| (label::HEALTH.to_owned(), serde_json::to_string(&health).unwrap())));
+        labels
+            .extend(health.map(|health| (label::HEALTH.to_owned(), serde_json::to_string(&health).unwrap())));
         let order = Order {
             name,
             instance: &instance,
@@ -124,7 +133,9 @@ fn redis(port: u16) -> (Container, Option<Health>) {
     redis.volumes.push(Volume { source: "data".into(), target: "/data".into(), read_only: false });
     redis.files.push(File {
         to: "/etc/redis.conf".into(),
-        content: Text::new(format!("port {port}\nbind 127.0.0.1\nsave \"\"\nappendonly yes\ndir ${{state}}/volumes/data\n")),
+        content: Text::new(format!(
+            "port {port}\nbind 127.0.0.1\nsave \"\"\nappendonly yes\ndir ${{state}}/volumes/data\n"
+        )),
         mode: 0o600,
         live: true,
     });
@@ -239,7 +250,10 @@ async fn a_program_that_does_not_come_up_shows_its_last_words() {
 async fn a_program_that_ignores_sigterm_is_killed_after_its_grace() {
     let bench = Bench::new();
     let name = ContainerName("s.here.stubborn.1.abc".into());
-    bench.create(&name, &container(&["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"]), None).await.unwrap();
+    bench
+        .create(&name, &container(&["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"]), None)
+        .await
+        .unwrap();
     bench.processes().start(&name).await.unwrap();
     await_healthy(&bench.host, &name).await.unwrap();
     let started = Instant::now();
@@ -274,7 +288,10 @@ async fn logs_and_commands_are_reached() {
     let (followed, mut lines) = tokio::join!(follow, collect);
     followed.unwrap();
     lines.sort_by_key(|line| line.stderr);
-    assert_eq!(lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>(), ["line 1", "line 2", "line 3", "oops"]);
+    assert_eq!(
+        lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>(),
+        ["line 1", "line 2", "line 3", "oops"]
+    );
     assert!(lines[3].stderr);
 
     let (output, mut seen) = tokio::io::duplex(64);
