@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nsd_wire::{
-    Ack, AckKind, Connect, Disconnect, Packet, PacketId, Publish, Qos, ReasonCode, Subscribe, SubscribeFilter, SubscribeOptions,
-    Version,
+    Ack, AckKind, Connect, Disconnect, Packet, PacketId, Publish, Qos, ReasonCode, Subscribe,
+    SubscribeFilter, SubscribeOptions, Version,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -108,14 +108,23 @@ impl Client {
         connect.user_name = settings.user.as_deref();
         connect.password = settings.password.as_ref().map(|password| password.reveal().as_bytes());
         client.send(&Packet::Connect(connect)).await?;
-        match client.answer("CONNACK", |heard| if let Heard::LetIn(reason) = heard { Some(*reason) } else { None }).await? {
+        match client
+            .answer("CONNACK", |heard| if let Heard::LetIn(reason) = heard { Some(*reason) } else { None })
+            .await?
+        {
             ReasonCode::Success => Ok(client),
             reason => Err(refused(&client.peer, reason)),
         }
     }
 
     /// Returns when the server has taken the message as its QoS promises.
-    pub async fn publish(&mut self, topic: &str, payload: &[u8], qos: Qos, retain: bool) -> Result<(), Failure> {
+    pub async fn publish(
+        &mut self,
+        topic: &str,
+        payload: &[u8],
+        qos: Qos,
+        retain: bool,
+    ) -> Result<(), Failure> {
         let id = self.new_id();
         let mut publish = Publish::new(topic, payload);
         (publish.qos, publish.retain) = (qos, retain);
@@ -135,15 +144,22 @@ impl Client {
     pub async fn subscribe(&mut self, filters: &[String], qos: Qos) -> Result<(), Failure> {
         let id = self.new_id();
         let options = SubscribeOptions { qos, ..SubscribeOptions::default() };
-        let wanted: Vec<SubscribeFilter<'_>> = filters.iter().map(|filter| SubscribeFilter { filter, options }).collect();
+        let wanted: Vec<SubscribeFilter<'_>> =
+            filters.iter().map(|filter| SubscribeFilter { filter, options }).collect();
         self.send(&Packet::Subscribe(Subscribe::new(id, &wanted))).await?;
-        let codes = self
-            .answer("SUBACK", |heard| if let Heard::Subscribed(codes) = heard { Some(codes.clone()) } else { None })
+        let codes =
+            self.answer("SUBACK", |heard| {
+                if let Heard::Subscribed(codes) = heard { Some(codes.clone()) } else { None }
+            })
             .await?;
         match codes.iter().zip(filters).find(|(code, _)| code.is_failure()) {
             None => Ok(()),
-            Some((code, filter)) => Err(Failure::error(format!("{} refuses the subscription to `{filter}`: {}", self.peer, code.text()))
-                .hint("a device may use the topics whose second level is its name: `devices/NAME/#`")),
+            Some((code, filter)) => Err(Failure::error(format!(
+                "{} refuses the subscription to `{filter}`: {}",
+                self.peer,
+                code.text()
+            ))
+            .hint("a device may use the topics whose second level is its name: `devices/NAME/#`")),
         }
     }
 
@@ -163,15 +179,24 @@ impl Client {
         }
     }
 
-    async fn acknowledged(&mut self, wanted: AckKind, wanted_id: PacketId, topic: &str) -> Result<(), Failure> {
+    async fn acknowledged(
+        &mut self,
+        wanted: AckKind,
+        wanted_id: PacketId,
+        topic: &str,
+    ) -> Result<(), Failure> {
         let found = |heard: &Heard| match heard {
             Heard::Acknowledged { kind, id, reason } if *kind == wanted && *id == wanted_id => Some(*reason),
             _ => None,
         };
         let reason = self.answer("acknowledgement", found).await?;
         if reason.is_failure() {
-            return Err(Failure::error(format!("{} refuses the message to `{topic}`: {}", self.peer, reason.text()))
-                .hint("a device may use the topics whose second level is its name: `devices/NAME/…`"));
+            return Err(Failure::error(format!(
+                "{} refuses the message to `{topic}`: {}",
+                self.peer,
+                reason.text()
+            ))
+            .hint("a device may use the topics whose second level is its name: `devices/NAME/…`"));
         }
         Ok(())
     }
@@ -187,14 +212,23 @@ impl Client {
             }
         };
         let patience = timeout(PATIENCE, listen).await;
-        patience.unwrap_or_else(|_| Err(Failure::new(Kind::Unreachable, format!("{peer} gave no {what} within {} s", PATIENCE.as_secs()))))
+        patience.unwrap_or_else(|_| {
+            Err(Failure::new(
+                Kind::Unreachable,
+                format!("{peer} gave no {what} within {} s", PATIENCE.as_secs()),
+            ))
+        })
     }
 
     /// One packet, answered as MQTT wants it.
     async fn hear(&mut self) -> Result<Heard, Failure> {
         loop {
-            let broken = |error: &dyn std::error::Error| Failure::error(format!("{} does not speak MQTT properly", self.peer)).because(error);
-            let found = match nsd_wire::read(self.version, &self.received, MAX_PACKET).map_err(|error| broken(&error))? {
+            let broken = |error: &dyn std::error::Error| {
+                Failure::error(format!("{} does not speak MQTT properly", self.peer)).because(error)
+            };
+            let found = match nsd_wire::read(self.version, &self.received, MAX_PACKET)
+                .map_err(|error| broken(&error))?
+            {
                 Some((packet, length)) => Some((heard(&packet, &self.peer)?, length)),
                 None => None,
             };
@@ -235,7 +269,9 @@ impl Client {
             Ok(Ok(0)) => Err(lost(&self.peer).cause("it closed the connection")),
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(lost(&self.peer).because(&error)),
-            Err(_) if self.awaits_pong => Err(lost(&self.peer).cause(format!("it has been silent for {KEEP_ALIVE} s"))),
+            Err(_) if self.awaits_pong => {
+                Err(lost(&self.peer).cause(format!("it has been silent for {KEEP_ALIVE} s")))
+            }
             Err(_) => {
                 self.awaits_pong = true;
                 self.send(&Packet::PingReq).await
@@ -273,7 +309,9 @@ enum Reply {
 }
 
 fn heard(packet: &Packet<'_>, peer: &str) -> Result<(Heard, Reply), Failure> {
-    let ack = |kind: AckKind, ack: &Ack<'_>| (Heard::Acknowledged { kind, id: ack.packet_id, reason: ack.reason }, Reply::None);
+    let ack = |kind: AckKind, ack: &Ack<'_>| {
+        (Heard::Acknowledged { kind, id: ack.packet_id, reason: ack.reason }, Reply::None)
+    };
     Ok(match packet {
         Packet::ConnAck(connack) => (Heard::LetIn(connack.reason), Reply::None),
         Packet::Publish(publish) => (message(publish), reply_to(publish)),
@@ -282,7 +320,9 @@ fn heard(packet: &Packet<'_>, peer: &str) -> Result<(Heard, Reply), Failure> {
         Packet::PubComp(one) => ack(AckKind::PubComp, one),
         Packet::PubRel(one) => (Heard::Nothing, Reply::PubComp(one.packet_id)),
         Packet::SubAck(suback) => (Heard::Subscribed(suback.codes.iter().collect()), Reply::None),
-        Packet::Disconnect(goodbye) => return Err(lost(peer).cause(format!("it says: {}", goodbye.reason.text()))),
+        Packet::Disconnect(goodbye) => {
+            return Err(lost(peer).cause(format!("it says: {}", goodbye.reason.text())));
+        }
         _ => (Heard::Nothing, Reply::None),
     })
 }
@@ -301,11 +341,13 @@ fn reply_to(publish: &Publish<'_>) -> Reply {
 }
 
 async fn open(settings: &Settings, peer: &str) -> Result<Box<dyn Duplex>, Failure> {
-    let cannot = |error: &dyn std::error::Error| Failure::new(Kind::Unreachable, format!("cannot connect to {peer}")).because(error);
+    let cannot = |error: &dyn std::error::Error| {
+        Failure::new(Kind::Unreachable, format!("cannot connect to {peer}")).because(error)
+    };
     let connect = timeout(PATIENCE, TcpStream::connect((settings.host.as_str(), settings.port))).await;
-    let stream = connect.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|error| {
-        cannot(&error).hint("does it run there? See `nsd status`")
-    })?;
+    let stream = connect
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(|error| cannot(&error).hint("does it run there? See `nsd status`"))?;
     stream.set_nodelay(true).map_err(|error| cannot(&error))?;
     let Some(trust) = &settings.tls else { return Ok(Box::new(stream)) };
     let handshake = timeout(PATIENCE, tls::connect(stream, &settings.host, trust)).await;
@@ -325,8 +367,9 @@ pub fn is_refusal(failure: &Failure) -> bool {
 fn refused(peer: &str, reason: ReasonCode) -> Failure {
     let failure = Failure::error(format!("{peer} does not let us in: {}", reason.text()));
     match reason {
-        ReasonCode::NotAuthorized | ReasonCode::BadUserNameOrPassword => failure
-            .hint("user (`-u`) and password (NSD_MQTT_PASSWORD) are those of `nsd device add NAME`"),
+        ReasonCode::NotAuthorized | ReasonCode::BadUserNameOrPassword => {
+            failure.hint("user (`-u`) and password (NSD_MQTT_PASSWORD) are those of `nsd device add NAME`")
+        }
         _ => failure,
     }
 }

@@ -14,8 +14,8 @@ use crate::history::{Repo, Revision};
 use crate::keeper::Keeper;
 use crate::manifest::{self, Manifest, Problem};
 use crate::project::Project;
-use crate::secret::Secret;
 use crate::report::{Bars, Event, Json, Lines, Palette, Reporter, Screen, Silent};
+use crate::secret::Secret;
 use crate::system::{Instance, System, TopologyName};
 
 /// How Ctrl-C reaches a command. Most commands just end; one that changes machines takes the matter into its own hands.

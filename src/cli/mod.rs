@@ -200,11 +200,16 @@ async fn interrupted(context: &Context, interrupt: &Interrupt) -> Failure {
             (Ok(interrupts), Ok(terminations)) => (interrupts, terminations),
             (Err(failure), _) | (_, Err(failure)) => return failure,
         };
+    let mut first: Option<std::time::Instant> = None;
     loop {
         tokio::select! {
             _ = interrupts.recv() => {}
             _ = terminations.recv() => {}
         }
+        if first.is_some_and(|first| first.elapsed() < ONE_KEYSTROKE) {
+            continue;
+        }
+        first = Some(std::time::Instant::now());
         if !interrupt.is_guarded() {
             return Failure::new(Kind::Interrupted, "interrupted; no machine was changed");
         }
@@ -218,6 +223,9 @@ async fn interrupted(context: &Context, interrupt: &Interrupt) -> Failure {
         );
     }
 }
+
+/// One Ctrl-C may come as two signals: to us, and to the process group that we are in.
+const ONE_KEYSTROKE: std::time::Duration = std::time::Duration::from_millis(200);
 
 enum Parsed {
     Run(Box<Cli>),

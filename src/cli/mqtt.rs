@@ -124,15 +124,18 @@ async fn publish(context: &Context, args: PubArgs) -> Result<(), Failure> {
     client.publish(&args.topic, &payload, qos(args.qos), args.retain).await?;
     client.close().await;
     if context.screen.json {
-        context.screen.record(&json!({ "topic": args.topic, "bytes": payload.len(), "qos": args.qos, "retain": args.retain }));
+        context.screen.record(
+            &json!({ "topic": args.topic, "bytes": payload.len(), "qos": args.qos, "retain": args.retain }),
+        );
     }
     Ok(())
 }
 
 async fn subscribe(context: &Context, args: SubArgs) -> Result<(), Failure> {
     if let Some(wrong) = args.topic.iter().find(|filter| !topic::valid_filter(filter)) {
-        return Err(Failure::new(Kind::Usage, format!("{wrong:?} is no topic filter"))
-            .hint("`#` stands alone at the end, `+` for one whole level: `devices/+/status`, `devices/lamp/#`"));
+        return Err(Failure::new(Kind::Usage, format!("{wrong:?} is no topic filter")).hint(
+            "`#` stands alone at the end, `+` for one whole level: `devices/+/status`, `devices/lamp/#`",
+        ));
     }
     let settings = args.server.settings(context).await?;
     let mut client = Client::connect(&settings).await?;
@@ -152,7 +155,12 @@ async fn subscribe(context: &Context, args: SubArgs) -> Result<(), Failure> {
 }
 
 /// As a device would: again and again, with growing pauses. A server that says no is not asked twice.
-async fn again(context: &Context, settings: &Settings, args: &SubArgs, why: &Failure) -> Result<Client, Failure> {
+async fn again(
+    context: &Context,
+    settings: &Settings,
+    args: &SubArgs,
+    why: &Failure,
+) -> Result<Client, Failure> {
     let cause = why.causes.first().map(|cause| format!(": {cause}")).unwrap_or_default();
     context.warn(format!("{why}{cause}; connecting again"));
     let mut pause = FIRST_PAUSE;
@@ -180,7 +188,8 @@ fn print(context: &Context, message: &Message) {
         let text = std::str::from_utf8(&message.payload).ok();
         let base64 = text.is_none().then(|| BASE64_STANDARD.encode(&message.payload));
         let mut value = json!({ "topic": message.topic, "qos": message.qos as u8, "retain": message.retain });
-        value[if text.is_some() { "payload" } else { "payload_base64" }] = json!(text.map(str::to_owned).or(base64));
+        value[if text.is_some() { "payload" } else { "payload_base64" }] =
+            json!(text.map(str::to_owned).or(base64));
         return context.screen.record(&value);
     }
     let mut line = Vec::new();
@@ -197,13 +206,18 @@ fn payload(args: &PubArgs) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let read = match (&args.message, &args.file) {
         (Some(message), _) => return Ok(message.clone().into_bytes()),
-        (None, Some(file)) => std::fs::File::open(file).and_then(|file| file.take(MAX_MESSAGE + 1).read_to_end(&mut bytes)),
+        (None, Some(file)) => {
+            std::fs::File::open(file).and_then(|file| file.take(MAX_MESSAGE + 1).read_to_end(&mut bytes))
+        }
         (None, None) => std::io::stdin().lock().take(MAX_MESSAGE + 1).read_to_end(&mut bytes),
     };
     let source = args.file.as_ref().map_or_else(|| "stdin".to_owned(), |file| file.display().to_string());
     read.map_err(|error| Failure::error(format!("cannot read the message from {source}")).because(&error))?;
     if bytes.len() as u64 > MAX_MESSAGE {
-        return Err(Failure::new(Kind::Usage, format!("the message in {source} has more than {MAX_MESSAGE} bytes")));
+        return Err(Failure::new(
+            Kind::Usage,
+            format!("the message in {source} has more than {MAX_MESSAGE} bytes"),
+        ));
     }
     // The line end of `echo on |` is the shell's, not the message's; a file is taken as it is.
     if args.file.is_none() && bytes.last() == Some(&b'\n') {
@@ -221,7 +235,10 @@ impl Server {
             tls,
             user: self.user.clone(),
             password: self.password(context).await?,
-            client_id: self.id.clone().unwrap_or_else(|| format!("nsd-{}", &uuid::Uuid::new_v4().simple().to_string()[..12])),
+            client_id: self
+                .id
+                .clone()
+                .unwrap_or_else(|| format!("nsd-{}", &uuid::Uuid::new_v4().simple().to_string()[..12])),
             version: match self.protocol.as_str() {
                 "3.1" => Version::V31,
                 "3.1.1" => Version::V311,
@@ -238,7 +255,10 @@ impl Server {
             return Some(Trust::Files(vec![ca.clone()]));
         }
         self.tls.then(|| {
-            let own = context.project().map(|project| public_certificates(&project.state.join("certs"))).unwrap_or_default();
+            let own = context
+                .project()
+                .map(|project| public_certificates(&project.state.join("certs")))
+                .unwrap_or_default();
             if own.is_empty() { Trust::WellKnown } else { Trust::Files(own) }
         })
     }
@@ -246,15 +266,19 @@ impl Server {
     /// Never from the command line, where every user of the machine could read it.
     async fn password(&self, context: &Context) -> Result<Option<Secret>, Failure> {
         if let Some(file) = &self.password_file {
-            let text = std::fs::read_to_string(file)
-                .map_err(|error| Failure::new(Kind::Usage, format!("cannot read the password in {}", file.display())).because(&error))?;
+            let text = std::fs::read_to_string(file).map_err(|error| {
+                Failure::new(Kind::Usage, format!("cannot read the password in {}", file.display()))
+                    .because(&error)
+            })?;
             return Ok(Some(Secret::new(text.lines().next().unwrap_or_default())));
         }
         if let Ok(password) = std::env::var("NSD_MQTT_PASSWORD") {
             return Ok(Some(Secret::new(password)));
         }
         match &self.user {
-            Some(user) if std::io::stdin().is_terminal() => context.ask_secret(&format!("password of {user}: ")).await.map(Some),
+            Some(user) if std::io::stdin().is_terminal() => {
+                context.ask_secret(&format!("password of {user}: ")).await.map(Some)
+            }
             _ => Ok(None),
         }
     }

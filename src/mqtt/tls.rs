@@ -15,7 +15,11 @@ use tokio_rustls::client::TlsStream;
 use super::Trust;
 use crate::failure::{Failure, Kind};
 
-pub(super) async fn connect(stream: TcpStream, host: &str, trust: &Trust) -> Result<TlsStream<TcpStream>, Failure> {
+pub(super) async fn connect(
+    stream: TcpStream,
+    host: &str,
+    trust: &Trust,
+) -> Result<TlsStream<TcpStream>, Failure> {
     let name = ServerName::try_from(host.to_owned())
         .map_err(|error| Failure::new(Kind::Usage, format!("`{host}` is no host name")).because(&error))?;
     let connector = TlsConnector::from(Arc::new(settings(trust)?));
@@ -34,7 +38,10 @@ fn settings(trust: &Trust) -> Result<ClientConfig, Failure> {
     let mut roots = RootCertStore::empty();
     match trust {
         Trust::Anyone => {
-            return Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider))).with_no_client_auth());
+            return Ok(builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+                .with_no_client_auth());
         }
         Trust::WellKnown => {
             roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());

@@ -9,15 +9,36 @@ use crate::support::{Home, same};
 fn a_wrong_system_file_is_told_all_at_once() {
     let home = Home::new();
     let cases = [
-        ("unknown keys", SYSTEM.replace("program = [\"sleep\", \"3600\"]", "programm = [\"sleep\", \"3600\"]\nstop_gracee = \"1s\"")),
+        (
+            "unknown keys",
+            SYSTEM.replace(
+                "program = [\"sleep\", \"3600\"]",
+                "programm = [\"sleep\", \"3600\"]\nstop_gracee = \"1s\"",
+            ),
+        ),
         ("wrong types", SYSTEM.replace("needs = [\"clock\"]", "needs = 7\nports = { a = 1 }")),
-        ("undefined processes", SYSTEM.replace("contains = [\"clock\", \"late\"]", "contains = [\"clok\", \"late\"]")),
-        ("a cycle", SYSTEM.replace("stop_grace = \"1s\"\n\n[process.late]", "needs = [\"late\"]\n\n[process.late]")),
+        (
+            "undefined processes",
+            SYSTEM.replace("contains = [\"clock\", \"late\"]", "contains = [\"clok\", \"late\"]"),
+        ),
+        (
+            "a cycle",
+            SYSTEM.replace("stop_grace = \"1s\"\n\n[process.late]", "needs = [\"late\"]\n\n[process.late]"),
+        ),
         ("no toml", SYSTEM.replace("[secrets]", "[secrets")),
         ("a name twice", format!("{SYSTEM}\n[process.clock]\nprogram = [\"true\"]\n")),
-        ("impossible ports", SYSTEM.replace("needs = [\"clock\"]", "needs = [\"clock\"]\nports = [\"70000:80\", \"0\", \"x:y\"]")),
+        (
+            "impossible ports",
+            SYSTEM.replace(
+                "needs = [\"clock\"]",
+                "needs = [\"clock\"]\nports = [\"70000:80\", \"0\", \"x:y\"]",
+            ),
+        ),
         ("a secret nobody declares", SYSTEM.replace("secret.token", "secret.tokn")),
-        ("a template that is nowhere", SYSTEM.replace("needs = [\"clock\"]", "files = [{ template = \"nowhere.tera\", to = \"/a\" }]")),
+        (
+            "a template that is nowhere",
+            SYSTEM.replace("needs = [\"clock\"]", "files = [{ template = \"nowhere.tera\", to = \"/a\" }]"),
+        ),
         ("a bad id", SYSTEM.replace("7a0f4a3c-5b0e-4a55-9c53-0d9c4a6f1e11", "7a0f")),
     ];
     let mut text = String::new();
@@ -36,7 +57,10 @@ fn a_wrong_system_file_is_told_all_at_once() {
 #[test]
 fn commands_that_cannot_be_meant() {
     let home = Home::new();
-    let nowhere = home.all_shown("", &["sys compile", "status", "--system nothere.toml status", "-C nothere sys show", "device add 'a b'"]);
+    let nowhere = home.all_shown(
+        "",
+        &["sys compile", "status", "--system nothere.toml status", "-C nothere sys show", "device add 'a b'"],
+    );
     home.sample(SYSTEM);
     let here = home.all_shown(
         "sample",
@@ -51,7 +75,10 @@ fn commands_that_cannot_be_meant() {
         ],
     );
     home.ok("sample", "sys compile local");
-    let compiled = home.all_shown("sample", &["cont build clock", "cont buildall", "rev deploy deployed", "device list", "logs nosuch"]);
+    let compiled = home.all_shown(
+        "sample",
+        &["cont build clock", "cont buildall", "rev deploy deployed", "device list", "logs nosuch"],
+    );
     same!("cannot_be_meant", format!("{nowhere}{here}{compiled}"));
 }
 
@@ -59,7 +86,12 @@ fn commands_that_cannot_be_meant() {
 fn a_secret_that_has_no_value_is_named() {
     let home = Home::new();
     let mut text = String::new();
-    for source in ["{ file = \"nothere\" }", "{ env = \"SURELY_NOT_SET\" }", "{ command = [\"false\"] }", "{ command = [\"no-such-program\"] }"] {
+    for source in [
+        "{ file = \"nothere\" }",
+        "{ env = \"SURELY_NOT_SET\" }",
+        "{ command = [\"false\"] }",
+        "{ command = [\"no-such-program\"] }",
+    ] {
         home.sample(&SYSTEM.replace("{ generate = 32 }", source));
         home.ok("sample", "sys compile local");
         let ran = home.nsd("sample", "rev preview head");
@@ -72,9 +104,17 @@ fn a_secret_that_has_no_value_is_named() {
 #[test]
 fn a_repository_that_is_nowhere_is_told_when_compiling() {
     let home = Home::new();
-    let with = |url: &str| SYSTEM.replace("program = [\"sleep\", \"3600\"]", &format!("program = [\"sleep\", \"3600\"]\nrepository = \"{url}\""));
+    let with = |url: &str| {
+        SYSTEM.replace(
+            "program = [\"sleep\", \"3600\"]",
+            &format!("program = [\"sleep\", \"3600\"]\nrepository = \"{url}\""),
+        )
+    };
     git2::Repository::init_bare(home.path("empty.git")).unwrap();
-    for url in [home.path("nothere.git").display().to_string(), format!("{}#nobranch", home.path("empty.git").display())] {
+    for url in [
+        home.path("nothere.git").display().to_string(),
+        format!("{}#nobranch", home.path("empty.git").display()),
+    ] {
         home.sample(&with(&url).replace("program = [\"sleep\", \"3600\"]\n", ""));
         let ran = home.nsd("sample", "sys compile local");
         assert_ne!(ran.code, 0, "{}", ran.all());

@@ -8,10 +8,42 @@ fn help_of_everything() {
     let home = Home::new();
     let mut text = home.shown("", "--help");
     for line in [
-        "login", "logout", "sys", "sys create", "sys list", "sys link", "sys unlink", "sys show", "sys compile", "sys analyze",
-        "sys stop", "mach", "mach list", "mach key", "mach trust", "cont", "cont list", "cont build", "cont buildall", "rev",
-        "rev list", "rev get", "rev preview", "rev deploy", "timeline list", "device", "device add", "device list",
-        "device remove", "up", "status", "logs", "mqtt", "mqtt pub", "mqtt sub", "completions",
+        "login",
+        "logout",
+        "sys",
+        "sys create",
+        "sys list",
+        "sys link",
+        "sys unlink",
+        "sys show",
+        "sys compile",
+        "sys analyze",
+        "sys stop",
+        "mach",
+        "mach list",
+        "mach key",
+        "mach trust",
+        "cont",
+        "cont list",
+        "cont build",
+        "cont buildall",
+        "rev",
+        "rev list",
+        "rev get",
+        "rev preview",
+        "rev deploy",
+        "timeline list",
+        "device",
+        "device add",
+        "device list",
+        "device remove",
+        "up",
+        "status",
+        "logs",
+        "mqtt",
+        "mqtt pub",
+        "mqtt sub",
+        "completions",
     ] {
         text.push_str(&format!("\n==== nsd {line} -h\n{}", home.shown("", &format!("{line} -h"))));
     }
@@ -31,7 +63,16 @@ fn nothing_at_all_is_a_usage_error_that_shows_help() {
 #[test]
 fn a_typo_runs_nothing() {
     let home = Home::new();
-    let lines = ["rev deplyo head", "log", "sys list --jsno", "rev deploy", "zzz", "sys compile a b", "logs --since soon", "-qv sys list"];
+    let lines = [
+        "rev deplyo head",
+        "log",
+        "sys list --jsno",
+        "rev deploy",
+        "zzz",
+        "sys compile a b",
+        "logs --since soon",
+        "-qv sys list",
+    ];
     same!("typos", home.all_shown("", &lines));
     assert_eq!(home.nsd("", "stauts --json").code, 64);
 }
@@ -59,6 +100,7 @@ fn a_reader_that_leaves_early_is_no_error() {
     let home = Home::new();
     let nsd = env!("CARGO_BIN_EXE_nsd");
     let script = format!("set -o pipefail; '{nsd}' completions bash | head -c 10 >/dev/null");
-    let status = std::process::Command::new("bash").args(["-c", &script]).current_dir(home.path("")).status().unwrap();
+    let status =
+        std::process::Command::new("bash").args(["-c", &script]).current_dir(home.path("")).status().unwrap();
     assert_eq!(status.code(), Some(0));
 }

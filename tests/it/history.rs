@@ -2,6 +2,9 @@
 
 use crate::support::{Home, same};
 
+/// Each home puts one of its own in its place.
+pub(crate) const ID: &str = "7a0f4a3c-5b0e-4a55-9c53-0d9c4a6f1e11";
+
 /// A system of plain processes that needs nothing installed.
 pub(crate) const SYSTEM: &str = r#"
 name = "sample"
@@ -36,7 +39,10 @@ fn compiling_records_a_revision_once() {
     home.sample(SYSTEM);
     let first = home.all_shown("sample", &["sys comp local", "sys comp local", "rev list"]);
     home.sample(&SYSTEM.replace("3600", "3599"));
-    let second = home.all_shown("sample", &["sys comp", "rev list", "sys show", "cont list", "mach list", "timeline list"]);
+    let second = home.all_shown(
+        "sample",
+        &["sys comp", "rev list", "sys show", "cont list", "mach list", "timeline list"],
+    );
     same!("compile", format!("{first}{second}"));
 }
 
@@ -44,7 +50,9 @@ fn compiling_records_a_revision_once() {
 fn revisions_are_named_by_words_and_prefixes() {
     let home = Home::new();
     home.sample(SYSTEM);
-    let id = |line: &str| home.ok("sample", &format!("{line} --json")).json()["revision"]["id"].as_str().unwrap().to_owned();
+    let id = |line: &str| {
+        home.ok("sample", &format!("{line} --json")).json()["revision"]["id"].as_str().unwrap().to_owned()
+    };
     let first = id("sys compile local");
     home.sample(&SYSTEM.replace("3600", "3599"));
     let second = id("sys compile local");

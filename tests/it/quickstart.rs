@@ -12,7 +12,9 @@ const TLS: u16 = 25_884;
 /// `systems/quickstart` with other ports and an id of its own.
 fn quickstart() -> Home {
     let home = Home::with_servers();
-    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/systems/quickstart/system.toml")).unwrap();
+    let text =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/systems/quickstart/system.toml"))
+            .unwrap();
     let text = text
         .replace("127.0.0.1:1883", &format!("127.0.0.1:{PLAIN}"))
         .replace("127.0.0.1:8883", &format!("127.0.0.1:{TLS}"))
@@ -36,7 +38,11 @@ fn a_cluster_on_this_machine() {
     a_dead_broker_is_survived(home);
 
     let again = home.ok("sample", "up");
-    assert!(again.stdout.contains("nothing changed") && again.stdout.contains("nothing to do"), "{}", again.all());
+    assert!(
+        again.stdout.contains("nothing changed") && again.stdout.contains("nothing to do"),
+        "{}",
+        again.all()
+    );
     devices_come_and_go(home);
     nothing_is_left_after_a_stop(home);
 }
@@ -51,7 +57,11 @@ fn everything_runs(home: &Home) {
 /// Subscribes once and publishes in several ways; both go to whichever broker the balancer chooses.
 fn messages_go_through(home: &Home) {
     let base = format!("--port {PLAIN} -u lamp");
-    for (at, publisher) in [base.clone(), format!("{base} --protocol 3.1.1"), format!("--tls --port {TLS} -u lamp")].iter().enumerate() {
+    for (at, publisher) in
+        [base.clone(), format!("{base} --protocol 3.1.1"), format!("--tls --port {TLS} -u lamp")]
+            .iter()
+            .enumerate()
+    {
         let mut subscriber = Subscriber::start(home, &format!("mqtt sub {base} -t 'devices/lamp/#' -v -c 1"));
         subscriber.until_ready(home, &base);
         home.ok("sample", &format!("mqtt pub {publisher} -t devices/lamp/status -m 'on {at}'"));
@@ -124,7 +134,8 @@ fn processes_of(home: &str) -> Vec<String> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
     entries
         .filter_map(|path| {
-            let arguments = String::from_utf8_lossy(&std::fs::read(path.join("cmdline")).ok()?).replace('\0', " ");
+            let arguments =
+                String::from_utf8_lossy(&std::fs::read(path.join("cmdline")).ok()?).replace('\0', " ");
             let folder = std::fs::read_link(path.join("cwd")).ok()?.display().to_string();
             (arguments.contains(home) || folder.starts_with(home)).then_some(arguments)
         })
@@ -140,7 +151,8 @@ fn broker_pid_of(number: u16) -> Option<rustix::process::Pid> {
     let wanted = format!(".mqtt.{number}.");
     std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-        let arguments = String::from_utf8_lossy(&std::fs::read(entry.path().join("cmdline")).ok()?).into_owned();
+        let arguments =
+            String::from_utf8_lossy(&std::fs::read(entry.path().join("cmdline")).ok()?).into_owned();
         let program = arguments.split('\0').next()?.to_owned();
         let environment_or_folder = std::fs::read_link(entry.path().join("cwd")).ok()?.display().to_string();
         let ours = arguments.contains(&wanted) || environment_or_folder.contains(&wanted);
@@ -155,10 +167,13 @@ struct Subscriber {
 
 impl Subscriber {
     fn start(home: &Home, line: &str) -> Self {
-        let mut child = home.command("sample", line).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child =
+            home.command("sample", line).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = std::sync::mpsc::sync_channel(1000);
-        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        std::thread::spawn(move || {
+            stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
         Self { child, lines }
     }
 

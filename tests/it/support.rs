@@ -10,6 +10,8 @@ use tempfile::TempDir;
 
 pub(crate) struct Home {
     root: TempDir,
+    /// Takes the place of [`crate::history::ID`]: the lock of a system is this machine's, not this home's.
+    id: String,
     env: BTreeMap<String, String>,
 }
 
@@ -24,7 +26,7 @@ impl Home {
     pub(crate) fn new() -> Self {
         // Outside of any git repository, so that histories of tests stay in them.
         let root = TempDir::new().unwrap();
-        let home = Self { root, env: BTreeMap::new() };
+        let home = Self { root, id: uuid::Uuid::new_v4().to_string(), env: BTreeMap::new() };
         std::fs::create_dir_all(home.path(".config")).unwrap();
         std::fs::write(home.path(".gitconfig"), "[user]\n\tname = Ada\n\temail = ada@example.org\n").unwrap();
         home
@@ -53,7 +55,7 @@ impl Home {
 
     /// A folder `sample` with this system file, in a git repository.
     pub(crate) fn sample(&self, text: &str) {
-        self.write("sample/system.toml", text);
+        self.write("sample/system.toml", &text.replace(crate::history::ID, &self.id));
         if !self.path("sample/.git").exists() {
             git2::Repository::init(self.path("sample")).unwrap();
         }
@@ -103,7 +105,8 @@ impl Home {
 
     pub(crate) fn normal(&self, text: &str) -> String {
         let real = std::fs::canonicalize(self.root.path()).unwrap();
-        text.replace(&real.display().to_string(), "HOME").replace(&self.root.path().display().to_string(), "HOME")
+        text.replace(&real.display().to_string(), "HOME")
+            .replace(&self.root.path().display().to_string(), "HOME")
     }
 }
 
@@ -147,7 +150,11 @@ pub(crate) fn filters() -> Vec<(&'static str, &'static str)> {
     vec![
         (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "UUID"),
         (r"\b[0-9a-f]{40}\b", "COMMIT"),
-        (r"(revision|REVISION) [0-9a-f]{10}\b", "$1 SHORT"),
+        (r"\b[0-9a-f]{10}\b", "SHORT"),
+        (r"\.[0-9a-f]{8}\b", ".SPEC"),
+        (r"\b\d+\.\d GB\b", "SPACE"),
+        (r"\b(amd64|arm64)\b", "ARCH"),
+        (r"AAAA[A-Za-z0-9+/=]+", "KEY"),
         (r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?Z?", "TIME"),
         (r"\b\d+\.\d s\b", "SECONDS"),
         (r"(?m)^ *\d+\.\d\d ", "AT "),
@@ -161,7 +168,9 @@ pub(crate) fn servers() -> &'static Path {
         let folder = Path::new(env!("CARGO_BIN_EXE_nsd")).parent().unwrap();
         let target = folder.ancestors().nth(2).unwrap();
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "-p", "nsd-broker", "-p", "nsd-balancer", "--bins"]).env("CARGO_TARGET_DIR", target);
+        cargo
+            .args(["build", "--quiet", "-p", "nsd-broker", "-p", "nsd-balancer", "--bins"])
+            .env("CARGO_TARGET_DIR", target);
         if folder.ends_with("release") {
             cargo.arg("--release");
         }

@@ -5,7 +5,14 @@ use crate::support::{Home, same};
 #[test]
 fn a_person_logs_in_and_out() {
     let home = Home::new();
-    let lines = ["login", "login --name Grace --email grace@example.org", "login --name x<y", "logout", "logout", "login --json"];
+    let lines = [
+        "login",
+        "login --name Grace --email grace@example.org",
+        "login --name x<y",
+        "logout",
+        "logout",
+        "login --json",
+    ];
     same!("login", home.all_shown("", &lines));
 }
 
@@ -21,7 +28,10 @@ fn without_git_and_terminal_a_login_says_what_it_needs() {
 #[test]
 fn a_new_system_is_a_folder_in_git_that_compiles() {
     let home = Home::with_servers();
-    same!("create", home.all_shown("", &["sys create shop", "sys create shop", "sys create 'a b'", "sys list"]));
+    same!(
+        "create",
+        home.all_shown("", &["sys create shop", "sys create shop", "sys create 'a b'", "sys list"])
+    );
     assert!(home.path("shop/.git").is_dir());
     let listed = home.ok("", "sys list --json").json();
     assert_eq!(listed[0]["name"], "shop");
@@ -38,7 +48,20 @@ fn a_new_system_is_a_folder_in_git_that_compiles() {
 fn systems_are_linked_and_unlinked() {
     let home = Home::new();
     home.sample(crate::history::SYSTEM);
-    same!("link", home.all_shown("", &["sys link sample", "sys list", "sys unlink sample", "sys unlink sample", "sys list", "sys link"]));
+    same!(
+        "link",
+        home.all_shown(
+            "",
+            &[
+                "sys link sample",
+                "sys list",
+                "sys unlink sample",
+                "sys unlink sample",
+                "sys list",
+                "sys link"
+            ]
+        )
+    );
 }
 
 #[test]
@@ -46,11 +69,24 @@ fn every_listing_is_json_when_asked() {
     let home = Home::new();
     home.sample(crate::history::SYSTEM);
     home.ok("sample", "sys compile local");
-    for line in ["sys list", "sys show", "mach list", "cont list", "cont buildall", "rev list", "rev get head", "timeline list", "sys compile local", "login", "logout"] {
+    for line in [
+        "sys list",
+        "sys show",
+        "mach list",
+        "cont list",
+        "cont buildall",
+        "rev list",
+        "rev get head",
+        "timeline list",
+        "sys compile local",
+        "login",
+        "logout",
+    ] {
         let ran = home.ok("sample", &format!("{line} --json"));
         ran.json();
         for event in ran.stderr.lines() {
-            serde_json::from_str::<serde_json::Value>(event).unwrap_or_else(|error| panic!("{line}: {error}: {event}"));
+            serde_json::from_str::<serde_json::Value>(event)
+                .unwrap_or_else(|error| panic!("{line}: {error}: {event}"));
         }
     }
     let ran = home.nsd("sample", "rev get nonsense --json");

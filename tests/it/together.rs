@@ -8,7 +8,8 @@ fn compilers_agree_on_one_revision() {
     let home = Home::new();
     home.sample(SYSTEM);
     let running: Vec<_> = (0..6).map(|_| home.start("sample", "sys compile local --json")).collect();
-    let runs: Vec<crate::support::Ran> = running.into_iter().map(|child| child.wait_with_output().unwrap().into()).collect();
+    let runs: Vec<crate::support::Ran> =
+        running.into_iter().map(|child| child.wait_with_output().unwrap().into()).collect();
     let mut ids = std::collections::BTreeSet::new();
     let mut new = 0;
     for ran in &runs {
@@ -26,7 +27,8 @@ fn one_deploys_and_the_other_is_told_or_finds_it_done() {
     home.sample(SYSTEM);
     home.ok("sample", "sys compile local");
     let running: Vec<_> = (0..3).map(|_| home.start("sample", "rev deploy head")).collect();
-    let runs: Vec<crate::support::Ran> = running.into_iter().map(|child| child.wait_with_output().unwrap().into()).collect();
+    let runs: Vec<crate::support::Ran> =
+        running.into_iter().map(|child| child.wait_with_output().unwrap().into()).collect();
     let stopped = home.nsd("sample", "sys stop -y");
     let done = runs.iter().filter(|ran| ran.code == 0).count();
     for ran in &runs {
@@ -36,6 +38,9 @@ fn one_deploys_and_the_other_is_told_or_finds_it_done() {
     assert!(done >= 1);
     assert_eq!(stopped.code, 0, "{}", stopped.all());
     let entries = home.ok("sample", "timeline list --json").json();
-    let deploys = entries.as_array().unwrap().iter().filter(|entry| entry["action"] == "deploy" && entry["machines"].as_array().is_some_and(|machines| !machines.is_empty()));
+    let deploys = entries.as_array().unwrap().iter().filter(|entry| {
+        entry["action"] == "deploy"
+            && entry["machines"].as_array().is_some_and(|machines| !machines.is_empty())
+    });
     assert_eq!(deploys.count(), 1, "{entries}");
 }

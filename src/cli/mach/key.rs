@@ -31,6 +31,9 @@ pub(in crate::cli) struct Args {
 
 pub(super) async fn run(context: &Context, args: Args) -> Result<(), Failure> {
     let work = context.work()?;
+    if args.install {
+        chosen(&work, &args.names)?;
+    }
     let (path, declared) = key_path(&work)?;
     let new = !path.exists();
     if new {

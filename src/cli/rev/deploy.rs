@@ -43,7 +43,7 @@ pub(in crate::cli) async fn deploy(
         return scene.settle(began.elapsed());
     }
     if !context.screen.json {
-        context.screen.say(&plan::text(&plan));
+        context.screen.say(&format!("\n{}", plan::text(&plan)));
     }
     scene.preflight(&plan)?;
     if let Some(question) = roll::question(&plan) {
@@ -51,6 +51,10 @@ pub(in crate::cli) async fn deploy(
     }
     let outcome = scene.perform("deploy", &plan).await?;
     let json = json!({ "revision": scene.revision.id, "changed": true, "plan": plan, "outcome": outcome });
-    context.screen.show(&json, || roll::summary(&scene, &plan, began.elapsed()));
-    outcome.failure().map_or(Ok(()), Err)
+    let failure = outcome.failure();
+    context.screen.show(&json, || match &failure {
+        None => roll::summary(&scene, &plan, began.elapsed()),
+        Some(_) => String::new(),
+    });
+    failure.map_or(Ok(()), Err)
 }

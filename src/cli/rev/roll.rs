@@ -288,10 +288,10 @@ pub(in crate::cli) fn question(plan: &Plan) -> Option<String> {
 pub(in crate::cli) fn summary(scene: &Scene<'_>, plan: &Plan, took: Duration) -> String {
     let machines = scene.observed.machines.len();
     format!(
-        "{} {} for {}: {} on {machines} {} in {}",
-        scene.context.screen.palette.bold(&format!("revision {}", scene.revision.short())),
+        "deployed {} for {}, revision {}: {} on {machines} {} in {}",
         scene.system.name,
         scene.system.topology,
+        scene.context.screen.palette.bold(scene.revision.short()),
         counts(plan),
         plural(machines, "machine"),
         seconds(took)

@@ -25,7 +25,7 @@ pub(super) async fn run(context: &Context, _args: Args) -> Result<(), Failure> {
         return Ok(());
     }
     if !context.screen.json {
-        context.screen.say(&plan::text(&plan));
+        context.screen.say(&format!("\n{}", plan::text(&plan)));
     }
     let count = plan.changes.len();
     context
