@@ -127,6 +127,7 @@ impl FrameError {
 /// Reads the fixed header at the start of `bytes`. `Ok(None)`: it has not all arrived.
 ///
 /// `max_packet` counts the whole packet, as the Maximum Packet Size of v5 does. The body need not have arrived.
+#[inline]
 pub fn frame(bytes: &[u8], max_packet: usize) -> Result<Option<Frame>, FrameError> {
     let Some((&first, rest)) = bytes.split_first() else { return Ok(None) };
     let kind = PacketType::from_u8(first >> 4).ok_or(FrameError::ReservedType)?;
@@ -138,6 +139,7 @@ pub fn frame(bytes: &[u8], max_packet: usize) -> Result<Option<Frame>, FrameErro
     Ok(Some(frame))
 }
 
+#[inline]
 fn remaining_length(bytes: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
     let mut value = 0;
     for (at, &byte) in bytes.iter().take(4).enumerate() {

@@ -36,6 +36,7 @@ pub mod reason;
 pub mod topic;
 pub mod version;
 
+mod bytes;
 mod reader;
 mod writer;
 

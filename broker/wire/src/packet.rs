@@ -45,6 +45,7 @@ pub enum Sender {
 }
 
 /// Parses the complete body of a framed packet. A CONNECT tells its own version; for it `version` is not looked at.
+#[inline]
 pub fn decode(version: Version, frame: Frame, body: &[u8]) -> Result<Packet<'_>, DecodeError> {
     if body.len() != frame.body {
         return Err(Malformed("the body has another length than the frame says"));
@@ -52,6 +53,11 @@ pub fn decode(version: Version, frame: Frame, body: &[u8]) -> Result<Packet<'_>,
     if frame.kind == PacketType::Publish {
         return Publish::decode(version, frame.flags, body).map(Packet::Publish);
     }
+    decode_other(version, frame, body)
+}
+
+/// All but PUBLISH, whose way stays short.
+fn decode_other(version: Version, frame: Frame, body: &[u8]) -> Result<Packet<'_>, DecodeError> {
     check_flags(version, frame)?;
     Ok(match frame.kind {
         PacketType::Connect => Packet::Connect(Connect::decode(body)?),
@@ -74,6 +80,7 @@ pub fn decode(version: Version, frame: Frame, body: &[u8]) -> Result<Packet<'_>,
 }
 
 /// Frames and parses the packet at the start of `bytes`, and tells its length. `Ok(None)`: it has not all arrived.
+#[inline]
 pub fn read(
     version: Version,
     bytes: &[u8],

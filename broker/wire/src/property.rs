@@ -231,6 +231,7 @@ pub(crate) fn authentication<'a>(
 
 /// Writing one property: nothing if it is absent.
 pub(crate) trait PropertySink: Sink {
+    #[inline]
     fn byte_property(&mut self, id: PropertyId, value: Option<u8>) {
         if let Some(value) = value {
             self.u8(id as u8);
@@ -242,6 +243,7 @@ pub(crate) trait PropertySink: Sink {
         self.byte_property(id, value.map(u8::from));
     }
 
+    #[inline]
     fn u16_property(&mut self, id: PropertyId, value: Option<u16>) {
         if let Some(value) = value {
             self.u8(id as u8);
@@ -249,6 +251,7 @@ pub(crate) trait PropertySink: Sink {
         }
     }
 
+    #[inline]
     fn u32_property(&mut self, id: PropertyId, value: Option<u32>) {
         if let Some(value) = value {
             self.u8(id as u8);
@@ -256,10 +259,12 @@ pub(crate) trait PropertySink: Sink {
         }
     }
 
+    #[inline]
     fn string_property(&mut self, id: PropertyId, value: Option<&str>) -> Result<(), EncodeError> {
         self.binary_property(id, value.map(str::as_bytes))
     }
 
+    #[inline]
     fn binary_property(&mut self, id: PropertyId, value: Option<&[u8]>) -> Result<(), EncodeError> {
         let Some(value) = value else { return Ok(()) };
         self.u8(id as u8);
@@ -396,19 +401,22 @@ impl<'a> IntoIterator for UserProperties<'a> {
 
 impl Section for UserProperties<'_> {
     fn write<S: Sink>(&self, sink: &mut S) -> Result<(), EncodeError> {
-        if let Many::Wire(span) = self.0
-            && span.is_unmixed()
-        {
-            sink.bytes(span.bytes);
-            return Ok(());
+        match self.0 {
+            Many::Wire(span) if span.is_unmixed() => {
+                sink.bytes(span.bytes);
+                Ok(())
+            }
+            Many::Wire(_) => self.iter().try_for_each(|pair| user_property(sink, pair)),
+            Many::List(pairs) => pairs.iter().try_for_each(|&pair| user_property(sink, pair)),
         }
-        for (name, value) in self.iter() {
-            sink.u8(PropertyId::UserProperty as u8);
-            sink.string(name)?;
-            sink.string(value)?;
-        }
-        Ok(())
     }
+}
+
+#[inline]
+fn user_property<S: Sink>(sink: &mut S, (name, value): (&str, &str)) -> Result<(), EncodeError> {
+    sink.u8(PropertyId::UserProperty as u8);
+    sink.string(name)?;
+    sink.string(value)
 }
 
 /// See [`UserProperties::iter`].
@@ -485,7 +493,14 @@ impl<'a> IntoIterator for SubscriptionIds<'a> {
 
 impl Section for SubscriptionIds<'_> {
     fn write<S: Sink>(&self, sink: &mut S) -> Result<(), EncodeError> {
-        self.iter().try_for_each(|id| sink.subscription_id(id))
+        match self.0 {
+            Many::Wire(span) if span.is_unmixed() => {
+                sink.bytes(span.bytes);
+                Ok(())
+            }
+            Many::Wire(_) => self.iter().try_for_each(|id| sink.subscription_id(id)),
+            Many::List(ids) => ids.iter().try_for_each(|&id| sink.subscription_id(id)),
+        }
     }
 }
 

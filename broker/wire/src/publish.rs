@@ -64,6 +64,7 @@ impl<'a> Publish<'a> {
         }
     }
 
+    #[inline]
     pub(crate) fn decode(version: Version, flags: u8, body: &'a [u8]) -> Result<Self, DecodeError> {
         let qos = Qos::from_u8(flags >> QOS_SHIFT & 0b11).ok_or(Malformed("QoS 3"))?;
         let dup = flags & DUP != 0;

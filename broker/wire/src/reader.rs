@@ -2,6 +2,7 @@
 //! body is complete, so nothing is ever waited for.
 
 use crate::{
+    bytes::has_any,
     error::DecodeError::{self, Malformed},
     qos::PacketId,
 };
@@ -33,30 +34,35 @@ impl<'a> Reader<'a> {
         rest
     }
 
+    #[inline]
     pub(crate) fn take(&mut self, length: usize) -> Result<&'a [u8], DecodeError> {
         let (taken, rest) = self.rest.split_at_checked(length).ok_or(ENDS_EARLY)?;
         self.rest = rest;
         Ok(taken)
     }
 
+    #[inline]
     pub(crate) fn u8(&mut self) -> Result<u8, DecodeError> {
         let (&byte, rest) = self.rest.split_first().ok_or(ENDS_EARLY)?;
         self.rest = rest;
         Ok(byte)
     }
 
+    #[inline]
     pub(crate) fn u16(&mut self) -> Result<u16, DecodeError> {
         let (bytes, rest) = self.rest.split_first_chunk().ok_or(ENDS_EARLY)?;
         self.rest = rest;
         Ok(u16::from_be_bytes(*bytes))
     }
 
+    #[inline]
     pub(crate) fn u32(&mut self) -> Result<u32, DecodeError> {
         let (bytes, rest) = self.rest.split_first_chunk().ok_or(ENDS_EARLY)?;
         self.rest = rest;
         Ok(u32::from_be_bytes(*bytes))
     }
 
+    #[inline]
     /// A variable byte integer of at most four bytes, in its shortest form [MQTT-1.5.5-1].
     pub(crate) fn varint(&mut self) -> Result<u32, DecodeError> {
         let mut value = 0;
@@ -76,6 +82,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Binary data: two bytes of length, then the bytes.
+    #[inline]
     pub(crate) fn binary(&mut self) -> Result<&'a [u8], DecodeError> {
         let length = self.u16()?;
         self.take(usize::from(length))
@@ -85,9 +92,10 @@ impl<'a> Reader<'a> {
     pub(crate) fn string(&mut self) -> Result<&'a str, DecodeError> {
         let bytes = self.binary()?;
         let text = std::str::from_utf8(bytes).map_err(|_| Malformed("a string is not UTF-8"))?;
-        if has_nul(bytes) { Err(Malformed("a string has U+0000")) } else { Ok(text) }
+        if has_any(bytes, [0]) { Err(Malformed("a string has U+0000")) } else { Ok(text) }
     }
 
+    #[inline]
     pub(crate) fn packet_id(&mut self) -> Result<PacketId, DecodeError> {
         PacketId::new(self.u16()?).ok_or(DecodeError::Protocol("packet identifier 0"))
     }
@@ -96,11 +104,6 @@ impl<'a> Reader<'a> {
     pub(crate) const fn end(&self) -> Result<(), DecodeError> {
         if self.is_empty() { Ok(()) } else { Err(Malformed("bytes follow its end")) }
     }
-}
-
-/// Without a branch in the loop, so that it is done many bytes at a time.
-fn has_nul(bytes: &[u8]) -> bool {
-    bytes.iter().fold(false, |found, &byte| found | (byte == 0))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::str::Split;
 
 use crate::{
+    bytes::has_any,
     error::DecodeError::{self, Malformed},
     reader::Reader,
 };
@@ -28,7 +29,7 @@ impl Limits {
 
 /// Whether a message can have this topic: not empty, no wildcard, no U+0000 [MQTT-4.7.1-1, 4.7.3-1, 4.7.3-2].
 pub fn valid_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= MAX_BYTES && !has_any(name, b"+#\0")
+    !name.is_empty() && name.len() <= MAX_BYTES && !has_any(name.as_bytes(), *b"+#\0")
 }
 
 /// Whether one can subscribe to this filter, shared subscriptions included.
@@ -39,10 +40,10 @@ pub fn valid_filter(filter: &str) -> bool {
 /// Whether the levels of a filter are right, whatever `$share` may mean: `#` is a level of its own and the last one,
 /// `+` is a level of its own [MQTT-4.7.1-1, 4.7.1-2].
 pub fn valid_levels(filter: &str) -> bool {
-    if filter.is_empty() || filter.len() > MAX_BYTES || has_any(filter, b"\0") {
+    if filter.is_empty() || filter.len() > MAX_BYTES || has_any(filter.as_bytes(), *b"\0") {
         return false;
     }
-    if !has_any(filter, b"+#") {
+    if !has_any(filter.as_bytes(), *b"+#") {
         return true;
     }
     let mut levels = levels(filter).peekable();
@@ -50,7 +51,7 @@ pub fn valid_levels(filter: &str) -> bool {
         let valid = match level {
             "#" => levels.peek().is_none(),
             "+" => true,
-            _ => !has_any(level, b"+#"),
+            _ => !has_any(level.as_bytes(), *b"+#"),
         };
         if !valid {
             return false;
@@ -61,7 +62,7 @@ pub fn valid_levels(filter: &str) -> bool {
 
 /// Whether a filter selects more than one topic.
 pub fn has_wildcard(filter: &str) -> bool {
-    has_any(filter, b"+#")
+    has_any(filter.as_bytes(), *b"+#")
 }
 
 /// The levels of a name or filter. They may be empty, also the first and the last.
@@ -109,22 +110,21 @@ impl<'a> Shared<'a> {
             return None;
         }
         let (group, filter) = filter.strip_prefix(SHARE)?.split_once('/')?;
-        let valid = !group.is_empty() && !has_any(group, b"+#\0") && valid_levels(filter);
+        let valid = !group.is_empty() && !has_any(group.as_bytes(), *b"+#\0") && valid_levels(filter);
         valid.then_some(Self { group, filter })
     }
 }
 
 /// The topic of a PUBLISH in one pass: valid, or empty (a topic alias may stand for it).
+#[inline]
 pub(crate) fn read_name<'a>(reader: &mut Reader<'a>) -> Result<&'a str, DecodeError> {
     let bytes = reader.binary()?;
     let name = std::str::from_utf8(bytes).map_err(|_| Malformed("the topic is not UTF-8"))?;
-    if has_any(name, b"+#\0") { Err(Malformed("the topic has a wildcard or U+0000")) } else { Ok(name) }
-}
-
-/// Without a branch in the loop, so that it is done many bytes at a time.
-fn has_any<const N: usize>(text: &str, bytes: &[u8; N]) -> bool {
-    text.bytes()
-        .fold(false, |found, byte| bytes.iter().fold(found, |found, &wanted| found | (byte == wanted)))
+    if has_any(name.as_bytes(), *b"+#\0") {
+        Err(Malformed("the topic has a wildcard or U+0000"))
+    } else {
+        Ok(name)
+    }
 }
 
 #[cfg(test)]

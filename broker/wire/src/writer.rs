@@ -15,26 +15,31 @@ pub(crate) trait Sink: Sized {
         self.bytes(&[value]);
     }
 
+    #[inline]
     fn u16(&mut self, value: u16) {
         self.bytes(&value.to_be_bytes());
     }
 
+    #[inline]
     fn u32(&mut self, value: u32) {
         self.bytes(&value.to_be_bytes());
     }
 
+    #[inline]
     fn varint(&mut self, value: usize) -> Result<(), EncodeError> {
         let (bytes, length) = varint(value)?;
         self.bytes(&bytes[..length]);
         Ok(())
     }
 
+    #[inline]
     fn binary(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
         self.u16(u16::try_from(bytes.len()).map_err(|_| TooLong)?);
         self.bytes(bytes);
         Ok(())
     }
 
+    #[inline]
     fn string(&mut self, text: &str) -> Result<(), EncodeError> {
         self.binary(text.as_bytes())
     }
@@ -47,8 +52,14 @@ pub(crate) trait Sink: Sized {
 }
 
 impl Sink for Vec<u8> {
+    #[inline]
     fn bytes(&mut self, bytes: &[u8]) {
         self.extend_from_slice(bytes);
+    }
+
+    #[inline]
+    fn u8(&mut self, value: u8) {
+        self.push(value);
     }
 }
 
@@ -57,8 +68,16 @@ impl Sink for Vec<u8> {
 pub(crate) struct Length(pub(crate) usize);
 
 impl Sink for Length {
+    #[inline]
     fn bytes(&mut self, bytes: &[u8]) {
         self.0 += bytes.len();
+    }
+
+    /// What is measured for its length need not be measured again.
+    fn section(&mut self, section: &impl Section) -> Result<(), EncodeError> {
+        let length = length_of(section)?;
+        self.0 += varint(length)?.1 + length;
+        Ok(())
     }
 }
 
@@ -97,6 +116,7 @@ pub(crate) fn packet(
 }
 
 /// A variable byte integer and how many of the bytes it has.
+#[inline]
 pub(crate) fn varint(value: usize) -> Result<([u8; 4], usize), EncodeError> {
     if value > MAX_REMAINING_LENGTH {
         return Err(TooLong);

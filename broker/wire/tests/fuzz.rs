@@ -4,6 +4,8 @@
 //! is never waited for; what is taken is the same packet after it has been written and read again. The seed is in every
 //! failure and can be given back in `NSD_FUZZ_SEED`.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a helper of a test fails the test")]
+
 use std::{
     fs,
     path::Path,
