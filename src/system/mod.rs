@@ -11,7 +11,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use names::{InstanceName, MAX_NAME, MachineName, NameError, ProcessName, SecretName, SystemName, TopologyName};
+pub use names::{
+    InstanceName, MAX_NAME, MachineName, NameError, ProcessName, SecretName, SystemName, TopologyName,
+};
 pub use text::{STATE, Text};
 
 /// A system compiled for one topology.
@@ -186,7 +188,9 @@ impl Image {
 }
 
 /// The servers that come with `nsd`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Bundled {
     Broker,

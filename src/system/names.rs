@@ -15,7 +15,9 @@ pub enum NameError {
     Empty(&'static str),
     #[error("a {kind} name has at most {MAX_NAME} characters, this one has {length}")]
     Long { kind: &'static str, length: usize },
-    #[error("a {kind} name consists of a-z, A-Z, 0-9, `-` and `_` and starts with a letter or digit; {found:?} does not fit")]
+    #[error(
+        "a {kind} name consists of a-z, A-Z, 0-9, `-` and `_` and starts with a letter or digit; {found:?} does not fit"
+    )]
     Character { kind: &'static str, found: char },
 }
 
@@ -124,10 +126,7 @@ mod tests {
     fn names_are_checked() {
         assert!("lelylan-mqtt".parse::<SystemName>().is_ok());
         assert_eq!("".parse::<SystemName>(), Err(NameError::Empty("system")));
-        assert_eq!(
-            "a.b".parse::<MachineName>(),
-            Err(NameError::Character { kind: "machine", found: '.' })
-        );
+        assert_eq!("a.b".parse::<MachineName>(), Err(NameError::Character { kind: "machine", found: '.' }));
         assert!("-a".parse::<ProcessName>().is_err());
         assert!("x".repeat(MAX_NAME + 1).parse::<ProcessName>().is_err());
     }
