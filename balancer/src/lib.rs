@@ -1,0 +1,34 @@
+//! A TCP and TLS balancer that understands MQTT connections.
+//!
+//! | module | | what it does |
+//! | --- | --- | --- |
+//! | [`backend`] | pure | the state of one server: Joining, Healthy, Unhealthy, Draining, Gone |
+//! | [`pick`] | pure | which server gets the next session |
+//! | [`pool`] | pure | the servers of a backend; a new list of them → what changes |
+//! | [`settings`] | pure | text → checked settings, or all that is wrong with it |
+//! | `limits` | | every limit with its reason |
+//! | `member` | edge | one server at run time: machine, counts, closing of its sessions |
+//! | `probe` | edge | health checks → inputs of the machine |
+//! | `relay` | edge | copies both ways, without buffers while idle |
+//! | `session` | edge | one client: handshake, choice, connect or another, relay, access log |
+//! | `workers` | edge | a thread and a runtime a core |
+//! | `running` | edge | all that runs: backends, frontends, bound addresses, certificates |
+//! | `reload` | edge | new settings → what runs, as a transaction |
+//! | `admin` | edge | the admin socket |
+//! | [`server`] | edge | start, signals, reload, graceful stop |
+
+pub mod backend;
+pub mod pick;
+pub mod pool;
+pub mod server;
+pub mod settings;
+
+mod admin;
+mod limits;
+mod member;
+mod probe;
+mod relay;
+mod reload;
+mod running;
+mod session;
+mod workers;

@@ -1,1 +1,132 @@
-fn main() {}
+//! `nsd-balancer`: arguments, logs, run; failures become one text and an exit code here, and nowhere else.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use nsd_balancer::server::{self, StartError};
+use nsd_balancer::settings::{self, ADMIN_SOCKET};
+use nsd_edge::admin::{Method, StatusCode, call};
+use nsd_edge::logs;
+use serde_json::{Value, json};
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 64;
+const BAD_FILE: u8 = 65;
+
+/// TCP and TLS balancer that understands MQTT connections.
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    serve: Serve,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Args)]
+struct Serve {
+    /// The settings file; read again whenever it changes, and on SIGHUP
+    #[arg(long, value_name = "FILE", required = true)]
+    config: Option<PathBuf>,
+    /// Check the file and the certificates it names, and exit: 0 fine, 65 not
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Ask a running balancer
+    Admin {
+        /// Its admin socket
+        #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
+        socket: PathBuf,
+        #[command(subcommand)]
+        ask: Ask,
+    },
+}
+
+#[derive(Subcommand)]
+enum Ask {
+    /// Whether it can take clients
+    Health,
+    /// Servers with their state, sessions and checks
+    Status,
+    /// No new sessions for a server; those it has stay
+    Drain { server: String },
+    /// Sessions for a drained server again, once it has passed a check
+    Ready { server: String },
+    /// Read the settings file now
+    Reload,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let asked_for_help = !error.use_stderr();
+            let _ = error.print();
+            return if asked_for_help { ExitCode::SUCCESS } else { ExitCode::from(USAGE) };
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start: {error}"), FAILED),
+    };
+    match (cli.command, cli.serve.config) {
+        (Some(Command::Admin { socket, ask }), _) => runtime.block_on(admin(&socket, ask)),
+        (None, Some(config)) if cli.serve.check => check(&config),
+        (None, Some(config)) => serve(&runtime, &config),
+        (None, None) => fail("--config FILE is missing", USAGE),
+    }
+}
+
+fn check(config: &std::path::Path) -> ExitCode {
+    match server::check(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error.to_string(), BAD_FILE),
+    }
+}
+
+fn serve(runtime: &tokio::runtime::Runtime, config: &std::path::Path) -> ExitCode {
+    let settings = match settings::load(config) {
+        Ok(settings) => settings,
+        Err(error) => return fail(&error.to_string(), BAD_FILE),
+    };
+    logs::start(settings.log_format, "info");
+    match runtime.block_on(server::run(config, settings)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error @ StartError::Settings(_)) => fail(&error.to_string(), BAD_FILE),
+        Err(error) => fail(&error.to_string(), FAILED),
+    }
+}
+
+async fn admin(socket: &std::path::Path, ask: Ask) -> ExitCode {
+    let server = |server: String| Some(json!({ "server": server }));
+    let (method, path, body) = match ask {
+        Ask::Health => (Method::GET, "/health", None),
+        Ask::Status => (Method::GET, "/status", None),
+        Ask::Drain { server: name } => (Method::POST, "/drain", server(name)),
+        Ask::Ready { server: name } => (Method::POST, "/ready", server(name)),
+        Ask::Reload => (Method::POST, "/reload", None),
+    };
+    match call(socket, method, path, body.as_ref()).await {
+        Ok((status, answer)) => show(status, &answer),
+        Err(error) => fail(&error.to_string(), FAILED),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the answer to a command is for people and pipes")]
+fn show(status: StatusCode, answer: &Value) -> ExitCode {
+    println!("{answer:#}");
+    if status.is_success() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the one place where a failure becomes text; the logs may not have begun"
+)]
+fn fail(message: &str, code: u8) -> ExitCode {
+    eprintln!("nsd-balancer: {message}");
+    ExitCode::from(code)
+}

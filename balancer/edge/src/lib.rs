@@ -12,9 +12,11 @@
 //! | [`signal`] | SIGTERM, SIGINT and SIGHUP as values |
 //! | [`watch`] | a file or directory changed |
 //! | [`admin`] | HTTP with JSON on a unix socket: server and client |
+//! | [`config`] | TOML read key by key; all problems at once, with lines |
 //! | [`logs`] | tracing to stderr, as text or JSON |
 
 pub mod admin;
+pub mod config;
 pub mod drain;
 pub mod listen;
 pub mod logs;

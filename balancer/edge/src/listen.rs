@@ -79,6 +79,21 @@ pub fn tune(socket: &Socket) -> io::Result<()> {
     Ok(())
 }
 
+/// Connects with the options of [`tune`].
+pub async fn connect(address: SocketAddr) -> io::Result<tokio::net::TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    tune(&socket)?;
+    tokio::net::TcpSocket::from_std_stream(socket.into()).connect(address).await
+}
+
+/// Whether connecting failed for want of something here (files, ports, memory), so that the other side is not to blame.
+pub fn is_our_limit(error: &io::Error) -> bool {
+    use Errno as E;
+    let ours = [E::MFILE, E::NFILE, E::NOBUFS, E::NOMEM, E::ADDRNOTAVAIL, E::AGAIN];
+    Errno::from_io_error(error).is_some_and(|errno| ours.contains(&errno))
+}
+
 impl Listener {
     /// Takes a socket from [`bind`] into the current runtime. `permits` is how many connections may be open at once;
     /// at the limit nothing more is accepted, and clients wait in the kernel's queue.

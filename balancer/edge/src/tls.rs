@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -82,6 +83,7 @@ pub struct TlsServer {
     paths: Vec<PathBuf>,
     certificates: Arc<Certificates>,
     config: Arc<ServerConfig>,
+    problem: Mutex<Option<String>>,
 }
 
 impl TlsServer {
@@ -92,37 +94,45 @@ impl TlsServer {
         let certificates = Arc::new(Certificates { provider, current: ArcSwap::from_pointee(set) });
         let config = server_config(&certificates)
             .map_err(|error| TlsError { path: first(paths), problem: TlsProblem::Setup(error) })?;
-        Ok(Self { paths: paths.to_vec(), certificates, config })
+        Ok(Self { paths: paths.to_vec(), certificates, config, problem: Mutex::default() })
     }
 
     /// Loads the files again. On an error the certificates in use stay.
     pub fn reload(&self) -> Result<(), TlsError> {
-        let set = CertificateSet::load(&self.paths, &self.certificates.provider)?;
-        self.certificates.current.store(Arc::new(set));
+        let loaded = CertificateSet::load(&self.paths, &self.certificates.provider);
+        *self.problem.lock() = loaded.as_ref().err().map(ToString::to_string);
+        self.certificates.current.store(Arc::new(loaded?));
         Ok(())
     }
 
-    /// Reloads whenever the files change, until the drain begins; both outcomes are logged and given to `report`.
-    pub async fn follow(self: Arc<Self>, mut end: Watch, report: impl Fn(Result<(), String>)) {
+    /// Why the last reload changed nothing.
+    pub fn problem(&self) -> Option<String> {
+        self.problem.lock().clone()
+    }
+
+    /// Takes over the certificates of `other`, which were loaded from the same files; ticket keys stay.
+    pub fn adopt(&self, other: &Self) {
+        self.certificates.current.store(other.certificates.current.load_full());
+        *self.problem.lock() = None;
+    }
+
+    /// Reloads whenever the files change, until the drain begins. Both outcomes are logged.
+    pub async fn follow(self: Arc<Self>, mut end: Watch) {
         let mut files = FileWatch::new(&self.paths);
+        // What changed between loading and watching would be missed.
+        self.reload_and_log("certificates loaded");
         loop {
             tokio::select! {
-                () = files.changed() => report(self.reload_and_log()),
+                () = files.changed() => self.reload_and_log("certificates changed"),
                 () = end.draining() => return,
             }
         }
     }
 
-    fn reload_and_log(&self) -> Result<(), String> {
+    fn reload_and_log(&self, done: &str) {
         match self.reload() {
-            Ok(()) => {
-                info!(names = ?self.names(), "certificates changed");
-                Ok(())
-            }
-            Err(error) => {
-                warn!(%error, "certificates not changed, the old ones stay in use");
-                Err(error.to_string())
-            }
+            Ok(()) => info!(names = ?self.names(), "{done}"),
+            Err(error) => warn!(%error, "certificates not changed, the old ones stay in use"),
         }
     }
 

@@ -108,24 +108,32 @@ async fn a_change_is_followed_and_a_bad_file_keeps_the_old() {
     let server = Arc::new(TlsServer::load(std::slice::from_ref(&path)).unwrap());
     let first = shown(&server, &path, "live.example").await.unwrap();
     let drain = Drain::new();
-    let (sender, mut reports) = tokio::sync::mpsc::channel(4);
-    let report = move |outcome| sender.try_send(outcome).unwrap();
-    let follower = tokio::spawn(Arc::clone(&server).follow(drain.watch(), report));
-    tokio::task::yield_now().await;
+    let follower = tokio::spawn(Arc::clone(&server).follow(drain.watch()));
     tokio::time::sleep(Duration::from_millis(50)).await;
 
     let old = write(&directory, "old.txt", &std::fs::read_to_string(&path).unwrap());
     write(&directory, "live.pem", "-----BEGIN CERTIFICATE-----\nhalf a file");
-    let refused = reports.recv().await.unwrap().unwrap_err();
+    until(|| server.problem().is_some()).await;
+    let refused = server.problem().unwrap();
     assert!(refused.contains("live.pem"), "{refused}");
     assert_eq!(shown(&server, &old, "live.example").await.unwrap(), first);
 
     let fresh = write(&directory, "fresh.txt", &pem(&["live.example"]).combined());
     std::fs::rename(&fresh, &path).unwrap();
-    reports.recv().await.unwrap().unwrap();
+    until(|| server.problem().is_none()).await;
     assert_ne!(shown(&server, &path, "live.example").await.unwrap(), first);
     drain.begin();
     follower.await.unwrap();
+}
+
+async fn until(done: impl Fn() -> bool) {
+    for _ in 0..600 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not within 6 s");
 }
 
 #[test]

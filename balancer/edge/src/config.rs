@@ -1,0 +1,236 @@
+//! A TOML file read key by key: what is asked for is known, what is left over is a mistake. Problems collect, each with
+//! its line and a guess at what was meant; nothing stops at the first.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::str::FromStr;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// One thing that is wrong with a file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    pub line: usize,
+    pub what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.line, self.what)
+    }
+}
+
+/// Problems found so far, with the text to count lines in.
+#[derive(Debug)]
+pub struct Problems<'t> {
+    text: &'t str,
+    found: RefCell<Vec<Problem>>,
+}
+
+/// Reads `text` with `read`; its value only counts where no problem was found, and is then there.
+pub fn parse<T>(
+    text: &str,
+    read: impl for<'t> FnOnce(&mut Table<'t, '_>) -> Option<T>,
+) -> Result<T, Vec<Problem>> {
+    let problems = Problems { text, found: RefCell::default() };
+    let (table, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        problems.add(error.span().map_or(0, |span| span.start), error.message());
+    }
+    let mut value = None;
+    // Keys of a text that is not TOML were never read rightly: reporting them would only distract.
+    if problems.is_empty() {
+        let mut root = Table::new(table.get_ref(), String::new(), table.span().start, &problems);
+        value = read(&mut root);
+        root.finish();
+        if value.is_none() && problems.is_empty() {
+            problems.add(0, "the file gives no settings");
+        }
+    }
+    let mut found = problems.found.into_inner();
+    found.sort();
+    found.dedup();
+    match value {
+        Some(value) if found.is_empty() => Ok(value),
+        _ => Err(found),
+    }
+}
+
+impl Problems<'_> {
+    /// `offset` is a position in the text.
+    pub fn add(&self, offset: usize, what: impl Into<String>) {
+        let before = &self.text.as_bytes()[..offset.min(self.text.len())];
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        self.found.borrow_mut().push(Problem { line, what: what.into() });
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.found.borrow().is_empty()
+    }
+}
+
+/// One table, and which of its keys were asked for.
+#[derive(Debug)]
+pub struct Table<'t, 'p> {
+    table: &'t DeTable<'t>,
+    path: String,
+    start: usize,
+    known: Vec<&'static str>,
+    problems: &'p Problems<'p>,
+}
+
+impl<'t, 'p> Table<'t, 'p> {
+    fn new(table: &'t DeTable<'t>, path: String, start: usize, problems: &'p Problems<'p>) -> Self {
+        Self { table, path, start, known: Vec::new(), problems }
+    }
+
+    pub fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// Where the key's value is, or the table where there is none.
+    pub fn at(&self, key: &str) -> usize {
+        self.table.get(key).map_or(self.start, |value| value.span().start)
+    }
+
+    /// Reports something about a key's value.
+    pub fn problem(&self, key: &str, what: impl fmt::Display) {
+        self.problem_at(self.at(key), key, what);
+    }
+
+    /// Reports something about a key of this table, at a position that was remembered.
+    pub fn problem_at(&self, offset: usize, key: &str, what: impl fmt::Display) {
+        self.problems.add(offset, format!("{}: {what}", self.name(key)));
+    }
+
+    pub fn string(&mut self, key: &'static str) -> Option<String> {
+        self.typed(key, "a string", |value| value.as_str().map(str::to_owned))
+    }
+
+    pub fn required(&mut self, key: &'static str) -> Option<String> {
+        self.require(key);
+        self.string(key)
+    }
+
+    pub fn boolean(&mut self, key: &'static str) -> Option<bool> {
+        self.typed(key, "a boolean", DeValue::as_bool)
+    }
+
+    /// A whole number between the two, both included.
+    pub fn number(&mut self, key: &'static str, least: u64, most: u64) -> Option<u64> {
+        let text = self.typed(key, "a whole number", |value| value.as_integer())?;
+        let number = i128::from_str_radix(text.as_str(), text.radix()).ok();
+        let fits =
+            number.and_then(|number| u64::try_from(number).ok()).filter(|n| (least..=most).contains(n));
+        if fits.is_none() {
+            self.problem(key, format!("must be between {least} and {most}"));
+        }
+        fits
+    }
+
+    pub fn strings(&mut self, key: &'static str) -> Vec<String> {
+        let all = |value: &DeValue<'_>| {
+            value.as_array()?.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect()
+        };
+        self.typed(key, "a list of strings", all).unwrap_or_default()
+    }
+
+    /// A string that means something else; `example` shows how it is written.
+    pub fn parsed<T: FromStr>(&mut self, key: &'static str, example: &str) -> Option<T> {
+        let text = self.string(key)?;
+        let value = text.parse().ok();
+        if value.is_none() {
+            self.problem(key, format!("`{text}` is not understood; write it like `{example}`"));
+        }
+        value
+    }
+
+    /// Each string of a list, as [`Table::parsed`].
+    pub fn all_parsed<T: FromStr>(&mut self, key: &'static str, example: &str) -> Vec<T> {
+        let mut values = Vec::new();
+        for text in self.strings(key) {
+            match text.parse() {
+                Ok(value) => values.push(value),
+                Err(_) => self.problem(key, format!("`{text}` is not understood; write it like `{example}`")),
+            }
+        }
+        values
+    }
+
+    pub fn table(&mut self, key: &'static str) -> Option<Self> {
+        let (path, start) = (self.name(key), self.at(key));
+        let table = self.typed(key, "a table", DeValue::as_table)?;
+        Some(Table::new(table, path, start, self.problems))
+    }
+
+    pub fn tables(&mut self, key: &'static str) -> Vec<Self> {
+        let (path, problems) = (self.name(key), self.problems);
+        let each = |value: &'t DeValue<'t>| -> Option<Vec<Self>> {
+            let table = |item: &'t Spanned<DeValue<'t>>| {
+                Some(Table::new(item.get_ref().as_table()?, path.clone(), item.span().start, problems))
+            };
+            value.as_array()?.iter().map(table).collect()
+        };
+        self.typed(key, "tables (`[[…]]`)", each).unwrap_or_default()
+    }
+
+    /// One out of a few words, each with what it stands for.
+    pub fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&'static str, T)]) -> Option<T> {
+        let given = self.string(key)?;
+        let found = choices.iter().find(|(word, _)| *word == given);
+        if found.is_none() {
+            let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+            let meant =
+                closest(&given, &words).map_or_else(String::new, |word| format!(": did you mean `{word}`?"));
+            self.problem(key, format!("`{given}` is none of {}{meant}", words.join(", ")));
+        }
+        found.map(|(_, value)| *value)
+    }
+
+    pub fn require(&self, key: &'static str) {
+        if !self.has(key) {
+            self.problems.add(self.start, format!("{}: is missing", self.name(key)));
+        }
+    }
+
+    /// Reports the keys that nobody asked for.
+    pub fn finish(&self) {
+        for key in self.table.keys() {
+            let name = key.get_ref().as_ref();
+            if self.known.contains(&name) {
+                continue;
+            }
+            let hint = match closest(name, &self.known) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("known here are {}", self.known.join(", ")),
+            };
+            self.problems.add(key.span().start, format!("{}: unknown key: {hint}", self.name(name)));
+        }
+    }
+
+    fn typed<T>(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+        read: impl FnOnce(&'t DeValue<'t>) -> Option<T>,
+    ) -> Option<T> {
+        self.known.push(key);
+        let value: &'t Spanned<DeValue<'t>> = self.table.get(key)?;
+        let read = read(value.get_ref());
+        if read.is_none() {
+            self.problem(key, format!("expected {expected}, found: {}", value.get_ref().type_str()));
+        }
+        read
+    }
+
+    fn name(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+}
+
+/// The word that was probably meant.
+pub fn closest<'w>(given: &str, words: &[&'w str]) -> Option<&'w str> {
+    let scored = words.iter().map(|word| (strsim::damerau_levenshtein(given, word), *word));
+    scored.filter(|(distance, word)| *distance <= 2.min(word.len() / 2)).min().map(|(_, word)| word)
+}

@@ -1,0 +1,146 @@
+//! The admin socket: health, status, drain and ready of a server, reload.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use nsd_edge::admin::{Method, Reply, Request, Router, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::backend::{Input, State};
+use crate::member::MemberReport;
+use crate::server::Balancer;
+
+pub(crate) fn router(balancer: Arc<Balancer>) -> Router {
+    let with = |answer: fn(&Balancer, &Request) -> Reply| {
+        let balancer = Arc::clone(&balancer);
+        move |request: Request| {
+            let reply = answer(&balancer, &request);
+            async move { reply }
+        }
+    };
+    Router::new()
+        .route(Method::GET, "/health", with(|balancer, _| health(balancer)))
+        .route(Method::GET, "/status", with(|balancer, _| status(balancer)))
+        .route(Method::POST, "/drain", with(|balancer, request| tell(balancer, request, Input::Drain)))
+        .route(Method::POST, "/ready", with(|balancer, request| tell(balancer, request, Input::Ready)))
+        .route(Method::POST, "/reload", with(|balancer, _| reload(balancer)))
+}
+
+#[derive(Deserialize)]
+struct Which {
+    server: String,
+}
+
+#[derive(Serialize)]
+struct Status {
+    sessions: usize,
+    draining: bool,
+    /// Why the last reload changed nothing.
+    problem: Option<String>,
+    frontends: Vec<FrontendReport>,
+    backends: Vec<BackendReport>,
+    certificates: Vec<CertificateReport>,
+}
+
+#[derive(Serialize)]
+struct FrontendReport {
+    name: String,
+    backend: String,
+}
+
+#[derive(Serialize)]
+struct BackendReport {
+    name: String,
+    servers: Vec<MemberReport>,
+    /// No longer in the settings, with sessions still there.
+    leaving: Vec<MemberReport>,
+}
+
+#[derive(Serialize)]
+struct CertificateReport {
+    files: Vec<std::path::PathBuf>,
+    names: Vec<String>,
+    problem: Option<String>,
+}
+
+fn health(balancer: &Balancer) -> Reply {
+    let draining = balancer.drain.watch().is_draining();
+    let usable = balancer.running.lock().frontends.iter().all(|frontend| frontend.backend.is_usable());
+    let down = balancer.members().iter().any(|entry| entry.member.state() == State::Unhealthy);
+    let ready = usable && !draining;
+    let degraded = down || balancer.last_reload.lock().is_err();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = json!({ "live": true, "ready": ready, "degraded": degraded, "draining": draining });
+    Reply::json(status, &body)
+}
+
+fn status(balancer: &Balancer) -> Reply {
+    let running = balancer.running.lock();
+    let frontend = |frontend: &Arc<crate::running::Frontend>| FrontendReport {
+        name: frontend.name.clone(),
+        backend: frontend.backend.name.clone(),
+    };
+    let backend = |backend: &Arc<crate::running::Backend>| {
+        let pool = backend.pool.load();
+        let report = |entry: &crate::pool::Entry<_>| -> MemberReport { entry_report(entry) };
+        let leaving = pool.leaving.iter().filter(|entry| entry.member.active() > 0);
+        BackendReport {
+            name: backend.name.clone(),
+            servers: pool.members.iter().map(report).collect(),
+            leaving: leaving.map(report).collect(),
+        }
+    };
+    let certificates = running.certificates.iter().map(|(files, kept)| CertificateReport {
+        files: files.clone(),
+        names: kept.server.names(),
+        problem: kept.server.problem(),
+    });
+    let status = Status {
+        sessions: balancer.shared.workers.sessions(),
+        draining: balancer.drain.watch().is_draining(),
+        problem: balancer.last_reload.lock().clone().err(),
+        frontends: running.frontends.iter().map(frontend).collect(),
+        backends: running.backends.iter().map(backend).collect(),
+        certificates: certificates.collect(),
+    };
+    Reply::json(StatusCode::OK, &status)
+}
+
+fn entry_report(entry: &crate::pool::Entry<crate::member::Member>) -> MemberReport {
+    entry.member.report(entry.settings.weight)
+}
+
+/// A server is named by its name, in whichever backends it is, or by its address.
+fn tell(balancer: &Balancer, request: &Request, input: Input) -> Reply {
+    let which: Which = match request.json() {
+        Ok(which) => which,
+        Err(reply) => return reply,
+    };
+    let address: Option<SocketAddr> = which.server.parse().ok();
+    let running = balancer.running.lock();
+    let mut told = Vec::new();
+    let mut known = Vec::new();
+    for backend in &running.backends {
+        let policy = backend.policy.load();
+        for entry in &backend.pool.load().members {
+            known.push(entry.settings.name.clone());
+            if entry.settings.name == which.server || Some(entry.settings.address) == address {
+                entry.member.tell(input, &policy);
+                told.push(entry_report(entry));
+            }
+        }
+    }
+    if told.is_empty() {
+        let problem = json!({ "error": format!("there is no server `{}`", which.server), "servers": known });
+        return Reply::json(StatusCode::NOT_FOUND, &problem);
+    }
+    Reply::json(StatusCode::OK, &json!({ "servers": told }))
+}
+
+fn reload(balancer: &Balancer) -> Reply {
+    match balancer.reload() {
+        Ok(plan) => Reply::json(StatusCode::OK, &json!({ "plan": plan })),
+        Err(problems) => Reply::json(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "problems": problems })),
+    }
+}

@@ -1,0 +1,31 @@
+//! Every limit of the balancer with its reason, and what happens at it.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// A larger settings file is something else: refused. Thousands of servers fit.
+pub(crate) const SETTINGS_FILE: u64 = 4 * 1024 * 1024;
+/// Times in settings; anything else is a slip of the unit.
+pub(crate) const DURATIONS: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
+/// To connect to a server on the same network; then another one is tried.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Servers tried for one client; then it is closed, for it would have given up itself.
+pub(crate) const CONNECT_ATTEMPTS: usize = 4;
+/// After SIGTERM, below the 10 s after which container engines kill.
+pub(crate) const STOP_GRACE: Duration = Duration::from_secs(5);
+/// TLS handshakes under way at once, counted from the client's first byte. More wait, their deadline running: a storm
+/// of them must not take all memory.
+pub(crate) const HANDSHAKES: usize = 1024;
+/// Once one side has ended, the other may stay this long without sending: far longer than any answer takes.
+pub(crate) const HALF_CLOSED_IDLE: Duration = Duration::from_secs(60);
+/// Open files kept free of sessions: listeners, checks, the admin socket, logs, certificates.
+const RESERVED_FILES: u64 = 256;
+/// Clients wait this long at the start for the first checks to tell which servers there are.
+pub(crate) const FIRST_CHECKS: Duration = Duration::from_secs(2);
+
+/// Sessions at once: each needs two files. At the limit nothing is accepted, and clients wait in the kernel's queue.
+pub(crate) fn sessions(open_files: u64) -> usize {
+    let usable = open_files.saturating_sub(RESERVED_FILES.min(open_files / 4)) / 2;
+    usize::try_from(usable).unwrap_or(usize::MAX).clamp(1, tokio::sync::Semaphore::MAX_PERMITS)
+}

@@ -1,0 +1,213 @@
+//! One server at run time: its state machine, its counts, and the way to end its sessions. Shared by all threads; the
+//! counts are atomics, and the machine's lock is only taken when something happens to the server.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use crate::backend::{Input, Machine, Rules, State, Transition};
+use crate::pick::Load;
+use crate::probe::Verdict;
+use crate::relay::End;
+use crate::settings::{CheckKind, OnDown, Policy, ServerSettings};
+
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) name: String,
+    pub(crate) address: SocketAddr,
+    machine: Mutex<Machine>,
+    /// Mirrors of the machine, for those who choose among many servers.
+    takes: AtomicBool,
+    suspect: AtomicBool,
+    active: AtomicU32,
+    sessions: AtomicU64,
+    connect_failures: AtomicU64,
+    closing: Notify,
+    /// How often all sessions were closed, and why the last time: a session that began before learns of it late.
+    closings: AtomicU32,
+    closed_for: AtomicU8,
+    /// Wakes the probe: look now.
+    pub(crate) nudge: Notify,
+    last_check: Mutex<Option<CheckResult>>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct CheckResult {
+    pub(crate) verdict: Verdict,
+    pub(crate) milliseconds: u64,
+}
+
+/// A session's place at a server; counted until dropped.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    member: Arc<Member>,
+    closings: u32,
+}
+
+pub(crate) fn rules(policy: &Policy) -> Rules {
+    let check = &policy.check;
+    Rules { checked: check.kind != CheckKind::None, rise: check.rise, fall: check.fall }
+}
+
+impl Member {
+    pub(crate) fn new(settings: &ServerSettings, rules: Rules) -> Self {
+        let machine = Machine::new(rules);
+        Self {
+            name: settings.name.clone(),
+            address: settings.address,
+            takes: AtomicBool::new(machine.state() == State::Healthy),
+            machine: Mutex::new(machine),
+            suspect: AtomicBool::new(false),
+            active: AtomicU32::new(0),
+            sessions: AtomicU64::new(0),
+            connect_failures: AtomicU64::new(0),
+            closing: Notify::new(),
+            closings: AtomicU32::new(0),
+            closed_for: AtomicU8::new(0),
+            nudge: Notify::new(),
+            last_check: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.machine.lock().state()
+    }
+
+    pub(crate) fn takes_sessions(&self) -> bool {
+        self.takes.load(Relaxed)
+    }
+
+    pub(crate) fn active(&self) -> u32 {
+        self.active.load(Relaxed)
+    }
+
+    pub(crate) fn load(&self, weight: u32, untried: bool) -> Load {
+        Load { active: self.active(), weight, usable: untried && self.takes_sessions() }
+    }
+
+    pub(crate) fn sit(self: &Arc<Self>) -> Seat {
+        self.active.fetch_add(1, Relaxed);
+        Seat { closings: self.closings.load(SeqCst), member: Arc::clone(self) }
+    }
+
+    /// Tells the machine, does what follows from it, and says what it became.
+    pub(crate) fn tell(&self, input: Input, policy: &Policy) -> Option<Transition> {
+        let transition = {
+            let mut machine = self.machine.lock();
+            let transition = machine.on(input);
+            self.takes.store(machine.state() == State::Healthy, Relaxed);
+            self.suspect.store(machine.is_suspect(), Relaxed);
+            transition
+        };
+        if let Some(Transition { from, to }) = transition {
+            self.log(from, to);
+            if to == State::Unhealthy && policy.on_down == OnDown::Close {
+                self.close_sessions(End::ServerDown);
+            }
+            self.nudge.notify_one();
+        }
+        transition
+    }
+
+    fn log(&self, from: State, to: State) {
+        let check = self.last_check.lock().map(|check| check.verdict.as_str());
+        let (server, address, sessions) = (&self.name, self.address, self.active());
+        if to == State::Unhealthy {
+            warn!(server, %address, ?from, ?to, check, sessions, "server down");
+        } else {
+            info!(server, %address, ?from, ?to, check, sessions, "server");
+        }
+    }
+
+    pub(crate) fn set_rules(&self, rules: Rules) {
+        let mut machine = self.machine.lock();
+        machine.set_rules(rules);
+        self.takes.store(machine.state() == State::Healthy, Relaxed);
+        drop(machine);
+        self.nudge.notify_one();
+    }
+
+    pub(crate) fn connected(&self, policy: &Policy) {
+        self.sessions.fetch_add(1, Relaxed);
+        if self.suspect.load(Relaxed) {
+            self.tell(Input::Connected, policy);
+        }
+    }
+
+    pub(crate) fn connect_failed(&self, policy: &Policy) {
+        self.connect_failures.fetch_add(1, Relaxed);
+        self.tell(Input::ConnectFailed, policy);
+        self.nudge.notify_one();
+    }
+
+    pub(crate) fn checked(&self, verdict: Verdict, took: Duration, policy: &Policy) {
+        let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let before = self.last_check.lock().replace(CheckResult { verdict, milliseconds });
+        let input = if verdict.is_alive() { Input::CheckPassed } else { Input::CheckFailed };
+        let changed = before.map(|before| before.verdict) != Some(verdict);
+        if self.tell(input, policy).is_none() && changed && !verdict.is_alive() {
+            info!(server = self.name, address = %self.address, check = verdict.as_str(), "check failed");
+        }
+    }
+
+    /// Ends all sessions, those included that are just being connected.
+    pub(crate) fn close_sessions(&self, reason: End) {
+        self.closed_for.store(reason as u8, SeqCst);
+        self.closings.fetch_add(1, SeqCst);
+        self.closing.notify_waiters();
+    }
+
+    pub(crate) fn report(&self, weight: u32) -> MemberReport {
+        MemberReport {
+            name: self.name.clone(),
+            address: self.address,
+            state: self.state(),
+            weight,
+            sessions: self.active(),
+            sessions_total: self.sessions.load(Relaxed),
+            connect_failures: self.connect_failures.load(Relaxed),
+            check: *self.last_check.lock(),
+        }
+    }
+}
+
+/// A server as `/status` shows it.
+#[derive(Debug, Serialize)]
+pub(crate) struct MemberReport {
+    name: String,
+    address: SocketAddr,
+    state: State,
+    weight: u32,
+    sessions: u32,
+    sessions_total: u64,
+    connect_failures: u64,
+    check: Option<CheckResult>,
+}
+
+impl Seat {
+    pub(crate) fn member(&self) -> &Arc<Member> {
+        &self.member
+    }
+
+    /// Resolves when the server's sessions are to end, also if that was said before this was called.
+    pub(crate) async fn closed(&self) -> End {
+        let closing = self.member.closing.notified();
+        // The future above is woken by any close from here on; one before it shows in the count.
+        if self.member.closings.load(SeqCst) == self.closings {
+            closing.await;
+        }
+        End::from_close(self.member.closed_for.load(SeqCst))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.member.active.fetch_sub(1, Relaxed);
+    }
+}

@@ -1,0 +1,231 @@
+//! Copies both ways between a client and its server. While nothing moves, a session holds no buffer: bytes are read into
+//! the thread's scratch buffer and written on at once; only what the other side does not take is kept, and until that is
+//! gone nothing more is read. So a slow reader costs one read's worth of memory and slows its sender.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use nsd_edge::stream::poll_read_scratch;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::limits::HALF_CLOSED_IDLE;
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum End {
+    /// The client ended it.
+    Client,
+    /// The server ended it.
+    Server,
+    /// The client's connection broke.
+    ClientBroke,
+    /// The server's connection broke.
+    ServerBroke,
+    /// One side had ended, the other neither sent nor ended for too long.
+    HalfClosed,
+    /// The server was marked down.
+    ServerDown,
+    /// The balancer stops.
+    Stopping,
+    /// No server took the client.
+    NoServer,
+    /// This process or machine ran out of files, ports or memory.
+    OurLimit,
+    /// The TLS handshake failed.
+    Handshake,
+    /// The TLS handshake took too long.
+    HandshakeTimeout,
+}
+
+impl End {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+            Self::ClientBroke => "client-broke",
+            Self::ServerBroke => "server-broke",
+            Self::HalfClosed => "half-closed",
+            Self::ServerDown => "server-down",
+            Self::Stopping => "stopping",
+            Self::NoServer => "no-server",
+            Self::OurLimit => "our-limit",
+            Self::Handshake => "handshake",
+            Self::HandshakeTimeout => "handshake-timeout",
+        }
+    }
+
+    /// Back from the byte in which a close travels.
+    pub(crate) fn from_close(byte: u8) -> Self {
+        if byte == Self::Stopping as u8 { Self::Stopping } else { Self::ServerDown }
+    }
+}
+
+/// Bytes moved so far.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moved {
+    /// Client to server.
+    pub(crate) up: u64,
+    /// Server to client.
+    pub(crate) down: u64,
+}
+
+/// Copies until both sides have ended, or one broke. `moved` is current at any time, also when this is dropped.
+pub(crate) async fn relay<C, S>(client: &mut C, server: &mut S, moved: &mut Moved) -> End
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut up, mut down) = (Direction::default(), Direction::default());
+    let mut first_to_end = None;
+    let mut patience: Option<Pin<Box<Sleep>>> = None;
+    poll_fn(|context| {
+        let before = moved.up + moved.down;
+        let upward = up.poll(context, client, server, &mut moved.up);
+        let downward = down.poll(context, server, client, &mut moved.down);
+        match (upward, downward) {
+            (Poll::Ready(Err(broke)), _) => {
+                return Poll::Ready(broke.end(End::ClientBroke, End::ServerBroke));
+            }
+            (_, Poll::Ready(Err(broke))) => {
+                return Poll::Ready(broke.end(End::ServerBroke, End::ClientBroke));
+            }
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
+                return Poll::Ready(first_to_end.unwrap_or(End::Client));
+            }
+            (Poll::Pending, Poll::Pending) => return Poll::Pending,
+            (Poll::Ready(Ok(())), Poll::Pending) => first_to_end.get_or_insert(End::Client),
+            (Poll::Pending, Poll::Ready(Ok(()))) => first_to_end.get_or_insert(End::Server),
+        };
+        let patience = patience.get_or_insert_with(|| Box::pin(sleep(HALF_CLOSED_IDLE)));
+        if moved.up + moved.down != before {
+            patience.as_mut().reset(Instant::now() + HALF_CLOSED_IDLE);
+        }
+        patience.as_mut().poll(context).map(|()| End::HalfClosed)
+    })
+    .await
+}
+
+/// One way: from a reader to a writer.
+#[derive(Debug, Default)]
+struct Direction {
+    /// What was read and the writer did not take; no allocation while empty.
+    tail: Vec<u8>,
+    sent: usize,
+    unflushed: bool,
+    reader: Reader,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    #[default]
+    Open,
+    /// Has ended; the writer is told once all is sent.
+    Ended,
+    /// Has ended, and the writer was told.
+    Told,
+}
+
+/// Which end of a direction broke.
+#[derive(Debug, Clone, Copy)]
+enum Broke {
+    Reader,
+    Writer,
+}
+
+impl Broke {
+    fn end(self, reader: End, writer: End) -> End {
+        match self {
+            Self::Reader => reader,
+            Self::Writer => writer,
+        }
+    }
+}
+
+impl Direction {
+    /// Moves what can be moved now; ready once the reader has ended and the writer was told.
+    fn poll<R, W>(
+        &mut self,
+        context: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+        moved: &mut u64,
+    ) -> Poll<Result<(), Broke>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        loop {
+            ready!(self.poll_send(context, writer)).map_err(|_| Broke::Writer)?;
+            match self.reader {
+                Reader::Open => {}
+                Reader::Ended => {
+                    ready!(Pin::new(&mut *writer).poll_shutdown(context)).map_err(|_| Broke::Writer)?;
+                    self.reader = Reader::Told;
+                }
+                Reader::Told => return Poll::Ready(Ok(())),
+            }
+            let look = |context: &mut Context<'_>, bytes: &[u8]| self.pass_on(context, writer, bytes, moved);
+            ready!(poll_read_scratch(Pin::new(&mut *reader), context, look))
+                .map_err(|_| Broke::Reader)?
+                .map_err(|_| Broke::Writer)?;
+        }
+    }
+
+    /// Until nothing is kept here or in the writer.
+    fn poll_send<W: AsyncWrite + Unpin>(
+        &mut self,
+        context: &mut Context<'_>,
+        writer: &mut W,
+    ) -> Poll<io::Result<()>> {
+        while self.sent < self.tail.len() {
+            let taken = ready!(Pin::new(&mut *writer).poll_write(context, &self.tail[self.sent..]))?;
+            if taken == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.sent += taken;
+            self.unflushed = true;
+        }
+        if !self.tail.is_empty() {
+            (self.tail, self.sent) = (Vec::new(), 0);
+        }
+        if self.unflushed {
+            ready!(Pin::new(writer).poll_flush(context))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Straight from the scratch buffer to the writer; keeps what it does not take.
+    fn pass_on<W: AsyncWrite + Unpin>(
+        &mut self,
+        context: &mut Context<'_>,
+        writer: &mut W,
+        bytes: &[u8],
+        moved: &mut u64,
+    ) -> io::Result<()> {
+        if bytes.is_empty() {
+            self.reader = Reader::Ended;
+            return Ok(());
+        }
+        *moved += bytes.len() as u64;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match Pin::new(&mut *writer).poll_write(context, rest) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(taken)) => rest = &rest[taken..],
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => break,
+            }
+        }
+        self.tail = rest.to_vec();
+        self.unflushed = true;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

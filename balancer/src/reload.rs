@@ -1,0 +1,185 @@
+//! New settings → a running balancer, as a transaction: everything that can fail (binding, certificates) is done first;
+//! if something does, nothing has changed. What follows cannot fail, and touches no session.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use nsd_edge::drain::Drain;
+use nsd_edge::listen;
+use nsd_edge::tls::TlsServer;
+use tracing::info;
+
+use crate::backend::Input;
+use crate::member::{Member, rules};
+use crate::pool::{Change, Changes, Pool};
+use crate::probe;
+use crate::running::{Backend, Bound, Certificates, Frontend, Route, Running, Shared};
+use crate::settings::{BackendSettings, FrontendSettings, Settings};
+
+/// What [`prepare`] made, not in use yet.
+pub(crate) struct Prepared {
+    sockets: HashMap<SocketAddr, TcpListener>,
+    certificates: HashMap<Vec<PathBuf>, Arc<TlsServer>>,
+}
+
+/// What the balancer needs besides settings.
+pub(crate) struct Context<'a> {
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) drain: &'a Drain,
+    /// Becomes true once clients may be accepted.
+    pub(crate) ready: &'a tokio::sync::watch::Receiver<bool>,
+}
+
+/// Binds the new addresses and loads all certificates anew; or all that is wrong.
+pub(crate) fn prepare(running: &Running, wanted: &Settings) -> Result<Prepared, Vec<String>> {
+    let mut problems = Vec::new();
+    let mut sockets = HashMap::new();
+    let mut certificates = HashMap::new();
+    for address in wanted.frontends.iter().flat_map(addresses) {
+        if running.bound.contains_key(&address) {
+            continue;
+        }
+        match listen::bind(address) {
+            Ok(socket) => {
+                sockets.insert(address, socket);
+            }
+            Err(error) => problems.push(error.to_string()),
+        }
+    }
+    for tls in wanted.frontends.iter().filter_map(|frontend| frontend.tls.as_ref()) {
+        match TlsServer::load(&tls.certificates) {
+            Ok(server) => {
+                certificates.insert(tls.certificates.clone(), Arc::new(server));
+            }
+            Err(error) => problems.push(error.to_string()),
+        }
+    }
+    if problems.is_empty() { Ok(Prepared { sockets, certificates }) } else { Err(problems) }
+}
+
+/// Takes the new settings into use, and says what changed.
+pub(crate) fn commit(
+    running: &mut Running,
+    wanted: &Settings,
+    mut prepared: Prepared,
+    context: &Context<'_>,
+) -> Vec<String> {
+    let mut plan = Vec::new();
+    let backends: Vec<Arc<Backend>> =
+        wanted.backends.iter().map(|wanted| commit_backend(running, wanted, &mut plan)).collect();
+    for backend in &running.backends {
+        if !backends.iter().any(|kept| kept.name == backend.name) {
+            let (_, changes) = replace(backend, &[]);
+            note(&backend.name, &changes, &mut plan);
+        }
+    }
+    running.backends = backends;
+    commit_certificates(running, &mut prepared, context);
+    running.frontends = wanted.frontends.iter().filter_map(|wanted| frontend(running, wanted)).collect();
+    commit_binds(running, wanted, prepared, context, &mut plan);
+    context.shared.access_log.store(wanted.access_log, std::sync::atomic::Ordering::Relaxed);
+    plan
+}
+
+fn commit_backend(running: &Running, wanted: &BackendSettings, plan: &mut Vec<String>) -> Arc<Backend> {
+    let kept = running.backends.iter().find(|backend| backend.name == wanted.name);
+    let backend =
+        kept.map_or_else(|| Arc::new(Backend::new(&wanted.name, wanted.policy.clone())), Arc::clone);
+    if **backend.policy.load() != wanted.policy {
+        backend.policy.store(Arc::new(wanted.policy.clone()));
+        for entry in &backend.pool.load().members {
+            entry.member.set_rules(rules(&wanted.policy));
+        }
+        plan.push(format!("~{} policy", wanted.name));
+    }
+    let (pool, changes) = replace(&backend, &wanted.servers);
+    note(&wanted.name, &changes, plan);
+    backend.pool.store(Arc::new(pool));
+    perform(&backend, &changes);
+    backend
+}
+
+fn replace(backend: &Backend, wanted: &[crate::settings::ServerSettings]) -> (Pool<Member>, Changes<Member>) {
+    let rules = rules(&backend.policy.load());
+    let make = |settings: &_| Member::new(settings, rules);
+    let (pool, changes) = backend.pool.load().replace(wanted, make, |member| member.active() > 0);
+    let policy = backend.policy.load();
+    for change in &changes {
+        match change {
+            Change::Left(entry) => entry.member.tell(Input::Removed, &policy),
+            Change::Returned(entry) => entry.member.tell(Input::Returned, &policy),
+            Change::Joined(_) | Change::Weight { .. } => None,
+        };
+    }
+    (pool, changes)
+}
+
+/// Each server that came is watched until it is gone.
+fn perform(backend: &Backend, changes: &Changes<Member>) {
+    for change in changes {
+        if let Change::Joined(entry) | Change::Returned(entry) = change {
+            tokio::spawn(probe::watch(Arc::clone(&entry.member), Arc::clone(&backend.policy)));
+        }
+    }
+}
+
+fn note(backend: &str, changes: &Changes<Member>, plan: &mut Vec<String>) {
+    plan.extend(changes.iter().map(|change| format!("{backend}: {change}")));
+}
+
+/// Certificates in use keep their ticket keys and their follower; they were loaded once more to know that they can be.
+fn commit_certificates(running: &mut Running, prepared: &mut Prepared, context: &Context<'_>) {
+    running.certificates.retain(|paths, _| prepared.certificates.contains_key(paths));
+    for (paths, fresh) in prepared.certificates.drain() {
+        if let Some(kept) = running.certificates.get(&paths) {
+            kept.server.adopt(&fresh);
+            continue;
+        }
+        let follower = Arc::clone(&fresh).follow(context.drain.watch());
+        let follower = tokio::spawn(follower).abort_handle();
+        running.certificates.insert(paths, Certificates { server: fresh, follower });
+    }
+}
+
+fn frontend(running: &Running, wanted: &FrontendSettings) -> Option<Arc<Frontend>> {
+    let backend = running.backends.iter().find(|backend| backend.name == wanted.backend)?;
+    Some(Arc::new(Frontend { name: wanted.name.clone(), backend: Arc::clone(backend) }))
+}
+
+fn commit_binds(
+    running: &mut Running,
+    wanted: &Settings,
+    mut prepared: Prepared,
+    context: &Context<'_>,
+    plan: &mut Vec<String>,
+) {
+    let mut bound = HashMap::new();
+    for (settings, frontend) in wanted.frontends.iter().zip(&running.frontends) {
+        let plain = settings.bind.iter().map(|address| (*address, None));
+        let tls = settings.tls.iter().flat_map(|tls| {
+            let server = running.certificates.get(&tls.certificates).map(|kept| Arc::clone(&kept.server));
+            tls.bind.iter().map(move |address| (*address, server.clone()))
+        });
+        for (address, tls) in plain.chain(tls) {
+            let route = Route { frontend: Arc::clone(frontend), tls };
+            if let Some(kept) = running.bound.remove(&address) {
+                kept.route.store(Arc::new(route));
+                bound.insert(address, kept);
+            } else if let Some(socket) = prepared.sockets.remove(&address) {
+                plan.push(format!("+bind {address}"));
+                info!(%address, listener = settings.name, "listening");
+                let ready = context.ready.clone();
+                bound.insert(address, Bound::start(socket, route, context.shared, bound.len(), ready));
+            }
+        }
+    }
+    plan.extend(running.bound.keys().map(|address| format!("-bind {address}")));
+    running.bound = bound;
+}
+
+fn addresses(frontend: &FrontendSettings) -> impl Iterator<Item = SocketAddr> + '_ {
+    let tls = frontend.tls.iter().flat_map(|tls| &tls.bind);
+    frontend.bind.iter().chain(tls).copied()
+}

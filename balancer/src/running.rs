@@ -1,0 +1,155 @@
+//! What runs: backends with their pools, frontends, bound addresses, certificates. [`crate::reload`] changes it, the
+//! sessions use it. Everything a session looks at is behind a swap, so that a change never waits for a session.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+
+use arc_swap::ArcSwap;
+use nsd_edge::listen::Listener;
+use nsd_edge::tls::TlsServer;
+use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
+use tracing::error;
+
+use crate::member::{Member, Seat};
+use crate::pick;
+use crate::pool::Pool;
+use crate::session;
+use crate::settings::{Balance, Policy};
+use crate::workers::Workers;
+
+/// What all sessions share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) workers: Workers,
+    /// See [`crate::limits::HANDSHAKES`].
+    pub(crate) handshakes: Semaphore,
+    /// See [`crate::limits::sessions`].
+    pub(crate) sessions: Arc<Semaphore>,
+    pub(crate) access_log: AtomicBool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Frontend {
+    pub(crate) name: String,
+    pub(crate) backend: Arc<Backend>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Backend {
+    pub(crate) name: String,
+    pub(crate) policy: Arc<ArcSwap<Policy>>,
+    pub(crate) pool: ArcSwap<Pool<Member>>,
+    turn: AtomicUsize,
+}
+
+impl Backend {
+    pub(crate) fn new(name: &str, policy: Policy) -> Self {
+        Self {
+            name: name.to_owned(),
+            policy: Arc::new(ArcSwap::from_pointee(policy)),
+            pool: ArcSwap::default(),
+            turn: AtomicUsize::new(0),
+        }
+    }
+
+    /// A seat at the server that should get the next session, leaving out those already tried.
+    pub(crate) fn choose(&self, balance: Balance, tried: &[SocketAddr]) -> Option<Seat> {
+        let pool = self.pool.load();
+        let load = |entry: &crate::pool::Entry<Member>| {
+            entry.member.load(entry.settings.weight, !tried.contains(&entry.settings.address))
+        };
+        let loads: Vec<pick::Load> = pool.members.iter().map(load).collect();
+        let turn = self.turn.fetch_add(1, Relaxed);
+        let chosen = match balance {
+            Balance::LeastConnections => pick::least_connections(&loads, turn),
+            Balance::RoundRobin => pick::round_robin(&loads, turn),
+        };
+        chosen.map(|at| pool.members[at].member.sit())
+    }
+
+    pub(crate) fn is_usable(&self) -> bool {
+        self.pool.load().members.iter().any(|entry| entry.member.takes_sessions())
+    }
+}
+
+/// Where the clients of one bound address go.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) frontend: Arc<Frontend>,
+    pub(crate) tls: Option<Arc<TlsServer>>,
+}
+
+/// A bound address. Its socket lives as long as the address is in the settings; only its route changes.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(crate) route: Arc<ArcSwap<Route>>,
+    acceptor: AbortHandle,
+}
+
+/// Certificates in use, and the task that follows their files.
+#[derive(Debug)]
+pub(crate) struct Certificates {
+    pub(crate) server: Arc<TlsServer>,
+    pub(crate) follower: AbortHandle,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Running {
+    pub(crate) backends: Vec<Arc<Backend>>,
+    pub(crate) frontends: Vec<Arc<Frontend>>,
+    pub(crate) bound: HashMap<SocketAddr, Bound>,
+    pub(crate) certificates: HashMap<Vec<PathBuf>, Certificates>,
+}
+
+impl Bound {
+    /// Accepts on one of the workers, from `ready` on.
+    pub(crate) fn start(
+        socket: std::net::TcpListener,
+        route: Route,
+        shared: &Arc<Shared>,
+        number: usize,
+        ready: tokio::sync::watch::Receiver<bool>,
+    ) -> Self {
+        let route = Arc::new(ArcSwap::from_pointee(route));
+        let acceptor = accept(socket, Arc::clone(&route), Arc::clone(shared), ready);
+        let acceptor = shared.workers.nth(number).handle.spawn(acceptor).abort_handle();
+        Self { route, acceptor }
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        self.acceptor.abort();
+    }
+}
+
+impl Drop for Certificates {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
+}
+
+async fn accept(
+    socket: std::net::TcpListener,
+    route: Arc<ArcSwap<Route>>,
+    shared: Arc<Shared>,
+    mut ready: tokio::sync::watch::Receiver<bool>,
+) {
+    // A dropped sender means that nobody will say more: then accept.
+    let _ = ready.wait_for(|ready| *ready).await;
+    let listener = match Listener::new(socket, Arc::clone(&shared.sessions)) {
+        Ok(listener) => listener,
+        Err(error) => return error!(%error, "cannot accept on a bound address"),
+    };
+    loop {
+        let accepted = listener.accept().await;
+        let Route { frontend, tls } = &**route.load();
+        let (worker, place) = shared.workers.least_loaded();
+        let begun = session::begin(accepted, tls.clone(), Arc::clone(frontend), Arc::clone(&shared), place);
+        worker.handle.spawn(begun);
+    }
+}
