@@ -6,10 +6,11 @@ use crate::{
         EncodeError,
     },
     frame::PacketType,
-    property::{self, Properties, PropertyId, PropertySink, UserProperties},
+    property::{self, Properties, PropertyId, PropertySink},
     qos::PacketId,
     reader::Reader,
     reason::ReasonCode,
+    repeated::UserProperties,
     version::Version,
     writer::{self, Body, Section, Sink},
 };

@@ -7,9 +7,10 @@ use crate::{
         EncodeError,
     },
     frame::PacketType,
-    property::{self, Authentication, Properties, PropertyId, PropertySink, UserProperties},
+    property::{self, Authentication, Properties, PropertyId, PropertySink},
     reader::Reader,
     reason::ReasonCode,
+    repeated::UserProperties,
     version::Version,
     writer::{self, Body, Section, Sink},
 };

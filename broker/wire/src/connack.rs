@@ -8,10 +8,11 @@ use crate::{
         EncodeError,
     },
     frame::PacketType,
-    property::{self, Authentication, Properties, PropertyId, PropertySink, UserProperties},
+    property::{self, Authentication, Properties, PropertyId, PropertySink},
     qos::Qos,
     reader::Reader,
     reason::{ConnectReturnCode, ReasonCode},
+    repeated::UserProperties,
     version::Version,
     writer::{self, Body, Section, Sink},
 };

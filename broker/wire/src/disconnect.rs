@@ -4,9 +4,10 @@ use crate::{
     ack::{reason_of, write_reason},
     error::{DecodeError, EncodeError},
     frame::PacketType,
-    property::{self, Properties, PropertyId, PropertySink, UserProperties},
+    property::{self, Properties, PropertyId, PropertySink},
     reader::Reader,
     reason::ReasonCode,
+    repeated::UserProperties,
     version::Version,
     writer::{self, Body, Section, Sink},
 };

@@ -33,6 +33,7 @@ pub mod error;
 pub mod property;
 pub mod qos;
 pub mod reason;
+pub mod repeated;
 pub mod topic;
 pub mod version;
 
@@ -48,10 +49,11 @@ pub use disconnect::{Disconnect, DisconnectProperties};
 pub use error::{DecodeError, EncodeError, ReadError};
 pub use frame::{Frame, FrameError, MAX_REMAINING_LENGTH, PacketType, frame};
 pub use packet::{Packet, Sender, decode, read};
-pub use property::{Authentication, PayloadFormat, SubscriptionId, SubscriptionIds, UserProperties};
+pub use property::{Authentication, PayloadFormat, SubscriptionId};
 pub use publish::{Publish, PublishProperties};
 pub use qos::{PacketId, Qos};
 pub use reason::{ConnectReturnCode, ReasonCode};
+pub use repeated::{SubscriptionIds, UserProperties};
 pub use suback::{ReasonCodes, SubAck, UnsubAck};
 pub use subscribe::{
     RetainHandling, Subscribe, SubscribeFilter, SubscribeFilters, SubscribeOptions, SubscribeProperties,

@@ -8,11 +8,10 @@ use crate::{
         EncodeError,
     },
     frame::PacketType,
-    property::{
-        self, PayloadFormat, Properties, PropertyId, PropertySink, Span, SubscriptionIds, UserProperties,
-    },
+    property::{self, PayloadFormat, Properties, PropertyId, PropertySink},
     qos::{PacketId, Qos},
     reader::Reader,
+    repeated::{Span, SubscriptionIds, UserProperties},
     topic,
     version::Version,
     writer::{self, Body, Section, Sink},
