@@ -75,7 +75,12 @@ pub(crate) async fn watch(member: Arc<Member>, policy: Arc<ArcSwap<Policy>>) {
                 !verdict.is_alive()
             }
         };
-        let pause = if failed && member.takes_sessions() { RECHECK } else { jittered(now.check.interval) };
+        let pause = match (failed, member.state()) {
+            (true, State::Healthy) => RECHECK,
+            // On its way back: each check that passes brings it nearer.
+            (false, State::Unhealthy) => now.check.interval / 4,
+            _ => jittered(now.check.interval),
+        };
         tokio::select! {
             () = sleep(pause) => {}
             () = member.nudge.notified() => sleep(RECHECK).await,

@@ -65,7 +65,8 @@ pub async fn run(path: &Path, settings: Settings) -> Result<(), StartError> {
     let socket = AdminSocket::bind(&balancer.settings.lock().admin_socket)?;
     let router = Arc::new(admin::router(Arc::clone(&balancer)));
     // The admin socket answers as long as there is something to be asked about, also while draining.
-    let admin = tokio::spawn(socket.serve(router, Drain::new().watch()));
+    let admin_end = Drain::new();
+    tokio::spawn(socket.serve(router, admin_end.watch()));
     tokio::spawn(Arc::clone(&balancer).open_after_first_checks());
     info!("started");
     loop {
@@ -81,8 +82,7 @@ pub async fn run(path: &Path, settings: Settings) -> Result<(), StartError> {
         () = balancer.stop() => {}
         () = stopped_again(&mut signals) => info!("stopping at once"),
     }
-    admin.abort();
-    let _ = admin.await;
+    admin_end.finish(Duration::from_secs(1)).await;
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use nsd_wire::{Connect, Packet, PacketId, Publish, Qos, Version, decode, frame};
+use nsd_wire::{Connect, Packet, PacketId, Publish, PublishProperties, Qos, ReasonCode, Version, decode, frame};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const MAX_PACKET: usize = 1 << 20;
@@ -33,12 +33,12 @@ impl Device {
         connect.password = Some(who.password.as_bytes());
         device.send(|out| connect.encode(Version::V311, out).map_err(io::Error::other))?;
         let code = device.wait(PATIENCE, |packet| match packet {
-            Packet::ConnAck(ack) => Some(format!("{:?}", ack.code)),
+            Packet::ConnAck(ack) => Some(ack.reason),
             _ => None,
         })?;
-        match code.contains("Success") || code.contains("Accepted") {
+        match code == ReasonCode::Success {
             true => Ok(device),
-            false => Err(io::Error::new(ErrorKind::PermissionDenied, code)),
+            false => Err(io::Error::new(ErrorKind::PermissionDenied, format!("{code:?}"))),
         }
     }
 
@@ -78,7 +78,7 @@ impl Device {
             retain: false,
             topic,
             packet_id: PacketId::new(7),
-            properties: nsd_wire::PublishProperties::default(),
+            properties: PublishProperties::default(),
             payload: payload.as_bytes(),
         };
         self.send(|out| publish.encode(Version::V311, out).map_err(io::Error::other))?;

@@ -21,7 +21,7 @@ pub(super) struct Connected {
     pub(super) heard: Instant,
     pub(super) will: Option<Message>,
     aliases: Vec<Option<Box<str>>>,
-    filters: HashSet<Box<str>>,
+    pub(super) filters: HashSet<Box<str>>,
     /// QoS 1 messages that are not acknowledged yet.
     pub(super) unacknowledged: u16,
     /// QoS 2 messages between their PUBLISH and their PUBREL.

@@ -269,7 +269,9 @@ impl Session {
             Some(reason) => Effects::one(Effect::Send(Reply::Disconnect(reason))),
             None => Effects::none(),
         };
-        effects.and(Effect::Leave { will: client.will.filter(|_| keep_will) }).and(Effect::Close)
+        let client = *client;
+        let (will, filters) = (client.will.filter(|_| keep_will), client.filters.into_iter().collect());
+        effects.and(Effect::Leave { will, filters }).and(Effect::Close)
     }
 }
 

@@ -56,6 +56,14 @@ impl Outbound {
         Some(id)
     }
 
+    /// The newest identifier was not used after all.
+    pub fn forget(&mut self, id: PacketId) {
+        if id.next() == self.next && self.inflight.pop_back().is_some() {
+            self.next = id;
+            self.open -= 1;
+        }
+    }
+
     pub fn on_puback(&mut self, id: PacketId) -> Settled {
         self.finish(id, Awaiting::Acknowledged)
     }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use nsd_load::report::Report;
 use serde::Serialize;
 
+use crate::behaviours::{self, Behaviour};
 use crate::contenders::{self, BACKENDS, Contender, LOAD_PROCESSOR, Place};
 use crate::process::{Program, Running};
 use crate::rows::{self, Door, Figure, Row};
@@ -41,6 +42,7 @@ struct Results<'a> {
     load_before: String,
     load_after: String,
     lines: Vec<Judged<'a>>,
+    behaviours: &'a [Behaviour],
 }
 
 #[derive(Serialize)]
@@ -80,8 +82,9 @@ pub(crate) async fn bench(cli: &Cli) -> Result<bool> {
 
 /// Fills one table, prints and writes it.
 async fn compare(cli: &Cli, place: &Place, load: &Path, table: &Table) -> Result<bool> {
-    let rows: Vec<&Row> = table.rows.iter().filter(|row| is_wanted(cli, row)).collect();
-    if rows.is_empty() {
+    let rows: Vec<&Row> = table.rows.iter().filter(|row| is_named(cli, row.key, row.smoke)).collect();
+    let behaves = table.peer == Contender::HaProxy && is_named(cli, "behaviour", false);
+    if rows.is_empty() && !behaves {
         return Ok(true);
     }
     // A missing peer is told before anything is measured.
@@ -108,11 +111,13 @@ async fn compare(cli: &Cli, place: &Place, load: &Path, table: &Table) -> Result
         backend.stop().await;
     }
     let lines: Vec<Line> = lines.into_iter().flatten().collect();
-    publish(cli, table, rounds, load_before, &lines)
+    let behaviours = if behaves { behaviours::watch(place, load, !cli.peers_only).await } else { Vec::new() };
+    publish(cli, table, rounds, load_before, &lines, &behaviours)
 }
 
-fn is_wanted(cli: &Cli, row: &Row) -> bool {
-    if cli.only.is_empty() { !cli.smoke || row.smoke } else { cli.only.iter().any(|key| key == row.key) }
+/// Asked for by its key, or part of the run that was asked for.
+fn is_named(cli: &Cli, key: &str, in_smoke: bool) -> bool {
+    if cli.only.is_empty() { !cli.smoke || in_smoke } else { cli.only.iter().any(|only| only == key) }
 }
 
 fn lines_of(row: &Row) -> Vec<Line> {
@@ -210,10 +215,20 @@ fn progress(round: u8, rounds: u8, row: &Row, contender: Contender, result: &Res
     format!("{round}/{rounds}  {:<44}{:<14}{outcome}", row.work, contender.name())
 }
 
-fn publish(cli: &Cli, table: &Table, rounds: u8, load_before: String, lines: &[Line]) -> Result<bool> {
+fn publish(
+    cli: &Cli,
+    table: &Table,
+    rounds: u8,
+    load_before: String,
+    lines: &[Line],
+    behaviours: &[Behaviour],
+) -> Result<bool> {
     let load_after = load_average();
     let title = format!("{} beside {}", table.ours.name(), table.peer.name());
     let mut text = table::markdown(&title, table.peer.name(), lines);
+    if !behaviours.is_empty() {
+        text += &behaviours::markdown(behaviours);
+    }
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     text += &format!(
         "\n{rounds} rounds in turns, {processors} processors, load average {load_before} before and {load_after} after.\n"
@@ -231,6 +246,7 @@ fn publish(cli: &Cli, table: &Table, rounds: u8, load_before: String, lines: &[L
         load_before,
         load_after,
         lines: judged,
+        behaviours,
     };
     let write = |extension: &str, text: &str| {
         let file = cli.out.join(format!("{}.{extension}", table.name));

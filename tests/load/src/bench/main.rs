@@ -1,5 +1,6 @@
 //! Our servers beside their peers, in turns: builds nothing, starts everything afresh, prints the ratio table.
 
+mod behaviours;
 mod contenders;
 mod course;
 mod process;
@@ -33,7 +34,7 @@ pub(crate) struct Cli {
     /// How long a timed run publishes
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     pub(crate) duration: Duration,
-    /// Only these rows, by key; may be given several times
+    /// Only these rows, by key (`behaviour`: what the balancers do when servers come and freeze); may be given several times
     #[arg(long, value_name = "ROW")]
     pub(crate) only: Vec<String>,
     /// Measure the peers alone, to see what the machine gives
