@@ -94,6 +94,9 @@ pub(crate) fn markdown(title: &str, peer: &str, lines: &[Line]) -> String {
     let widths: Vec<usize> =
         (0..8).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
     let mut text = format!("## {title}\n\n");
+    if lines.is_empty() {
+        return text;
+    }
     for (index, row) in rows.iter().enumerate() {
         let padded = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
         let _ = writeln!(text, "| {} |", padded.collect::<Vec<_>>().join(" | "));

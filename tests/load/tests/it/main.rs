@@ -5,6 +5,7 @@ mod scripted;
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nsd_load::cli::{Counts, Role};
@@ -15,6 +16,7 @@ use nsd_load::relay;
 use nsd_load::report::{Delivery, Report, Since};
 use nsd_load::serve;
 use nsd_load::target::Target;
+use nsd_load::tls::{self, Trust};
 use nsd_wire::{Qos, Version};
 use scripted::{Broker, Faults};
 
@@ -151,6 +153,59 @@ fn idle_connections_are_opened_in_two_steps() {
     let report = connections::idle(counts, Kind::Raw, Duration::ZERO, target, 1, &pids).unwrap();
     assert!((report.count - 30.0).abs() < f64::EPSILON, "{report}");
     assert!(report.server.unwrap().rss_kib_each.is_some());
+}
+
+/// An echo behind TLS on a free port, and the PEM file of its self-signed certificate.
+fn tls_echo() -> (SocketAddr, tempfile::NamedTempFile) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), made.cert.pem()).unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            tell.send(listener.local_addr().unwrap()).unwrap();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let (mut read, mut write) = tokio::io::split(acceptor.accept(stream).await.unwrap());
+                    tokio::io::copy(&mut read, &mut write).await
+                });
+            }
+        });
+    });
+    (told.recv().unwrap(), file)
+}
+
+#[test]
+fn tls_is_spoken_to_whom_is_trusted_and_to_nobody_else() {
+    let (address, certificate) = tls_echo();
+    let (_, other) = tls_echo();
+    let run = |name: &str, trust: Trust<'_>| {
+        let tls = tls::client(name, trust, true).unwrap();
+        let target = Target::new(&address.to_string(), 1, false, Some(tls)).unwrap();
+        let duration = Duration::from_millis(200);
+        let plan = relay::Messages { connections: 2, size: 64, window: 4, rate: None, duration };
+        relay::messages(plan, target, 1, &[])
+    };
+    for trust in [Trust::Anybody, Trust::Authority(certificate.path())] {
+        let report = run("localhost", trust).unwrap();
+        assert!(report.count > 0.0 && report.delivery.unwrap().lost == 0, "{report}");
+        assert!(report.what.contains("TLS"));
+    }
+    assert!(run("localhost", Trust::Authority(other.path())).is_err(), "another authority");
+    assert!(run("example.org", Trust::Authority(certificate.path())).is_err(), "another name");
 }
 
 #[test]
