@@ -59,22 +59,20 @@ impl<M> Pool<M> {
         let mut changes = Vec::new();
         let mut members = Vec::with_capacity(wanted.len());
         for settings in wanted {
-            let (member, change): (_, fn(Entry<M>) -> Change<Entry<M>>) =
-                match (find(&self.members, settings), find(&self.leaving, settings)) {
-                    (Some(kept), _) => {
-                        let entry = Entry { settings: settings.clone(), member: Arc::clone(&kept.member) };
-                        if kept.settings.weight != settings.weight {
-                            changes.push(Change::Weight { entry: entry.clone(), from: kept.settings.weight });
-                        }
-                        members.push(entry);
-                        continue;
-                    }
-                    (None, Some(leaving)) => (Arc::clone(&leaving.member), Change::Returned),
-                    (None, None) => (Arc::new(make(settings)), Change::Joined),
-                };
-            let entry = Entry { settings: settings.clone(), member };
-            changes.push(change(entry.clone()));
-            members.push(entry);
+            let entry = |member: &Arc<M>| Entry { settings: settings.clone(), member: Arc::clone(member) };
+            if let Some(kept) = find(&self.members, settings) {
+                members.push(entry(&kept.member));
+                if kept.settings.weight != settings.weight {
+                    changes.push(Change::Weight { entry: entry(&kept.member), from: kept.settings.weight });
+                }
+            } else if let Some(leaving) = find(&self.leaving, settings) {
+                members.push(entry(&leaving.member));
+                changes.push(Change::Returned(entry(&leaving.member)));
+            } else {
+                let joined = entry(&Arc::new(make(settings)));
+                members.push(joined.clone());
+                changes.push(Change::Joined(joined));
+            }
         }
         let unwanted = |entry: &&Entry<M>| find(&members, &entry.settings).is_none();
         let left: Vec<Entry<M>> = self.members.iter().filter(unwanted).cloned().collect();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use nsd_wire::{ConnAck, Connect, Disconnect, Packet, ReasonCode, Version};
+use nsd_wire::{ConnAck, Connect, Disconnect, Packet, PacketType, ReasonCode, Version};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -16,7 +16,9 @@ use crate::backend::State;
 use crate::member::Member;
 use crate::settings::{Check, CheckKind, Policy};
 
-/// A CONNACK of any version with properties; a longer first packet is none.
+/// The first byte of the answer: what begins otherwise need not be waited for.
+const CONNACK: u8 = (PacketType::ConnAck as u8) << 4;
+/// A CONNACK with properties; a longer one is none.
 const MAX_ANSWER: usize = 4096;
 /// Between a failed check and the next while the server still counts as healthy: two failures in a row should be known
 /// within two intervals.
@@ -96,9 +98,8 @@ fn jittered(interval: Duration) -> Duration {
 async fn check(member: &Member, check: &Check) -> Verdict {
     let begun = Instant::now();
     let deadline = begun + check.timeout;
-    let mut socket = match timeout_at(deadline, TcpStream::connect(member.address)).await {
-        Ok(Ok(socket)) => socket,
-        Ok(Err(_)) | Err(_) => return Verdict::Dead,
+    let Ok(Ok(mut socket)) = timeout_at(deadline, TcpStream::connect(member.address)).await else {
+        return Verdict::Dead;
     };
     if check.kind == CheckKind::Mqtt {
         match timeout_at(deadline, ask(&mut socket)).await {
@@ -144,6 +145,9 @@ async fn ask(socket: &mut TcpStream) -> io::Result<ReasonCode> {
 
 fn answer(bytes: &[u8]) -> io::Result<Option<ReasonCode>> {
     let garbled = |what: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, what.to_string());
+    if bytes.first().is_some_and(|first| *first != CONNACK) {
+        return Err(garbled(&"not a CONNACK"));
+    }
     match nsd_wire::read(Version::V311, bytes, MAX_ANSWER).map_err(|error| garbled(&error))? {
         Some((Packet::ConnAck(ConnAck { reason, .. }), _)) => Ok(Some(reason)),
         Some(_) => Err(garbled(&"not a CONNACK")),

@@ -7,7 +7,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use nsd_edge::stream::poll_read_scratch;
+use nsd_edge::stream::poll_pass_scratch;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -168,8 +168,8 @@ impl Direction {
                 }
                 Reader::Told => return Poll::Ready(Ok(())),
             }
-            let look = |context: &mut Context<'_>, bytes: &[u8]| self.pass_on(context, writer, bytes, moved);
-            ready!(poll_read_scratch(Pin::new(&mut *reader), context, look))
+            let pass = |context: &mut Context<'_>, bytes: &[u8]| self.pass_on(context, writer, bytes, moved);
+            ready!(poll_pass_scratch(Pin::new(&mut *reader), context, pass))
                 .map_err(|_| Broke::Reader)?
                 .map_err(|_| Broke::Writer)?;
         }

@@ -52,16 +52,25 @@ impl From<TcpStream> for Stream {
 }
 
 /// Waits for bytes and gives them to `look`, which must not read from another stream through this function. An empty
-/// slice is the end of the stream. While it waits, it holds no buffer. `look` gets the context back, to write on with it.
+/// slice is the end of the stream. While it waits, it holds no buffer.
 pub fn poll_read_scratch<S: AsyncRead, T>(
     stream: Pin<&mut S>,
     context: &mut Context<'_>,
-    look: impl FnOnce(&mut Context<'_>, &[u8]) -> T,
+    look: impl FnOnce(&[u8]) -> T,
+) -> Poll<io::Result<T>> {
+    poll_pass_scratch(stream, context, |_, bytes| look(bytes))
+}
+
+/// [`poll_read_scratch`] for who passes the bytes on at once: `pass` gets the context back, to poll the writer with it.
+pub fn poll_pass_scratch<S: AsyncRead, T>(
+    stream: Pin<&mut S>,
+    context: &mut Context<'_>,
+    pass: impl FnOnce(&mut Context<'_>, &[u8]) -> T,
 ) -> Poll<io::Result<T>> {
     SCRATCH_BUFFER.with_borrow_mut(|scratch| {
         let mut buffer = ReadBuf::new(scratch);
         ready!(stream.poll_read(context, &mut buffer))?;
-        Poll::Ready(Ok(look(context, buffer.filled())))
+        Poll::Ready(Ok(pass(context, buffer.filled())))
     })
 }
 
@@ -72,7 +81,7 @@ where
 {
     let mut look = Some(look);
     std::future::poll_fn(|context| {
-        poll_read_scratch(Pin::new(stream), context, |_, bytes| {
+        poll_read_scratch(Pin::new(stream), context, |bytes| {
             let look = look.take().expect("a ready future is not polled again");
             look(bytes)
         })
