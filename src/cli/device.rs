@@ -171,23 +171,10 @@ fn door(context: &Context) -> Door {
 }
 
 fn entrance(system: &System) -> Option<(String, u16)> {
-    let of = |wanted: Bundled| {
-        system
-            .instances
-            .iter()
-            .find(|one| matches!(one.container.image, Image::Bundled { program, .. } if program == wanted))
+    let find = |wanted: Bundled| {
+        let fits = |image: &Image| matches!(image, Image::Bundled { program, .. } if *program == wanted);
+        system.instances.iter().find(|one| fits(&one.container.image))
     };
-    let program = |wanted: Bundled| {
-        let first = |one: &&crate::system::Instance| {
-            one.container
-                .command
-                .as_ref()
-                .and_then(|words| words.first())
-                .is_some_and(|word| word.as_str() == wanted.program())
-        };
-        system.instances.iter().find(first)
-    };
-    let find = |wanted| of(wanted).or_else(|| program(wanted));
     let instance = find(Bundled::Balancer).or_else(|| find(Bundled::Broker))?;
     let port = instance.container.ports.first().map_or(1883, |port| port.host);
     Some((system.machines.get(&instance.name.machine)?.address.clone(), port))

@@ -42,7 +42,7 @@ fn machines(before: &System, after: &System) -> Vec<String> {
         match before.machines.get(name) {
             None => lines.push(format!("+ machine {name} ({})", machine.address)),
             Some(earlier) if earlier != machine => {
-                lines.push(format!("~ machine {name} ({})", machine.address))
+                lines.push(format!("~ machine {name} ({})", machine.address));
             }
             Some(_) => {}
         }

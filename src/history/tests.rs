@@ -120,3 +120,26 @@ fn a_topology_cannot_take_the_timelines_place() {
     let failure = repo(&dir).record(&taken, &Lock::default(), &person()).err().unwrap();
     assert_eq!(failure.kind, Kind::System);
 }
+
+#[test]
+fn a_difference_names_what_changed() {
+    let instance = |name: &str, command: &str, commit: &str| {
+        serde_json::json!({
+            "name": name, "stop_grace": 1.0, "max_parallel": 1,
+            "container": { "image": { "from": "none" }, "command": [command], "network": "host", "restart": "no",
+                           "labels": { "commit": commit } },
+        })
+    };
+    let with = |address: &str, instances: Vec<serde_json::Value>| {
+        let mut value = serde_json::to_value(system(address)).unwrap();
+        value["instances"] = serde_json::Value::Array(instances);
+        serde_json::from_value::<System>(value).unwrap()
+    };
+    let before = with("a", vec![instance("here.web.1", "x", "1"), instance("here.old.1", "x", "1")]);
+    let after = with("b", vec![instance("here.web.1", "y", "2"), instance("here.web.2", "x", "1")]);
+    assert_eq!(difference(None, &before), ["+ here.web.1", "+ here.old.1"]);
+    assert_eq!(
+        difference(Some(&before), &after),
+        ["~ machine here (b)", "~ here.web.1: command, labels", "+ here.web.2", "- here.old.1"]
+    );
+}

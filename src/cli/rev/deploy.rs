@@ -45,7 +45,7 @@ pub(in crate::cli) async fn deploy(
     if !context.screen.json {
         context.screen.say(&format!("\n{}", plan::text(&plan)));
     }
-    scene.preflight(&plan)?;
+    scene.preflight(&plan).await?;
     if let Some(question) = roll::question(&plan) {
         context.confirm(&question).await?;
     }

@@ -26,7 +26,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Failure> {
     let scene = super::roll::Scene::survey(context, &work, revision).await?;
     let plan = scene.plan()?;
     context.screen.show(&plan, || if args.long { plan::text_long(&plan) } else { plan::text(&plan) });
-    scene.preflight(&plan)?;
+    scene.preflight(&plan).await?;
     match args.exit_code && !plan.stages.is_empty() {
         true => {
             Err(Failure::new(Kind::Changes, "there is something to do").hint("do it: `nsd rev deploy head`"))

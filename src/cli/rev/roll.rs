@@ -77,8 +77,8 @@ impl<'c> Scene<'c> {
     }
 
     /// Everything that can be known before the first step; all problems in one list, nothing touched yet.
-    pub(in crate::cli) fn preflight(&self, plan: &Plan) -> Result<(), Failure> {
-        let problems = super::preflight::problems(plan);
+    pub(in crate::cli) async fn preflight(&self, plan: &Plan) -> Result<(), Failure> {
+        let problems = super::preflight::problems(plan, &self.system, &self.hosts).await;
         let mut failure = Failure::error(match problems.len() {
             0 => return Ok(()),
             1 => "this deploy cannot succeed; nothing was changed".to_owned(),
