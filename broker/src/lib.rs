@@ -8,10 +8,26 @@
 //! | [`topic`] | pure: subscriptions by filter |
 //! | [`session`] | pure: one client's protocol; read [`session::Effect`] first |
 //! | [`access`] | pure: who may connect, publish, subscribe |
+//! | [`store`] | device records and ownership of client ids: memory or Redis |
+//! | [`hub`] | the clients living on this node, and how a message reaches them |
+//! | [`bus`] | the other nodes: batches to Redis, the inbox, the mirror of what all share |
+//! | [`door`] | look-ups and password checks before a client is let in |
+//! | [`node`] | what all connections of one broker share |
+//! | [`connection`] | one client: bytes in, session, effects, bytes out |
+//! | [`server`] | threads, listeners, start and stop |
+//! | [`admin`] | health and status on the admin socket |
 
 pub mod access;
+pub mod admin;
+pub mod bus;
+pub mod connection;
+pub mod door;
+pub mod hub;
 pub mod limits;
 pub mod message;
+pub mod node;
+pub mod server;
 pub mod session;
 pub mod settings;
+pub mod store;
 pub mod topic;

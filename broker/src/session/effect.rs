@@ -28,6 +28,7 @@ pub enum Effect<'p> {
     /// The session is over; its subscriptions go, and the will is published if there is one.
     Leave {
         will: Option<Message>,
+        filters: Vec<Box<str>>,
     },
     /// Send what is waiting, then close.
     Close,

@@ -99,6 +99,13 @@ impl<K: PartialEq, V> Tree<K, V> {
         Some(removed)
     }
 
+    /// Every filter that somebody is subscribed to.
+    pub fn filters(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        self.root.collect(None, &mut found);
+        found
+    }
+
     /// Calls `visit` for each subscription that matches `topic`; a key with overlapping filters is met several times.
     pub fn visit<'t>(&'t self, topic: &str, visit: &mut impl FnMut(&'t K, &'t V)) {
         if !topic.starts_with('$') {
@@ -150,6 +157,22 @@ impl<K: PartialEq, V> Node<K, V> {
         }
     }
 
+    fn collect(&self, path: Option<&str>, found: &mut Vec<String>) {
+        let below = |level: &str| path.map_or_else(|| level.to_owned(), |path| format!("{path}/{level}"));
+        if !self.here.is_empty() {
+            found.extend(path.map(str::to_owned));
+        }
+        if !self.all.is_empty() {
+            found.push(below("#"));
+        }
+        if let Some(plus) = &self.plus {
+            plus.collect(Some(&below("+")), found);
+        }
+        for (level, child) in &self.children {
+            child.collect(Some(&below(level)), found);
+        }
+    }
+
     fn is_bare(&self) -> bool {
         self.children.is_empty() && self.plus.is_none() && self.here.is_empty() && self.all.is_empty()
     }
@@ -198,6 +221,17 @@ mod tests {
             expected.sort_unstable();
             assert_eq!(matched(&tree, topic), expected, "{topic}");
         }
+    }
+
+    #[test]
+    fn lists_its_filters() {
+        let mut filters = ["a/b", "a", "#", "+/x/#", "", "/", "a//b"].map(str::to_owned);
+        filters.sort();
+        let mut tree = Tree::default();
+        filters.iter().for_each(|filter| drop(tree.insert(filter, 1, ())));
+        let mut found = tree.filters();
+        found.sort();
+        assert_eq!(found, filters);
     }
 
     #[test]

@@ -1,0 +1,232 @@
+//! This node's picture of what all nodes share: who wants which filter, and what is retained. It follows the change
+//! logs; where a log no longer reaches back far enough, everything is read anew.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use foldhash::{HashMap, HashSet};
+use redis::aio::MultiplexedConnection;
+use redis::{RedisError, Value};
+use tracing::{debug, warn};
+
+use super::Bus;
+use crate::hub::Hub;
+use crate::message::Message;
+use crate::store::keys::{Keys, node_of};
+
+/// Entries of a log read at once.
+const SLICE: usize = 5000;
+
+#[derive(Debug, Default)]
+pub(super) struct Mirror {
+    routes: u64,
+    retained: u64,
+    filters: HashMap<u64, HashSet<Box<str>>>,
+}
+
+type LogEntries = Vec<(String, HashMap<String, Vec<u8>>)>;
+
+impl Mirror {
+    /// Whether these versions of Redis are another state than the mirrored one.
+    pub(super) fn is_behind(&self, routes: u64, retained: u64) -> bool {
+        self.routes != routes || self.retained != retained
+    }
+
+    /// Reads everything anew.
+    pub(super) async fn load(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        keys: &Keys,
+        hub: &Hub,
+        bus: &Bus,
+    ) -> Result<(), RedisError> {
+        self.load_routes(connection, keys, bus).await?;
+        self.load_retained(connection, keys, hub).await?;
+        hub.routes_changed();
+        Ok(())
+    }
+
+    /// Follows the logs up to these versions.
+    pub(super) async fn follow(
+        &mut self,
+        (routes, retained): (u64, u64),
+        connection: &mut MultiplexedConnection,
+        keys: &Keys,
+        hub: &Hub,
+        bus: &Bus,
+    ) -> Result<(), RedisError> {
+        while self.routes < routes {
+            let entries = read_log(connection, &keys.route_log(), self.routes).await?;
+            if !follows(&entries, self.routes) {
+                self.load_routes(connection, keys, bus).await?;
+                break;
+            }
+            for (id, fields) in entries {
+                self.apply_route(&fields, bus);
+                self.routes = number(&id);
+            }
+        }
+        while self.retained < retained {
+            let entries = read_log(connection, &keys.retained_log(), self.retained).await?;
+            if !follows(&entries, self.retained) {
+                self.load_retained(connection, keys, hub).await?;
+                break;
+            }
+            for (id, fields) in entries {
+                apply_retained(&fields, hub);
+                self.retained = number(&id);
+            }
+        }
+        if self.routes > routes || self.retained > retained {
+            // Behind us: Redis lost what it had. What is there now counts.
+            debug!("the store is older than the mirror");
+            self.load(connection, keys, hub, bus).await?;
+        }
+        hub.routes_changed();
+        Ok(())
+    }
+
+    /// The version is read first: what changes meanwhile is applied twice rather than not at all.
+    async fn load_routes(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        keys: &Keys,
+        bus: &Bus,
+    ) -> Result<(), RedisError> {
+        let mut ask = redis::pipe();
+        ask.cmd("GET").arg(keys.route_version()).cmd("SMEMBERS").arg(keys.nodes());
+        let (version, nodes): (Option<u64>, Vec<String>) = ask.query_async(connection).await?;
+        let others: Vec<u64> =
+            nodes.iter().filter_map(|name| node_of(name)).filter(|node| *node != bus.node).collect();
+        let mut ask = redis::pipe();
+        others.iter().for_each(|node| {
+            ask.cmd("SMEMBERS").arg(keys.routes(*node));
+        });
+        let wanted: Vec<Vec<String>> =
+            if others.is_empty() { Vec::new() } else { ask.query_async(connection).await? };
+        let gone: Vec<u64> = self.filters.keys().copied().collect();
+        gone.into_iter().for_each(|node| self.forget(node, bus));
+        for (node, filters) in others.into_iter().zip(wanted) {
+            filters.into_iter().for_each(|filter| self.add(node, filter.into(), bus));
+        }
+        self.routes = version.unwrap_or(0);
+        Ok(())
+    }
+
+    async fn load_retained(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        keys: &Keys,
+        hub: &Hub,
+    ) -> Result<(), RedisError> {
+        let version: Option<u64> =
+            redis::cmd("GET").arg(keys.retained_version()).query_async(connection).await?;
+        let mut found = Vec::new();
+        let mut cursor = "0".to_owned();
+        loop {
+            let mut scan = redis::cmd("HSCAN");
+            scan.arg(keys.retained()).arg(&cursor).arg("COUNT").arg(SLICE);
+            let (next, page): (String, Vec<Value>) = scan.query_async(connection).await?;
+            found.extend(page.chunks(2).filter_map(|pair| bytes(pair.get(1)?).map(<[u8]>::to_vec)));
+            cursor = next;
+            if cursor == "0" {
+                break;
+            }
+        }
+        let mut retained = hub.retained.write();
+        retained.clear();
+        for (message, since) in found.iter().filter_map(|stored| read_stored(stored)) {
+            retained.set(message, since);
+        }
+        self.retained = version.unwrap_or(0);
+        Ok(())
+    }
+
+    fn apply_route(&mut self, fields: &HashMap<String, Vec<u8>>, bus: &Bus) {
+        let text = |name: &str| fields.get(name).and_then(|bytes| std::str::from_utf8(bytes).ok());
+        let (Some(node), Some(operation), Some(filter)) = (text("n").and_then(node_of), text("o"), text("f"))
+        else {
+            return warn!("an entry of the route log makes no sense");
+        };
+        match operation {
+            _ if node == bus.node => {}
+            "+" => self.add(node, filter.into(), bus),
+            "-" => {
+                self.filters.entry(node).or_default().remove(filter);
+                bus.routes.write().remove(filter, &node);
+            }
+            _ => self.forget(node, bus),
+        }
+    }
+
+    fn add(&mut self, node: u64, filter: Box<str>, bus: &Bus) {
+        bus.routes.write().insert(&filter, node, ());
+        self.filters.entry(node).or_default().insert(filter);
+    }
+
+    fn forget(&mut self, node: u64, bus: &Bus) {
+        let mut routes = bus.routes.write();
+        for filter in self.filters.remove(&node).unwrap_or_default() {
+            routes.remove(&filter, &node);
+        }
+    }
+}
+
+async fn read_log(
+    connection: &mut MultiplexedConnection,
+    key: &str,
+    after: u64,
+) -> Result<LogEntries, RedisError> {
+    let mut ask = redis::cmd("XRANGE");
+    ask.arg(key).arg(format!("{}-0", after + 1)).arg("+").arg("COUNT").arg(SLICE);
+    ask.query_async(connection).await
+}
+
+/// Whether the log goes on right behind `version`; it is cut at its old end.
+fn follows(entries: &LogEntries, version: u64) -> bool {
+    entries.first().is_some_and(|(id, _)| number(id) == version + 1)
+}
+
+fn number(id: &str) -> u64 {
+    id.split('-').next().and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+fn apply_retained(fields: &HashMap<String, Vec<u8>>, hub: &Hub) {
+    let Some(stored) = fields.get("m") else { return };
+    if let Some((message, since)) = read_stored(stored) {
+        hub.retained.write().set(message, since);
+    } else if stored.is_empty()
+        && let Some(topic) = fields.get("t").and_then(|topic| std::str::from_utf8(topic).ok())
+        && let Some(nothing) = Message::new(&nsd_wire::Publish::new(topic, b""))
+    {
+        hub.retained.write().set(nothing, SystemTime::UNIX_EPOCH);
+    }
+}
+
+/// A retained message as it is stored: milliseconds since 1970, then the message.
+pub(super) fn write_stored(message: &[u8], since: SystemTime) -> Vec<u8> {
+    let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+    let mut stored = u64::try_from(since).unwrap_or(u64::MAX).to_be_bytes().to_vec();
+    stored.extend_from_slice(message);
+    stored
+}
+
+fn read_stored(stored: &[u8]) -> Option<(Message, SystemTime)> {
+    let (since, message) = stored.split_first_chunk::<8>()?;
+    let since = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(u64::from_be_bytes(*since)))?;
+    Some((Message::from_bytes(message)?, since))
+}
+
+fn bytes(value: &Value) -> Option<&[u8]> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes),
+        _ => None,
+    }
+}
+
+impl Bus {
+    /// What a node says of itself after it was forgotten, or for the first time.
+    pub(super) fn set_connected(&self, connected: bool) -> bool {
+        self.connected.swap(connected, Ordering::AcqRel) != connected
+    }
+}

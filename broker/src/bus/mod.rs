@@ -1,0 +1,188 @@
+//! Toward the other nodes: what this node wants them to have, gathered while the last batch is on its way.
+//!
+//! Publishers' threads append to a lane of their own; one flusher takes everything there is, writes it to Redis in one
+//! pipeline, and answers those who wait for it. One batch at a time: what arrives meanwhile forms the next, so batches
+//! grow with the load and need no timer.
+
+pub mod codec;
+mod flusher;
+mod inbox;
+mod mirror;
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use nsd_wire::{Publish, Qos};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+
+pub use flusher::Flusher;
+pub use inbox::listen;
+
+use crate::hub::{Outbox, Routed};
+use crate::limits;
+use crate::message::Message;
+use crate::session::Receipt;
+use crate::topic::Tree;
+
+/// This node's side of the cluster.
+#[derive(Debug)]
+pub struct Bus {
+    /// Random at every start: a restarted node is another node, and nothing of the old one is mistaken for its own.
+    pub node: u64,
+    lanes: Vec<Mutex<Lane>>,
+    changes: Mutex<Vec<RouteChange>>,
+    waiters: Mutex<Vec<Waiter>>,
+    work: Notify,
+    /// Which other node wants which filter.
+    routes: RwLock<Tree<u64, ()>>,
+    connected: AtomicBool,
+    pub counters: Counters,
+}
+
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub batches: AtomicU64,
+    pub commands: AtomicU64,
+    pub sent: AtomicU64,
+    pub received: AtomicU64,
+    /// QoS 0 that did not leave this node: Redis was away, or did not keep up.
+    pub dropped: AtomicU64,
+}
+
+/// A filter got its first subscriber here, or lost its last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteChange {
+    pub filter: Box<str>,
+    pub added: bool,
+}
+
+/// A connection that wants to know when all that was announced before is known to every node.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) token: u32,
+}
+
+/// What one thread has for the others.
+#[derive(Debug, Default)]
+pub(crate) struct Lane {
+    /// Messages, one after another, as `message` writes them.
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) receipts: Vec<(Arc<Outbox>, Receipt)>,
+    blocked: Vec<Waker>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) length: usize,
+    pub(crate) nodes: Option<Arc<[u64]>>,
+    /// Under which the nodes were found.
+    pub(crate) generation: u64,
+    pub(crate) retain: bool,
+}
+
+thread_local! {
+    static LANE: Cell<Option<usize>> = const { Cell::new(None) };
+}
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+impl Bus {
+    pub fn new(lanes: usize) -> Self {
+        Self {
+            node: fastrand::u64(1..),
+            lanes: (0..lanes.max(1)).map(|_| Mutex::default()).collect(),
+            changes: Mutex::default(),
+            waiters: Mutex::default(),
+            work: Notify::new(),
+            routes: RwLock::default(),
+            connected: AtomicBool::new(true),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Whether Redis answers; while it does not, QoS 0 stays local and the rest waits.
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Acquire)
+    }
+
+    /// Other nodes that want this topic, each once.
+    pub fn interested(&self, topic: &str) -> Vec<u64> {
+        let mut nodes = Vec::new();
+        self.routes.read().visit(topic, &mut |node, ()| nodes.push(*node));
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes
+    }
+
+    /// Must be called under the lock that decides what is first and last, so that the order is kept.
+    pub fn announce(&self, filter: &str, added: bool) {
+        self.changes.lock().push(RouteChange { filter: filter.into(), added });
+    }
+
+    /// What was announced is said in another way: as a whole. Called under the same lock as `announce`.
+    pub fn take_back(&self) {
+        self.changes.lock().clear();
+    }
+
+    /// Tells the connection once everything announced so far is known.
+    pub fn when_known(&self, outbox: &Arc<Outbox>, token: u32) {
+        self.waiters.lock().push(Waiter { outbox: Arc::clone(outbox), token });
+    }
+
+    /// Takes a message for the next batch. Each goes along, wanted elsewhere or not: only the batch learns whether
+    /// another node's subscription is older than the message but newer than our mirror. `false`: wait for room.
+    pub fn send(
+        &self,
+        publish: &Publish<'_>,
+        routed: &Routed,
+        receipt: Option<(&Arc<Outbox>, Receipt)>,
+    ) -> bool {
+        let mut lane = self.lane().lock();
+        let (waiting, durable) = (lane.bytes.len(), receipt.is_some() || publish.retain);
+        if !durable && (waiting > 2 * limits::LANE_MARK || !self.is_connected()) {
+            if routed.nodes.is_some() {
+                self.counters.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+            return true;
+        }
+        if Message::write(publish, &mut lane.bytes) {
+            let length = lane.bytes.len() - waiting;
+            let (nodes, generation) = (routed.nodes.clone(), routed.generation);
+            lane.entries.push(Entry { length, nodes, generation, retain: publish.retain });
+        }
+        if let Some((outbox, receipt)) = receipt {
+            lane.receipts.push((Arc::clone(outbox), receipt));
+        }
+        waiting < limits::LANE_MARK || publish.qos == Qos::AtMostOnce && !self.is_connected()
+    }
+
+    /// Something was put in: the flusher may start.
+    pub fn flush(&self) {
+        self.work.notify_one();
+    }
+
+    /// Ready once this thread's lane has room.
+    pub fn poll_room(&self, context: &Context<'_>) -> Poll<()> {
+        let mut lane = self.lane().lock();
+        if lane.bytes.len() < limits::LANE_MARK {
+            return Poll::Ready(());
+        }
+        if !lane.blocked.iter().any(|waker| waker.will_wake(context.waker())) {
+            lane.blocked.push(context.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn lane(&self) -> &Mutex<Lane> {
+        let index = LANE.get().unwrap_or_else(|| {
+            let index = THREADS.fetch_add(1, Ordering::Relaxed);
+            LANE.set(Some(index));
+            index
+        });
+        &self.lanes[index % self.lanes.len()]
+    }
+}

@@ -1,0 +1,306 @@
+//! Carries out what a session asks for: the one place where effects become deeds.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::num::{NonZeroU16, NonZeroU32};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+
+use nsd_wire::{
+    Ack, ConnAck, Disconnect, Publish, Qos, ReasonCode, RetainHandling, SubAck, UnsubAck, Version, connack,
+};
+use tracing::{debug, info, warn};
+
+use crate::access::Grant;
+use crate::hub::{self, Kept, Outbox, Parcel, Put, Terms};
+use crate::limits;
+use crate::message::Message;
+use crate::node::Node;
+use crate::session::{Effect, Effects, Opening, Receipt, Reply, Subscribing, Unsubscribing};
+
+/// Retained messages sent in one go before live ones get their turn.
+const RETAINED_SLICE: usize = 256;
+
+pub(super) struct Hands {
+    pub(super) peer: SocketAddr,
+    node: Arc<Node>,
+    version: Version,
+    pub(super) outbox: Option<Arc<Outbox>>,
+    pub(super) replies: Vec<u8>,
+    pub(super) opening: Option<Box<Opening>>,
+    pub(super) closing: bool,
+    /// Receivers that have no room for more of ours.
+    pub(super) full: Vec<Arc<Outbox>>,
+    bus_full: bool,
+    /// Something waits for the other nodes since the last batch.
+    for_bus: bool,
+    /// Answers that need no waiting.
+    pub(super) stored: VecDeque<(Receipt, ReasonCode)>,
+    /// Subscriptions on their way to the other nodes; their SUBACK follows.
+    becoming_known: VecDeque<(u32, Subscribing)>,
+    tokens: u32,
+    retained: VecDeque<(Arc<Kept>, Terms)>,
+    epoch: u64,
+}
+
+impl Hands {
+    pub(super) fn new(node: Arc<Node>, peer: SocketAddr) -> Self {
+        Self {
+            peer,
+            node,
+            version: Version::V311,
+            outbox: None,
+            replies: Vec::new(),
+            opening: None,
+            closing: false,
+            full: Vec::new(),
+            bus_full: false,
+            for_bus: false,
+            stored: VecDeque::new(),
+            becoming_known: VecDeque::new(),
+            tokens: 0,
+            retained: VecDeque::new(),
+            epoch: 0,
+        }
+    }
+
+    /// Everything between a CONNECT and its CONNACK that takes time.
+    pub(super) async fn admit(&mut self, opening: &Opening) -> Result<Grant, ReasonCode> {
+        let client = &*opening.client_id;
+        let deciding = async {
+            let grant = self.node.door.admit(opening).await?;
+            let epoch = self.node.store.claim(client, opening.will.as_ref()).await.map_err(|error| {
+                warn!(client, %error, "cannot claim a client id");
+                ReasonCode::ServerUnavailable
+            })?;
+            Ok((grant, epoch))
+        };
+        let decided = tokio::time::timeout(limits::ADMISSION_DEADLINE, deciding).await;
+        let (grant, epoch) = decided.unwrap_or(Err(ReasonCode::ServerUnavailable)).inspect_err(|reason| {
+            self.node.hub.counters.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            info!(peer = %self.peer, client, reason = reason.text(), "refused");
+        })?;
+        let hub = &self.node.hub;
+        let (window, most) = (opening.receive_maximum, opening.maximum_packet_size);
+        let mut outbox = Outbox::new(hub.next_id(), client.into(), opening.version, window, most);
+        outbox.will = hub.bus.is_some().then(|| opening.will.clone()).flatten();
+        outbox.set_ownership(epoch);
+        let outbox = Arc::new(outbox);
+        self.epoch = epoch;
+        hub.enter(&outbox);
+        if self.node.was_taken_over(client, epoch) {
+            outbox.notify(hub::Event::Leave(ReasonCode::SessionTakenOver));
+        }
+        if opening.wants_session {
+            debug!(
+                client,
+                "asked for a persistent session; sessions end with their connection in this version"
+            );
+        }
+        info!(peer = %self.peer, client, device = grant.device(), version = ?opening.version, "connected");
+        self.outbox = Some(outbox);
+        Ok(grant)
+    }
+
+    /// `wire`: the packet that these effects come from, as it was sent.
+    pub(super) fn carry_out(&mut self, effects: Effects<'_>, wire: Option<(&[u8], Version)>) {
+        for effect in effects {
+            match effect {
+                Effect::Route { publish, receipt } => self.route(&publish, receipt, wire),
+                Effect::Send(reply) => self.reply(&reply),
+                Effect::Settle { kind, id, reason } => {
+                    if let Some(outbox) = &self.outbox {
+                        outbox.settle(kind, id, reason);
+                    }
+                }
+                Effect::Subscribe(subscribing) => self.subscribe(subscribing),
+                Effect::Unsubscribe(unsubscribing) => self.unsubscribe(&unsubscribing),
+                Effect::Admit(opening) => {
+                    self.version = opening.version;
+                    self.opening = Some(opening);
+                }
+                Effect::Leave { will, filters } => self.leave(will, &filters),
+                Effect::Close => self.closing = true,
+            }
+        }
+    }
+
+    fn route(&mut self, publish: &Publish<'_>, receipt: Option<Receipt>, wire: Option<(&[u8], Version)>) {
+        let Some(outbox) = &self.outbox else { return };
+        let hub = &self.node.hub;
+        hub.counters.received.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let routed = hub::route(hub, publish, wire, outbox.id, &mut self.full);
+        if let Some(bus) = &hub.bus {
+            let receipt = receipt.map(|receipt| (outbox, receipt));
+            self.bus_full |= !bus.send(publish, &routed, receipt);
+            self.for_bus = true;
+            return;
+        }
+        let mut reason = ReasonCode::Success;
+        if publish.retain
+            && let Some(message) = Message::new(publish)
+            && !hub.retained.write().set(message, SystemTime::now())
+        {
+            reason = ReasonCode::QuotaExceeded;
+        }
+        if let Some(receipt) = receipt {
+            self.stored.push_back((receipt, reason));
+        }
+    }
+
+    /// After each read: receivers are woken once, the flusher too.
+    pub(super) fn publish_batch(&mut self) {
+        hub::wake_receivers();
+        if std::mem::take(&mut self.for_bus)
+            && let Some(bus) = &self.node.hub.bus
+        {
+            bus.flush();
+        }
+    }
+
+    pub(super) fn poll_bus_room(&mut self, context: &Context<'_>) -> Poll<()> {
+        if let Some(bus) = self.node.hub.bus.as_ref().filter(|_| self.bus_full) {
+            std::task::ready!(bus.poll_room(context));
+            self.bus_full = false;
+        }
+        Poll::Ready(())
+    }
+
+    fn subscribe(&mut self, subscribing: Subscribing) {
+        let Some(outbox) = &self.outbox else { return };
+        let granted = subscribing.wishes.iter().filter(|wish| !wish.code.is_failure());
+        self.node.hub.subscribe(outbox, granted.map(|wish| (&*wish.filter, wish.options, wish.id)));
+        match &self.node.hub.bus {
+            None => self.subscribed(&subscribing, ReasonCode::Success),
+            Some(bus) => {
+                self.tokens = self.tokens.wrapping_add(1);
+                bus.when_known(outbox, self.tokens);
+                self.for_bus = true;
+                self.becoming_known.push_back((self.tokens, subscribing));
+            }
+        }
+    }
+
+    /// The other nodes know, or could not be told.
+    pub(super) fn on_known(&mut self, token: u32, reason: ReasonCode) {
+        while self.becoming_known.front().is_some_and(|(waiting, _)| *waiting <= token) {
+            if let Some((_, subscribing)) = self.becoming_known.pop_front() {
+                self.subscribed(&subscribing, reason);
+            }
+        }
+    }
+
+    fn subscribed(&mut self, subscribing: &Subscribing, reason: ReasonCode) {
+        let code = |code: ReasonCode| if reason.is_failure() && !code.is_failure() { reason } else { code };
+        let codes: Vec<_> = subscribing.wishes.iter().map(|wish| code(wish.code)).collect();
+        let ack = SubAck::new(subscribing.packet_id, &codes);
+        encoded(ack.encode(self.version, &mut self.replies));
+        let retained = self.node.hub.retained.read();
+        for wish in subscribing.wishes.iter().filter(|wish| !code(wish.code).is_failure()) {
+            let wanted = match wish.options.retain_handling {
+                RetainHandling::Send => true,
+                RetainHandling::SendIfNew => wish.new,
+                RetainHandling::DoNotSend => false,
+            };
+            if wanted {
+                let ids = wish.id.into_iter().collect();
+                let terms = Terms { qos: wish.options.qos, retain_as_published: true, ids };
+                self.retained
+                    .extend(retained.matching(&wish.filter).into_iter().map(|kept| (kept, terms.clone())));
+            }
+        }
+    }
+
+    /// Sends retained messages in slices, as fast as the client takes them.
+    pub(super) fn continue_retained(&mut self) {
+        if self.retained.is_empty() {
+            return;
+        }
+        let Some(outbox) = self.outbox.as_ref().filter(|outbox| outbox.has_room()) else { return };
+        let now = SystemTime::now();
+        let count = RETAINED_SLICE.min(self.retained.len());
+        let mut wake = false;
+        for (kept, terms) in self.retained.drain(..count) {
+            let Some(waited) = kept.waited(now) else { continue };
+            let publish = kept.message.publish();
+            wake |= outbox.deliver(&Parcel::retained(&publish, waited), &terms) != Put::Lost;
+        }
+        if wake {
+            outbox.wake();
+        }
+        if self.retained.is_empty() {
+            self.retained = VecDeque::new();
+        }
+    }
+
+    fn unsubscribe(&mut self, unsubscribing: &Unsubscribing) {
+        let Some(outbox) = &self.outbox else { return };
+        self.node.hub.unsubscribe(outbox, unsubscribing.filters.iter().map(|filter| &**filter));
+        self.for_bus = true;
+        let ack = UnsubAck::new(unsubscribing.packet_id, &unsubscribing.codes);
+        encoded(ack.encode(self.version, &mut self.replies));
+    }
+
+    /// Subscriptions go before the will comes: a client does not get its own.
+    fn leave(&mut self, will: Option<Message>, filters: &[Box<str>]) {
+        let Some(outbox) = &self.outbox else { return };
+        debug!(client = &*outbox.client_id, will = will.is_some(), "left");
+        self.node.hub.forget_subscriptions(outbox, filters.iter().map(|filter| &**filter));
+        if let Some(will) = will {
+            self.node.publish(&will);
+        }
+        self.for_bus = true;
+    }
+
+    /// The end of the connection's part in the hub and in the store.
+    pub(super) async fn depart(mut self) {
+        self.publish_batch();
+        let Some(outbox) = self.outbox.take() else { return };
+        self.node.hub.leave(&outbox);
+        if let Err(error) = self.node.store.release(&outbox.client_id, self.epoch).await {
+            // Its lease or its next connection will end the ownership.
+            debug!(client = &*outbox.client_id, %error, "cannot give a client id back");
+        }
+    }
+
+    fn reply(&mut self, reply: &Reply) {
+        if self.replies.capacity() == 0 {
+            self.replies = hub::take_buffer();
+        }
+        let (version, out) = (self.version, &mut self.replies);
+        match reply {
+            Reply::Ack { kind, id, reason } => {
+                encoded(Ack::with_reason(*id, *reason).encode(*kind, version, out))
+            }
+            Reply::PingResp => encoded(nsd_wire::Packet::PingResp.encode(version, out)),
+            Reply::Disconnect(reason) => encoded(Disconnect::new(*reason).encode(version, out)),
+            Reply::Refused(reason) => encoded(ConnAck::new(false, *reason).encode(version, out)),
+            Reply::UnsupportedVersion { level } => {
+                out.extend_from_slice(connack::unsupported_version(*level))
+            }
+            Reply::Accepted { assigned_id, forgets_session } => {
+                let mut ack = ConnAck::new(false, ReasonCode::Success);
+                if version.is_v5() {
+                    let properties = &mut ack.properties;
+                    properties.assigned_client_id = assigned_id.as_deref();
+                    properties.session_expiry = forgets_session.then_some(0);
+                    properties.receive_maximum = NonZeroU16::new(limits::RECEIVE_MAXIMUM);
+                    properties.maximum_packet_size =
+                        u32::try_from(limits::MAX_PACKET).ok().and_then(NonZeroU32::new);
+                    properties.topic_alias_maximum = Some(limits::TOPIC_ALIAS_MAXIMUM);
+                    properties.shared_subscription_available = Some(false);
+                    properties.maximum_qos = Some(Qos::ExactlyOnce);
+                }
+                encoded(ack.encode(version, out));
+            }
+        }
+    }
+}
+
+/// Our own packets are within every limit of the format; a failure would be ours, so it is told, not hidden.
+fn encoded(result: Result<(), nsd_wire::EncodeError>) {
+    if let Err(error) = result {
+        tracing::error!(%error, "a packet of ours cannot be written");
+    }
+}

@@ -1,0 +1,315 @@
+//! One client: bytes in, the session decides, effects are carried out, bytes out.
+//!
+//! All of a connection happens in `poll_turn`: read what is there, act, take what others left in the outbox, write it
+//! with one call. While a client is idle it holds no buffer and no timer but one.
+
+mod hands;
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use nsd_edge::stream::{Stream, poll_read_scratch};
+use nsd_wire::packet::Sender;
+use nsd_wire::{ReadError, ReasonCode, frame};
+use tokio::io::AsyncWrite;
+use tokio::time::{Sleep, sleep_until};
+use tracing::debug;
+
+use crate::hub::{self, Event};
+use crate::limits;
+use crate::node::Node;
+use crate::session::{Ending, Opening, Session};
+use hands::Hands;
+
+/// Reads of one connection before the others of its thread get their turn.
+const READS_A_TURN: usize = 4;
+/// A timer that means "none".
+const NEVER: Duration = Duration::from_secs(86_400);
+
+struct Connection {
+    stream: Stream,
+    session: Session,
+    hands: Hands,
+    /// The beginning of a packet whose end has not come, or packets that must wait for a decision.
+    partial: Vec<u8>,
+    /// Being written; `sent` of it is.
+    unsent: Vec<u8>,
+    sent: usize,
+    timer: Pin<Box<Sleep>>,
+    armed: Instant,
+    /// When patience with full receivers ends.
+    patience: Option<Instant>,
+    /// When we close, whether or not the last bytes could be written.
+    farewell: Option<Instant>,
+}
+
+enum Next {
+    Admit(Box<Opening>),
+    End,
+}
+
+/// Serves one client until it is gone.
+pub async fn serve(stream: Stream, peer: SocketAddr, node: Arc<Node>) {
+    let now = Instant::now();
+    let armed = now + NEVER;
+    let mut connection = Connection {
+        stream,
+        session: Session::new(now),
+        hands: Hands::new(node, peer),
+        partial: Vec::new(),
+        unsent: Vec::new(),
+        sent: 0,
+        timer: Box::pin(sleep_until(armed.into())),
+        armed,
+        patience: None,
+        farewell: None,
+    };
+    loop {
+        let next = std::future::poll_fn(|context| connection.poll_turn(context)).await;
+        match next {
+            Next::Admit(opening) => {
+                let decision = connection.hands.admit(&opening).await;
+                let effects = connection.session.on_admitted(decision, Instant::now());
+                connection.hands.carry_out(effects, None);
+            }
+            Next::End => break,
+        }
+    }
+    connection.hands.depart().await;
+}
+
+impl Connection {
+    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Next> {
+        for _ in 0..READS_A_TURN {
+            let now = Instant::now();
+            let mut progress = self.read(context, now);
+            self.hands.publish_batch();
+            progress |= self.take(context);
+            self.hands.continue_retained();
+            progress |= self.write(context);
+            if let Some(opening) = self.hands.opening.take() {
+                return Poll::Ready(Next::Admit(opening));
+            }
+            if self.hands.closing {
+                let farewell = *self.farewell.get_or_insert(now + limits::FAREWELL);
+                if (self.is_all_sent() && self.hands.replies.is_empty()) || now >= farewell {
+                    return Poll::Ready(Next::End);
+                }
+            }
+            progress |= self.tick(context, now);
+            if !progress {
+                return Poll::Pending;
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Reads once, if more may be read. Tells whether something came.
+    fn read(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
+        if self.hands.closing || self.is_waiting_for_room(context, now) {
+            return false;
+        }
+        if !self.partial.is_empty() && self.session.may_read() {
+            let partial = std::mem::take(&mut self.partial);
+            let used = self.act_on(&partial, now);
+            self.partial = partial;
+            self.partial.drain(..used);
+            if used > 0 {
+                return true;
+            }
+        }
+        if !self.session.may_read() || self.hands.closing {
+            return false;
+        }
+        let Self { stream, session, hands, partial, .. } = self;
+        let polled = poll_read_scratch(Pin::new(stream), context, |bytes| {
+            if bytes.is_empty() {
+                return false;
+            }
+            if partial.is_empty() {
+                let used = act_on(session, hands, bytes, now);
+                partial.extend_from_slice(&bytes[used..]);
+            } else {
+                partial.extend_from_slice(bytes);
+                let used = act_on(session, hands, partial, now);
+                partial.drain(..used);
+            }
+            if partial.is_empty() {
+                *partial = Vec::new();
+            }
+            true
+        });
+        match polled {
+            Poll::Pending => false,
+            Poll::Ready(Ok(true)) => true,
+            Poll::Ready(Ok(false)) => self.lost(None),
+            Poll::Ready(Err(error)) => self.lost(Some(&error)),
+        }
+    }
+
+    fn act_on(&mut self, bytes: &[u8], now: Instant) -> usize {
+        act_on(&mut self.session, &mut self.hands, bytes, now)
+    }
+
+    fn lost(&mut self, error: Option<&io::Error>) -> bool {
+        if let Some(error) = error {
+            debug!(peer = %self.hands.peer, %error, "connection lost");
+        }
+        let effects = self.session.on_end(Ending::Lost);
+        self.hands.carry_out(effects, None);
+        self.hands.closing = true;
+        self.farewell = Some(Instant::now());
+        true
+    }
+
+    /// Back-pressure: a publisher is not read from while those it writes to are full, as long as patience lasts.
+    fn is_waiting_for_room(&mut self, context: &Context<'_>, now: Instant) -> bool {
+        self.hands.full.retain(|outbox| outbox.poll_room(context).is_pending());
+        let bus_full = self.hands.poll_bus_room(context).is_pending();
+        if self.hands.full.is_empty() {
+            self.patience = None;
+            return bus_full;
+        }
+        let until = *self.patience.get_or_insert(now + limits::PATIENCE);
+        if now >= until {
+            self.hands.full.drain(..).for_each(|outbox| outbox.give_up());
+            self.patience = None;
+            return bus_full;
+        }
+        true
+    }
+
+    /// Takes what others have left for this client.
+    fn take(&mut self, context: &Context<'_>) -> bool {
+        let Some(outbox) = &self.hands.outbox else { return false };
+        let taken = outbox.take(context, self.unsent.is_empty());
+        if !taken.bytes.is_empty() {
+            self.unsent = taken.bytes;
+        }
+        let progress = !taken.events.is_empty();
+        for event in taken.events {
+            match event {
+                Event::Stored(receipt, reason) => {
+                    let effects = self.session.on_stored(receipt, reason);
+                    self.hands.carry_out(effects, None);
+                }
+                Event::Known { token, reason } => self.hands.on_known(token, reason),
+                Event::Leave(reason) => {
+                    let effects = self.session.on_end(Ending::SentAway(reason));
+                    self.hands.carry_out(effects, None);
+                }
+            }
+        }
+        progress
+    }
+
+    /// Writes replies and packets, many with one call. Tells whether the outbox should be looked at again.
+    fn write(&mut self, context: &mut Context<'_>) -> bool {
+        let mut again = false;
+        loop {
+            if self.is_all_sent() && !self.hands.replies.is_empty() {
+                self.unsent = std::mem::take(&mut self.hands.replies);
+            } else if !self.hands.replies.is_empty() && self.sent == 0 {
+                // Replies first: a CONNACK or SUBACK goes before the messages it lets through.
+                let mut replies = std::mem::take(&mut self.hands.replies);
+                replies.extend_from_slice(&self.unsent);
+                hub::give_buffer(std::mem::replace(&mut self.unsent, replies));
+            }
+            if self.is_all_sent() {
+                return again;
+            }
+            match self.poll_write(context) {
+                Poll::Pending => return again,
+                Poll::Ready(Ok(())) => again = self.hands.outbox.is_some(),
+                Poll::Ready(Err(error)) => return self.lost(Some(&error)),
+            }
+        }
+    }
+
+    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.unsent.len() {
+            let wrote = ready!(Pin::new(&mut self.stream).poll_write(context, &self.unsent[self.sent..]))?;
+            if wrote == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.sent += wrote;
+        }
+        self.sent = 0;
+        hub::give_buffer(std::mem::take(&mut self.unsent));
+        if self.stream.is_tls() {
+            ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn is_all_sent(&self) -> bool {
+        self.unsent.is_empty()
+    }
+
+    /// One timer for all deadlines; it is moved only toward the present, and looks again when it fires early.
+    fn tick(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
+        let wanted = [self.session.deadline(), self.patience, self.farewell].into_iter().flatten().min();
+        let wanted = wanted.unwrap_or(now + NEVER);
+        if wanted < self.armed {
+            self.arm(wanted);
+        }
+        let mut progress = false;
+        while self.timer.as_mut().poll(context).is_ready() {
+            let effects = self.session.on_tick(now);
+            progress |= !effects.is_empty() || now >= wanted;
+            self.hands.carry_out(effects, None);
+            // Whatever was due is handled by the next turn; until then the timer must not be due.
+            self.arm(wanted.max(now + Duration::from_millis(1)));
+        }
+        progress
+    }
+
+    fn arm(&mut self, at: Instant) {
+        self.armed = at;
+        self.timer.as_mut().reset(at.into());
+    }
+}
+
+/// Acts on every whole packet in `bytes`; returns how many bytes were used.
+fn act_on(session: &mut Session, hands: &mut Hands, bytes: &[u8], now: Instant) -> usize {
+    let mut rest = bytes;
+    while session.may_read() && !hands.closing {
+        let version = session.version();
+        let error = match frame(rest, session.max_packet()) {
+            Ok(None) => break,
+            Ok(Some(frame)) => {
+                let Some(body) = frame.body_of(rest) else { break };
+                let wire = &rest[..frame.len()];
+                rest = &rest[frame.len()..];
+                let packet = nsd_wire::decode(version, frame, body);
+                let checked =
+                    packet.and_then(|packet| packet.check_sender(Sender::Client, version).map(|()| packet));
+                match checked {
+                    Ok(packet) => {
+                        let effects = session.on_packet(packet, now);
+                        hands.carry_out(effects, Some((wire, version)));
+                        while let Some((receipt, reason)) = hands.stored.pop_front() {
+                            let effects = session.on_stored(receipt, reason);
+                            hands.carry_out(effects, None);
+                        }
+                        continue;
+                    }
+                    Err(error) => ReadError::Decode(error),
+                }
+            }
+            Err(error) => ReadError::Frame(error),
+        };
+        debug!(peer = %hands.peer, %error, "refused a packet");
+        let effects = session.on_error(error);
+        hands.carry_out(effects, None);
+    }
+    bytes.len() - rest.len()
+}
+
+/// What a client is told when the server stops.
+pub const SHUTDOWN: ReasonCode = ReasonCode::ServerShuttingDown;

@@ -1,0 +1,124 @@
+//! Retained messages of this node's memory: the truth with the memory store, a mirror of Redis in a cluster.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use nsd_wire::topic;
+
+use crate::limits;
+use crate::message::Message;
+
+#[derive(Debug, Default)]
+pub struct Retained {
+    /// Sorted, so that the part of a filter before its first wildcard narrows the search.
+    by_topic: BTreeMap<Box<str>, Arc<Kept>>,
+}
+
+#[derive(Debug)]
+pub struct Kept {
+    pub message: Message,
+    pub since: SystemTime,
+}
+
+impl Kept {
+    /// Seconds that it has waited; `None` once it has expired.
+    pub fn waited(&self, now: SystemTime) -> Option<u32> {
+        let waited = now.duration_since(self.since).unwrap_or_default();
+        let expiry = self.message.publish().properties.message_expiry;
+        let alive = expiry.is_none_or(|seconds| waited < Duration::from_secs(seconds.into()));
+        alive.then(|| u32::try_from(waited.as_secs()).unwrap_or(u32::MAX))
+    }
+}
+
+impl Retained {
+    pub fn len(&self) -> usize {
+        self.by_topic.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.by_topic.is_empty()
+    }
+
+    /// The newest message of a topic; an empty payload removes it (MQTT-3.3.1-10). `false`: there are too many.
+    pub fn set(&mut self, message: Message, since: SystemTime) -> bool {
+        let publish = message.publish();
+        if publish.payload.is_empty() {
+            self.by_topic.remove(publish.topic);
+            return true;
+        }
+        if self.by_topic.len() >= limits::MAX_RETAINED && !self.by_topic.contains_key(publish.topic) {
+            return false;
+        }
+        let topic = publish.topic.into();
+        self.by_topic.insert(topic, Arc::new(Kept { message, since }));
+        true
+    }
+
+    pub fn clear(&mut self) {
+        self.by_topic.clear();
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Kept>> {
+        self.by_topic.values()
+    }
+
+    /// What a new subscription to `filter` gets.
+    pub fn matching(&self, filter: &str) -> Vec<Arc<Kept>> {
+        if !topic::has_wildcard(filter) {
+            return self.by_topic.get(filter).cloned().into_iter().collect();
+        }
+        let wild = filter.find(['+', '#']).unwrap_or(filter.len());
+        // `a/#` matches `a` too, which sorts before `a/`.
+        let prefix =
+            filter[..wild].strip_suffix('/').filter(|_| filter.ends_with('#')).unwrap_or(&filter[..wild]);
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        self.by_topic
+            .range::<str, _>(from)
+            .take_while(|(topic, _)| topic.starts_with(prefix))
+            .filter(|(topic, _)| topic::matches(filter, topic))
+            .map(|(_, kept)| Arc::clone(kept))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nsd_wire::Publish;
+
+    fn message(topic: &str, payload: &[u8]) -> Message {
+        Message::new(&Publish::new(topic, payload)).unwrap()
+    }
+
+    #[test]
+    fn the_newest_of_each_topic_by_filter() {
+        let now = SystemTime::now();
+        let mut retained = Retained::default();
+        for topic in ["a", "a/b", "a/b/c", "ab/c", "$SYS/a", "b"] {
+            assert!(retained.set(message(topic, b"1"), now));
+        }
+        let found = |retained: &Retained, filter: &str| -> Vec<String> {
+            retained.matching(filter).iter().map(|kept| kept.message.publish().topic.to_owned()).collect()
+        };
+        assert_eq!(found(&retained, "a/#"), ["a", "a/b", "a/b/c"]);
+        assert_eq!(found(&retained, "a/+"), ["a/b"]);
+        assert_eq!(found(&retained, "+/c"), ["ab/c"]);
+        assert_eq!(found(&retained, "#").len(), 5);
+        assert_eq!(found(&retained, "b"), ["b"]);
+        assert_eq!(found(&retained, "$SYS/#"), ["$SYS/a"]);
+        retained.set(message("a/b", b""), now);
+        assert_eq!(found(&retained, "a/#"), ["a", "a/b/c"]);
+    }
+
+    #[test]
+    fn expired_ones_are_over() {
+        let mut publish = Publish::new("a", b"x");
+        publish.properties.message_expiry = Some(10);
+        let since = SystemTime::now();
+        let kept = Kept { message: Message::new(&publish).unwrap(), since };
+        assert_eq!(kept.waited(since + Duration::from_secs(9)), Some(9));
+        assert_eq!(kept.waited(since + Duration::from_secs(10)), None);
+    }
+}

@@ -1,0 +1,101 @@
+//! One broker as a whole: what every connection of it shares.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use foldhash::{HashMap, HashMapExt};
+use parking_lot::Mutex;
+
+use crate::bus::Bus;
+use crate::door::Door;
+use crate::hub::{self, Hub};
+use crate::message::Message;
+use crate::settings::Settings;
+use crate::store::Store;
+
+/// How long a kick is remembered for a connection that is still on its way in.
+const KICK_MEMORY: Duration = Duration::from_secs(30);
+/// How many are remembered; the oldest third goes beyond that.
+const KICKS: usize = 10_000;
+
+#[derive(Debug)]
+pub struct Node {
+    pub name: String,
+    pub hub: Arc<Hub>,
+    pub store: Arc<Store>,
+    pub door: Door,
+    pub started: Instant,
+    /// Client ids that were claimed elsewhere lately, with the epoch of the claim: a kick may overtake the answer to
+    /// the claim it revokes.
+    kicks: Mutex<HashMap<Box<str>, (u64, Instant)>>,
+    /// The inbox is subscribed.
+    hears: AtomicBool,
+    /// Clients may come: everything they need stands.
+    ready: AtomicBool,
+}
+
+impl Node {
+    pub fn new(settings: &Settings, store: Store, bus: Option<Arc<Bus>>) -> Self {
+        let store = Arc::new(store);
+        Self {
+            name: settings.node.clone(),
+            hub: Arc::new(Hub::new(bus)),
+            door: Door::new(settings.policy.clone(), Arc::clone(&store)),
+            store,
+            started: Instant::now(),
+            kicks: Mutex::new(HashMap::new()),
+            hears: AtomicBool::new(true),
+            ready: AtomicBool::new(false),
+        }
+    }
+
+    pub fn hear(&self, hears: bool) {
+        self.hears.store(hears, Ordering::Release);
+    }
+
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Release);
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// Something is missing, but clients are served: taking all nodes out at once would serve nobody.
+    pub fn is_degraded(&self) -> bool {
+        !self.store.is_there() || !self.hears.load(Ordering::Acquire)
+    }
+
+    /// Another node owns this client id from this epoch on.
+    pub fn taken_over(&self, client_id: &str, epoch: u64, now: Instant) {
+        let mut kicks = self.kicks.lock();
+        if kicks.len() >= KICKS {
+            kicks.retain(|_, (_, at)| now.duration_since(*at) < KICK_MEMORY / 3);
+        }
+        kicks.insert(client_id.into(), (epoch, now));
+        drop(kicks);
+        self.hub.taken_over(client_id, epoch);
+    }
+
+    pub fn was_taken_over(&self, client_id: &str, epoch: u64) -> bool {
+        self.kicks.lock().get(client_id).is_some_and(|(claimed, _)| *claimed > epoch)
+    }
+
+    /// Publishes on behalf of nobody who is connected: a will. There is no publisher to slow down.
+    pub fn publish(&self, message: &Message) {
+        let publish = message.publish();
+        let routed = hub::route(&self.hub, &publish, None, 0, &mut Vec::new());
+        hub::wake_receivers();
+        match &self.hub.bus {
+            Some(bus) => {
+                bus.send(&publish, &routed, None);
+                bus.flush();
+            }
+            None if publish.retain => {
+                self.hub.retained.write().set(message.clone(), std::time::SystemTime::now());
+            }
+            None => {}
+        }
+    }
+}

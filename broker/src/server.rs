@@ -1,0 +1,310 @@
+//! The server: one worker thread per core with its clients pinned to it, one door for them, one end for all.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nsd_edge::drain::{Drain, Watch};
+use nsd_edge::listen::{BindError, Listener, bind};
+use nsd_edge::proxy_header::{self, ProxyHeader};
+use nsd_edge::stream::Stream;
+use nsd_edge::tls::{HANDSHAKE_TIMEOUT, TlsError, TlsServer};
+use nsd_wire::ReasonCode;
+use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tracing::{debug, info, warn};
+
+use crate::bus::{self, Bus, Flusher};
+use crate::connection;
+use crate::limits;
+use crate::node::Node;
+use crate::settings::{Listen, Settings, StoreSettings};
+use crate::store::{Link, MemoryStore, RedisStore, StartError, Store};
+
+/// New sockets waiting for one worker; beyond that they wait in the kernel.
+const HANDOVER: usize = 1024;
+/// Files that are not connections: Redis, the admin socket, logs, listeners.
+const SPARE_FILES: u64 = 64;
+
+#[derive(Debug, Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Store(#[from] StartError),
+    #[error("cannot start a thread or runtime: {0}")]
+    Runtime(#[from] std::io::Error),
+    #[error("{0}")]
+    Cluster(String),
+}
+
+/// A broker that runs.
+pub struct Server {
+    pub node: Arc<Node>,
+    /// Where it listens, in the order of the settings.
+    pub addresses: Vec<std::net::SocketAddr>,
+    drain: Drain,
+    workers: Vec<Worker>,
+    cluster: Option<Cluster>,
+    acceptors: Vec<tokio::task::JoinHandle<()>>,
+}
+
+/// The thread that speaks with Redis for all.
+struct Cluster {
+    thread: Option<JoinHandle<()>>,
+    stop: watch::Sender<bool>,
+}
+
+struct Worker {
+    sockets: mpsc::Sender<Arrival>,
+    clients: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A connection on its way from the acceptor to its worker.
+struct Arrival {
+    socket: TcpStream,
+    peer: std::net::SocketAddr,
+    permit: OwnedSemaphorePermit,
+    door: Arc<Door>,
+}
+
+/// How connections of one listener begin.
+struct Door {
+    tls: Option<Arc<TlsServer>>,
+    proxy_protocol: bool,
+}
+
+/// Starts everything; when this returns, clients are let in. Handlers stand before the first listener opens.
+pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
+    let open_files = nsd_edge::listen::raise_open_files();
+    let doors = settings.listen.iter().map(Door::new).collect::<Result<Vec<_>, _>>()?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (node, cluster) = match &settings.store {
+        StoreSettings::Memory => {
+            let store = Store::Memory(MemoryStore::default());
+            (Arc::new(Node::new(settings, store, None)), None)
+        }
+        StoreSettings::Redis(redis) => {
+            let link = Arc::new(Link::new(redis)?);
+            let bus = Arc::new(Bus::new(threads + 2));
+            let store = Store::Redis(RedisStore::new(Arc::clone(&link), bus.node));
+            let node = Arc::new(Node::new(settings, store, Some(Arc::clone(&bus))));
+            let cluster = join_cluster(Arc::clone(&node), bus, link).await?;
+            (node, Some(cluster))
+        }
+    };
+    let drain = Drain::new();
+    let workers = (0..threads).map(|index| Worker::start(index, &node, drain.watch()));
+    let workers = workers.collect::<Result<Vec<_>, _>>()?;
+    let permits = usize::try_from(open_files.saturating_sub(SPARE_FILES)).unwrap_or(usize::MAX);
+    let permits = Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
+    let bound = settings.listen.iter().map(|listen| bind(listen.address)).collect::<Result<Vec<_>, _>>()?;
+    let mut server = Server { node, addresses: Vec::new(), drain, workers, cluster, acceptors: Vec::new() };
+    for (socket, door) in bound.into_iter().zip(doors) {
+        let listener = Listener::new(socket, Arc::clone(&permits))?;
+        info!(address = %listener.address(), tls = door.tls.is_some(), "listening");
+        server.addresses.push(listener.address());
+        if let Some(tls) = &door.tls {
+            tokio::spawn(Arc::clone(tls).follow(server.drain.watch()));
+        }
+        let hands: Vec<_> = server
+            .workers
+            .iter()
+            .map(|worker| (worker.sockets.clone(), Arc::clone(&worker.clients)))
+            .collect();
+        server.acceptors.push(tokio::spawn(accept(listener, Arc::new(door), hands)));
+    }
+    server.node.set_ready(true);
+    Ok(server)
+}
+
+impl Server {
+    /// Clients that are connected now, over all workers.
+    pub fn begin_drain(&self) {
+        self.node.set_ready(false);
+        self.acceptors.iter().for_each(tokio::task::JoinHandle::abort);
+        self.node.hub.send_away(ReasonCode::ServerShuttingDown);
+        self.drain.begin();
+    }
+
+    /// Stops accepting, tells every client, writes what is waiting, leaves the cluster.
+    pub async fn stop(mut self) {
+        self.begin_drain();
+        let drained = self.drain.finish(limits::DRAIN_DEADLINE).await;
+        if drained.aborted > 0 {
+            warn!(clients = drained.aborted, "cut off: they did not go in time");
+        }
+        let threads: Vec<_> = self.workers.drain(..).filter_map(|worker| worker.thread).collect();
+        let cluster = self.cluster.take();
+        let joined = tokio::task::spawn_blocking(move || {
+            threads.into_iter().for_each(|thread| drop(thread.join()));
+            if let Some(mut cluster) = cluster {
+                cluster.stop.send_replace(true);
+                cluster.thread.take().map(JoinHandle::join);
+            }
+        });
+        let _ = joined.await;
+        info!("stopped");
+    }
+}
+
+impl Door {
+    fn new(listen: &Listen) -> Result<Self, TlsError> {
+        let tls = match listen.certificates.is_empty() {
+            true => None,
+            false => Some(Arc::new(TlsServer::load(&listen.certificates)?)),
+        };
+        Ok(Self { tls, proxy_protocol: listen.proxy_protocol })
+    }
+
+    /// Everything before the first byte of MQTT.
+    async fn open(
+        &self,
+        socket: TcpStream,
+        peer: std::net::SocketAddr,
+    ) -> Option<(Stream, std::net::SocketAddr)> {
+        let mut socket = tokio::net::TcpStream::from_std(socket).ok()?;
+        let mut peer = peer;
+        if self.proxy_protocol {
+            match proxy_header::read(&mut socket).await {
+                Ok(ProxyHeader::Proxied { source, .. }) => peer = source,
+                Ok(ProxyHeader::Local) => {}
+                Err(error) => {
+                    info!(%peer, %error, "no PROXY header, closed");
+                    return None;
+                }
+            }
+        }
+        let Some(tls) = &self.tls else { return Some((Stream::from(socket), peer)) };
+        // Boxed: the handshake's future is large and soon over.
+        match Box::pin(tls.handshake(socket, HANDSHAKE_TIMEOUT)).await {
+            Ok(stream) => Some((Stream::Tls(Box::new(stream)), peer)),
+            Err(error) => {
+                debug!(%peer, %error, "no TLS handshake, closed");
+                None
+            }
+        }
+    }
+}
+
+async fn accept(
+    listener: Listener,
+    door: Arc<Door>,
+    workers: Vec<(mpsc::Sender<Arrival>, Arc<AtomicUsize>)>,
+) {
+    loop {
+        let accepted = listener.accept().await;
+        let Some((sockets, clients)) =
+            workers.iter().min_by_key(|(_, clients)| clients.load(Ordering::Relaxed))
+        else {
+            return;
+        };
+        clients.fetch_add(1, Ordering::Relaxed);
+        let (socket, peer, permit) = (accepted.socket, accepted.peer, accepted.permit);
+        let arrival = Arrival { socket, peer, permit, door: Arc::clone(&door) };
+        if sockets.send(arrival).await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Worker {
+    fn start(index: usize, node: &Arc<Node>, drain: Watch) -> Result<Self, std::io::Error> {
+        let (sockets, arrivals) = mpsc::channel(HANDOVER);
+        let clients = Arc::new(AtomicUsize::new(0));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (node, count) = (Arc::clone(node), Arc::clone(&clients));
+        let work = move || runtime.block_on(serve_arrivals(arrivals, node, count, drain));
+        let thread = std::thread::Builder::new().name(format!("clients-{index}")).spawn(work)?;
+        Ok(Self { sockets, clients, thread: Some(thread) })
+    }
+}
+
+/// The worker's life: every arrival becomes a task of this thread; the drain's deadline ends the thread and with it
+/// whoever is still there.
+async fn serve_arrivals(
+    mut arrivals: mpsc::Receiver<Arrival>,
+    node: Arc<Node>,
+    clients: Arc<AtomicUsize>,
+    mut drain: Watch,
+) {
+    loop {
+        let arrival = tokio::select! {
+            arrival = arrivals.recv() => arrival,
+            () = drain.draining() => break,
+        };
+        let Some(Arrival { socket, peer, permit, door }) = arrival else { break };
+        let (node, count, watch) = (Arc::clone(&node), Counted(Arc::clone(&clients)), drain.clone());
+        tokio::spawn(async move {
+            if let Some((stream, peer)) = door.open(socket, peer).await {
+                connection::serve(stream, peer, node).await;
+            }
+            drop((permit, count, watch));
+        });
+    }
+    // Connections hold watches of their own; this one must not keep the drain waiting.
+    let aborted = drain.clone();
+    drop(drain);
+    wait_for_end(aborted, &clients).await;
+}
+
+async fn wait_for_end(mut drain: Watch, clients: &AtomicUsize) {
+    while clients.load(Ordering::Acquire) > 0 {
+        let pause = tokio::time::sleep(Duration::from_millis(5));
+        tokio::select! {
+            () = drain.aborted() => return,
+            () = pause => {}
+        }
+    }
+}
+
+/// One client of a worker; counted until dropped, also by a panic.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Connects, checks, listens to the inbox, registers: after this the node is part of the cluster.
+async fn join_cluster(node: Arc<Node>, bus: Arc<Bus>, link: Arc<Link>) -> Result<Cluster, ServeError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (stop, stopped) = watch::channel(false);
+    let (started, outcome) = tokio::sync::oneshot::channel();
+    let work = move || {
+        runtime.block_on(async move {
+            match enter_cluster(&node, &bus, &link).await {
+                Ok(flusher) => {
+                    let _ = started.send(Ok(()));
+                    flusher.run(stopped).await;
+                }
+                Err(error) => drop(started.send(Err(error))),
+            }
+        });
+    };
+    let thread = std::thread::Builder::new().name("cluster".to_owned()).spawn(work)?;
+    let outcome = outcome.await;
+    outcome.unwrap_or_else(|_| Err(ServeError::Cluster("the cluster's thread ended".to_owned())))?;
+    Ok(Cluster { thread: Some(thread), stop })
+}
+
+async fn enter_cluster(node: &Arc<Node>, bus: &Arc<Bus>, link: &Arc<Link>) -> Result<Flusher, ServeError> {
+    let unreachable = |source| StartError::Unreachable { place: link.place().to_owned(), source };
+    let mut connection = link.connect().await.map_err(unreachable)?;
+    link.check(&mut connection).await?;
+    let (ready, heard) = tokio::sync::oneshot::channel();
+    tokio::spawn(bus::listen(Arc::clone(node), Arc::clone(link), bus.node, ready));
+    if heard.await.is_err() {
+        return Err(ServeError::Cluster("the inbox cannot be listened to".to_owned()));
+    }
+    let mut flusher = Flusher::new(Arc::clone(node), Arc::clone(bus), Arc::clone(link));
+    flusher.start(connection).await.map_err(unreachable)?;
+    info!(redis = link.place(), node = crate::store::keys::node_name(bus.node), "joined the cluster");
+    Ok(flusher)
+}

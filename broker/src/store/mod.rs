@@ -1,0 +1,62 @@
+//! What is kept outside of a connection: device records and who owns which client id. One seam, two stores; the same
+//! tests run on both.
+
+pub mod keys;
+mod memory;
+mod redis;
+pub(crate) mod scripts;
+
+use thiserror::Error;
+
+use crate::access::DeviceRecord;
+use crate::message::Message;
+
+pub use self::redis::{LEASE, Link, RedisStore, StartError};
+pub use memory::MemoryStore;
+
+#[derive(Debug, Clone, Error)]
+pub enum StoreError {
+    #[error("the store cannot be reached: {0}")]
+    Away(String),
+    #[error("the store refused: {0}")]
+    Refused(String),
+}
+
+#[derive(Debug)]
+pub enum Store {
+    Memory(MemoryStore),
+    Redis(RedisStore),
+}
+
+impl Store {
+    pub async fn device(&self, id: &str) -> Result<Option<DeviceRecord>, StoreError> {
+        match self {
+            Self::Memory(store) => Ok(store.device(id)),
+            Self::Redis(store) => store.device(id).await,
+        }
+    }
+
+    /// Makes this node the owner of a client id; the epoch is higher than any before. The node that owned it is told.
+    pub async fn claim(&self, client_id: &str, will: Option<&Message>) -> Result<u64, StoreError> {
+        match self {
+            Self::Memory(store) => Ok(store.claim(client_id)),
+            Self::Redis(store) => store.claim(client_id, will).await,
+        }
+    }
+
+    /// Gives a client id back, with its will, unless somebody else has claimed it since.
+    pub async fn release(&self, client_id: &str, epoch: u64) -> Result<bool, StoreError> {
+        match self {
+            Self::Memory(store) => Ok(store.release(client_id, epoch)),
+            Self::Redis(store) => store.release(client_id, epoch).await,
+        }
+    }
+
+    /// Whether it answers now.
+    pub fn is_there(&self) -> bool {
+        match self {
+            Self::Memory(_) => true,
+            Self::Redis(store) => store.is_there(),
+        }
+    }
+}
