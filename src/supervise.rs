@@ -28,6 +28,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A program that ran so long was up: its next pause is the first again.
 const WAS_UP: Duration = Duration::from_secs(10);
+const LOOK_AFTER_DIRECTORY: Duration = Duration::from_secs(2);
 /// At this size a log becomes `log.1`, whose predecessor is gone: at most twice this on the disk.
 const LOG_LIMIT: u64 = 10 << 20;
 /// A longer line is split.
@@ -202,6 +203,7 @@ impl Supervisor {
             self.tell(State::Pausing, None, Some(code))?;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
+                () = abandoned(&self.dir) => return Ok(()),
                 _ = self.terminate.recv() => return self.tell(State::Ended, None, Some(code)),
                 _ = self.interrupt.recv() => return self.tell(State::Ended, None, Some(code)),
             }
@@ -228,6 +230,7 @@ impl Supervisor {
         ];
         let ended = tokio::select! {
             status = child.wait() => Ended::ByItself(status?),
+            () = abandoned(&self.dir) => Ended::Stopped(self.stop(&mut child, group).await?),
             _ = self.terminate.recv() => Ended::Stopped(self.stop(&mut child, group).await?),
             _ = self.interrupt.recv() => Ended::Stopped(self.stop(&mut child, group).await?),
         };
@@ -264,6 +267,13 @@ impl Supervisor {
         let ticks = pid.and_then(start_ticks);
         let status = Status { state, since: now(), restarts: self.restarts, pid, ticks, code };
         replace_file(&self.dir.join(name::STATUS), &serde_json::to_vec(&status)?)
+    }
+}
+
+/// Ends when somebody has deleted our directory: there is no other way left to stop us.
+async fn abandoned(dir: &Path) {
+    while dir.join(name::INSTANCE).exists() {
+        tokio::time::sleep(LOOK_AFTER_DIRECTORY).await;
     }
 }
 

@@ -22,7 +22,7 @@ pub struct Lock {
 
 enum Held {
     Here { file: File, log: PathBuf },
-    There(RemoteLock),
+    There(Box<RemoteLock>),
 }
 
 /// Locks every machine that was reached, or none. `who` is shown to whoever finds the lock taken.
@@ -72,7 +72,7 @@ impl Held {
 
 async fn lock_one(host: &Host, id: Uuid, note: &str) -> Result<Held, Failure> {
     match &host.ssh {
-        Some(link) => Ok(Held::There(link.lock(id, note).await?)),
+        Some(link) => Ok(Held::There(Box::new(link.lock(id, note).await?))),
         None => lock_here(&host.name.to_string(), id, note),
     }
 }

@@ -9,7 +9,8 @@ mod engine;
 mod files;
 mod images;
 mod known_hosts;
-#[cfg(all(test, feature = "lab"))]
+#[cfg(test)]
+#[cfg(feature = "lab")]
 mod lab;
 mod probe;
 mod process;

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use nsd_wire::{Connect, PacketType, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -21,6 +22,9 @@ const CRASHES: u64 = 3;
 /// A relay (SSH, docker-proxy) accepts before it knows whether anybody listens, and then closes: so long after a round
 /// trip to the engine, an open connection is one that was accepted.
 const SETTLE: Duration = Duration::from_millis(100);
+/// Before v5 a CONNACK has this length, always.
+const CONNACK_BYTES: usize = 4;
+const DISCONNECT: [u8; 2] = [(PacketType::Disconnect as u8) << 4, 0];
 /// Lines of its log that a failure shows.
 const LOG_LINES: usize = 10;
 
@@ -147,27 +151,19 @@ async fn answers_connect(mut stream: Stream) -> Result<(), String> {
         }
         _ => error.to_string(),
     };
-    let packet = connect_packet(&format!("nsd-probe-{:08x}", fresh_number()));
+    let client_id = format!("nsd-probe-{:08x}", fresh_number());
+    let connect = Connect::new(Version::V311, &client_id);
+    let mut packet = Vec::new();
+    connect.encode(Version::V311, &mut packet).map_err(|error| error.to_string())?;
     stream.write_all(&packet).await.map_err(words)?;
-    let mut head = [0; 4];
-    stream.read_exact(&mut head).await.map_err(words)?;
+    let mut answer = [0; CONNACK_BYTES];
+    stream.read_exact(&mut answer).await.map_err(words)?;
     // A polite goodbye, so that the broker does not count a lost client.
-    let _ = stream.write_all(&[0xE0, 0]).await;
-    if head[0] == 0x20 {
-        Ok(())
-    } else {
-        Err(format!("the answer to CONNECT is no CONNACK but {:#04x}", head[0]))
+    let _ = stream.write_all(&DISCONNECT).await;
+    match nsd_wire::frame(&answer, CONNACK_BYTES) {
+        Ok(Some(frame)) if frame.kind == PacketType::ConnAck => Ok(()),
+        _ => Err(format!("the answer to CONNECT is no CONNACK but starts with {:#04x}", answer[0])),
     }
-}
-
-fn connect_packet(client_id: &str) -> Vec<u8> {
-    let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', 4, 0b10, 0, 10, 0, 0];
-    let length = client_id.len();
-    body[11] = u8::try_from(length).unwrap_or(0);
-    body.extend_from_slice(client_id.as_bytes());
-    let mut packet = vec![0x10, u8::try_from(body.len()).unwrap_or(0)];
-    packet.extend(body);
-    packet
 }
 
 fn fresh_number() -> u32 {
@@ -179,5 +175,51 @@ fn in_words(probe: &Probe) -> String {
     match probe {
         Probe::Tcp { port } => format!("TCP connection to port {port}"),
         Probe::Mqtt { port } => format!("MQTT CONNECT to port {port}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the probe makes of a server that answers a CONNECT with `answer` and hangs up.
+    async fn answered(answer: &'static [u8]) -> Result<(), String> {
+        let (ours, mut theirs) = tokio::io::duplex(256);
+        let server = async {
+            let mut first = [0; 64];
+            let read = theirs.read(&mut first).await.unwrap();
+            let frame = nsd_wire::frame(&first[..read], 256).unwrap().unwrap();
+            assert_eq!((frame.kind, frame.header + frame.body), (PacketType::Connect, read));
+            theirs.write_all(answer).await.unwrap();
+            drop(theirs);
+        };
+        tokio::join!(answers_connect(Box::pin(ours)), server).0
+    }
+
+    #[tokio::test]
+    async fn any_connack_is_a_sign_of_life() {
+        assert_eq!(answered(&[0x20, 2, 0, 0]).await, Ok(()));
+        assert_eq!(answered(&[0x20, 2, 0, 5]).await, Ok(()), "refused, yet alive");
+        assert!(answered(b"").await.unwrap_err().contains("closed without an answer"));
+        assert!(answered(b"HTTP").await.unwrap_err().contains("no CONNACK"));
+    }
+
+    #[test]
+    fn a_port_bound_to_one_address_is_asked_there() {
+        let port = |ip: Option<&str>| crate::system::Port {
+            ip: ip.map(str::to_owned),
+            host: 1883,
+            container: 1883,
+            protocol: Protocol::Tcp,
+        };
+        let address = |ip: Option<&str>| {
+            let state = RunState::Created;
+            let status =
+                Status { state, restarts: 0, health: None, ports: vec![port(ip)], out_of_memory: false };
+            bound_address(&status, 1883)
+        };
+        assert_eq!(address(None), "127.0.0.1");
+        assert_eq!(address(Some("0.0.0.0")), "127.0.0.1");
+        assert_eq!(address(Some("10.0.0.2")), "10.0.0.2");
     }
 }

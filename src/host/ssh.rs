@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use openssh::{ControlPersist, ForwardType, KnownHosts, Session, SessionBuilder, Stdio};
@@ -27,7 +28,7 @@ const PERSIST_SECONDS: usize = 5;
 /// A connection to one machine. Dropped, the connection and the files that belong to it are gone.
 pub(crate) struct Link {
     name: MachineName,
-    session: Session,
+    session: Arc<Session>,
     /// An open client of the master: it stays for as long as we live, and no longer.
     _anchor: UnixStream,
     /// Local sockets by port of the machine.
@@ -178,15 +179,14 @@ impl Link {
         if let Some(config) = std::env::var_os("NSD_SSH_CONFIG") {
             builder.config_file(PathBuf::from(config));
         }
-        let session = builder
-            .connect_mux(target.host)
+        let session = connect_patiently(&builder, target.host)
             .await
             .map_err(|error| diagnose(name, &target, &settings, &error))?;
         let anchor = UnixStream::connect(session.control_socket()).await.map_err(|error| {
             unreachable(name, "ssh", "the connection ended at once".into()).because(&error)
         })?;
         let forwards = Mutex::new(BTreeMap::new());
-        Ok(Self { name: name.clone(), session, _anchor: anchor, forwards, folder })
+        Ok(Self { name: name.clone(), session: Arc::new(session), _anchor: anchor, forwards, folder })
     }
 
     pub(crate) fn name(&self) -> &MachineName {
@@ -250,11 +250,7 @@ impl Link {
         let failed = |error: &dyn std::error::Error| {
             Failure::error(format!("cannot lock {}", self.name)).because(error)
         };
-        let (folder, socket) = (self.session.control_socket(), ());
-        let () = socket;
-        // A session of its own over the same master, so that the lock may outlive this borrow.
-        let session = std::sync::Arc::new(Session::resume_mux(folder.into(), None));
-        let mut shell = session.arc_command("sh");
+        let mut shell = Arc::clone(&self.session).arc_command("sh");
         shell.arg("-c").arg(LOCK_SCRIPT).arg("nsd-lock").arg(id.to_string()).arg(note);
         shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = shell.spawn().await.map_err(|error| failed(&error))?;
@@ -321,7 +317,7 @@ else echo absent; fi";
 /// A lock on one machine: held while its shell has our channel as input.
 pub(crate) struct RemoteLock {
     name: MachineName,
-    child: openssh::Child<std::sync::Arc<Session>>,
+    child: openssh::Child<Arc<Session>>,
 }
 
 impl RemoteLock {
@@ -441,6 +437,24 @@ if grep -qxF -e "$k" "$f"; then echo there; else
   [ -z "$(tail -c 1 "$f")" ] || echo >>"$f"
   printf '%s\n' "$k" >>"$f" && echo added
 fi"#;
+
+/// A server that gets more connections at once than its `MaxStartups` hangs up on some before they say a word; those
+/// come again, not all in the same moment.
+async fn connect_patiently(builder: &SessionBuilder, host: &str) -> Result<Session, openssh::Error> {
+    const TRIES: u64 = 4;
+    for turn in 1..TRIES {
+        match builder.connect_mux(host).await {
+            Err(openssh::Error::Connect(error))
+                if error.to_string().contains("kex_exchange_identification") =>
+            {
+                let (spread, _) = Uuid::new_v4().as_u64_pair();
+                tokio::time::sleep(Duration::from_millis(turn * 200 + spread % 400)).await;
+            }
+            other => return other,
+        }
+    }
+    builder.connect_mux(host).await
+}
 
 fn unreachable(name: &MachineName, stage: &str, what: String) -> Failure {
     Failure::new(Kind::Unreachable, format!("{name} ({stage}): {what}"))

@@ -20,9 +20,7 @@ fn supervisor() -> Vec<OsString> {
 #[test]
 fn supervisor_needs_an_instance() {
     match std::env::args().next_back().filter(|last| last.starts_with('/') && Path::new(last).is_dir()) {
-        Some(dir) => {
-            std::process::exit(if supervise::main(Path::new(&dir)) == ExitCode::SUCCESS { 0 } else { 1 })
-        }
+        Some(dir) => assert_eq!(supervise::main(Path::new(&dir)), ExitCode::SUCCESS),
         None => assert_eq!(supervise::main(Path::new("/nowhere/at/all")), ExitCode::FAILURE),
     }
 }
@@ -229,6 +227,21 @@ async fn what_is_removed_leaves_nothing() {
     bench.processes().remove(&name).await.unwrap();
     assert_eq!(supervise::start_ticks(pid), None);
     assert_eq!(std::fs::read_dir(bench.folder.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_deleted_directory_ends_what_runs_in_it() {
+    let bench = Bench::new();
+    let name = ContainerName("s.here.lost.1.abc".into());
+    bench.create(&name, &container(&["sleep", "1000"]), None).await.unwrap();
+    bench.processes().start(&name).await.unwrap();
+    let pid = bench.pid(&name);
+    std::fs::remove_dir_all(bench.processes().dir(&name)).unwrap();
+    let started = Instant::now();
+    while supervise::start_ticks(pid).is_some() {
+        assert!(started.elapsed() < Duration::from_secs(15), "the program still runs");
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 #[tokio::test]
