@@ -42,6 +42,7 @@ fn one_edit_and_three_commands_put_a_cluster_on_machines() {
     site.write(&article_system(&lab));
 
     trusts_only_what_was_shown(&site);
+    site.know_git_host(&lab);
     deploys_the_article(&lab, &site);
     let who = add_device(&site, "thermometer");
     clients_meet_across_brokers(&lab, &who);

@@ -28,6 +28,7 @@ image = "{registry}/redis:7"
 ports = ["6379:6379"]
 files = [{{ template = "redis.conf.tera", to = "/etc/redis/redis.conf" }}]
 command = ["redis-server", "/etc/redis/redis.conf"]
+user = "999:999"
 volumes = ["redis-data:/data"]
 health = {{ tcp = 6379 }}
 
@@ -52,6 +53,7 @@ fn small_site(lab: &Lab) -> Site {
     let site = Site::new(lab);
     site.write(&small_system(lab, "main"));
     site.ok(&["mach", "trust", "-y"]);
+    site.know_git_host(lab);
     site
 }
 
@@ -105,7 +107,8 @@ fn sources_that_are_not_there_or_do_not_build() {
     site.fails(&["sys", "comp", "direct"], 1, &["no-such-branch", "worker"]);
     site.write(&small_system(&lab, "main").replace("worker.git", "nothing.git"));
     site.fails(&["sys", "comp", "direct"], 1, &["nothing.git"]);
-    assert!(site.json(&["rev", "list", "--topology", "direct", "--json"]).as_array().is_some_and(Vec::is_empty));
+    let listed = site.json(&["rev", "list", "--topology", "direct", "--json"]);
+    assert!(listed["revisions"].as_array().is_some_and(Vec::is_empty), "nothing is half-recorded: {listed}");
 
     site.write(&small_system(&lab, "broken"));
     site.ok(&["sys", "comp", "direct"]);

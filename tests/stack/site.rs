@@ -37,6 +37,17 @@ impl Site {
         site
     }
 
+    /// The git host's key, as its owner publishes it.
+    pub(crate) fn know_git_host(&self, lab: &Lab) {
+        let keys = fs::read_to_string(&lab.known_hosts).expect("the lab tells its host keys");
+        let line = keys.lines().find(|line| lab.git.url.contains(line.split(' ').next().unwrap_or("?")));
+        let known = self.folder.join("known_hosts");
+        let mut text = fs::read_to_string(&known).unwrap_or_default();
+        text.push_str(line.expect("the lab tells the git host's key"));
+        text.push('\n');
+        fs::write(known, text).expect("known_hosts can be written");
+    }
+
     pub(crate) fn write(&self, system: &str) {
         fs::write(self.folder.join("system.toml"), system).expect("system.toml can be written");
     }
