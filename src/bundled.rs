@@ -22,7 +22,8 @@ const CERTIFICATES: &str = "etc/ssl/certs/ca-certificates.crt";
 /// A base64 line of a PEM file.
 const PEM_LINE: usize = 64;
 
-/// An image as `docker load` takes it.
+/// An image as `docker load` takes it. Clones share their bytes.
+#[derive(Clone)]
 pub struct BundledImage {
     /// `nsd/broker:DIGEST`.
     pub reference: String,

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::chunks::{Chunk, ChunkReader, Chunks, QUEUE, produced, stream_of};
 use super::docker::{self, Docker};
 use super::{Engine, Host, Hosts};
-use crate::bundled::{self, BundledImage};
+use crate::bundled::BundledImage;
 use crate::failure::{Failure, Kind};
 use crate::report::{Event, Reporter};
 use crate::system::{Bundled, Image, ProcessName, System};
@@ -43,7 +43,7 @@ pub(crate) async fn ship(
         return Ok(());
     }
     match image {
-        Image::Bundled { program, digest } => shipment.bundled(*program, digest).await,
+        Image::Bundled { program, digest } => shipment.bundled(hosts, *program, digest).await,
         Image::Built { process, .. } => shipment.built(hosts, system, process).await,
         Image::Registry { .. } | Image::None => {
             Err(Failure::error(format!("{reference} comes from its registry; it is pulled, not sent")))
@@ -75,13 +75,9 @@ impl Shipment<'_> {
         Failure::error(format!("{}: cannot {what} {}: {}", self.who, self.reference, docker::words(error)))
     }
 
-    async fn bundled(&self, program: Bundled, digest: &str) -> Result<(), Failure> {
+    async fn bundled(&self, hosts: &Hosts, program: Bundled, digest: &str) -> Result<(), Failure> {
         let version = self.target.client.version().await.map_err(|error| self.failed("ship", &error))?;
-        let architecture = version.arch.unwrap_or_default();
-        let assemble = move || bundled::image(program, &architecture);
-        let image = tokio::task::spawn_blocking(assemble)
-            .await
-            .map_err(|error| Failure::error("cannot assemble the image").because(&error))??;
+        let image = hosts.bundled(program, &version.arch.unwrap_or_default()).await?;
         if image.reference != self.reference {
             return Err(Failure::new(
                 Kind::Stale,

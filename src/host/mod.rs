@@ -23,12 +23,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
-use tokio::sync::{OnceCell, Semaphore, mpsc};
+use tokio::sync::{Mutex, OnceCell, Semaphore, mpsc};
 
+use crate::bundled::{self, BundledImage};
 use crate::failure::{Failure, Kind};
 use crate::plan::ContainerName;
 use crate::report::{Event, Reporter};
-use crate::system::{Machine, MachineName, Reach, System};
+use crate::system::{Bundled, Machine, MachineName, Reach, System};
 
 pub(crate) use chunks::{Chunks, produced};
 pub(crate) use docker::{Docker, words};
@@ -50,6 +51,8 @@ pub struct Hosts {
     by_name: BTreeMap<MachineName, Result<Arc<Host>, Unreachable>>,
     here: OnceCell<Option<Arc<Docker>>>,
     dir: PathBuf,
+    /// Assembled once, sent to many.
+    assembled: Mutex<BTreeMap<(Bundled, String), BundledImage>>,
 }
 
 /// A machine that answers.
@@ -113,14 +116,14 @@ impl Hosts {
             }
         });
         let by_name = futures_util::future::join_all(attempts).await.into_iter().collect();
-        Self { by_name, here: OnceCell::new(), dir: dir.to_owned() }
+        Self { by_name, here: OnceCell::new(), dir: dir.to_owned(), assembled: Mutex::default() }
     }
 
     /// A set without connections, for tests.
     #[cfg(test)]
     pub(crate) fn of(hosts: Vec<Host>) -> Self {
         let by_name = hosts.into_iter().map(|host| (host.name.clone(), Ok(Arc::new(host)))).collect();
-        Self { by_name, here: OnceCell::new(), dir: PathBuf::new() }
+        Self { by_name, here: OnceCell::new(), dir: PathBuf::new(), assembled: Mutex::default() }
     }
 
     /// The machine, or why it cannot be asked.
@@ -147,6 +150,26 @@ impl Hosts {
     /// The folder of `system.toml`.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The image of one of our servers for machines of `architecture`.
+    pub(crate) async fn bundled(
+        &self,
+        program: Bundled,
+        architecture: &str,
+    ) -> Result<BundledImage, Failure> {
+        // Held while assembling: the second that asks gets what the first has made.
+        let mut assembled = self.assembled.lock().await;
+        let key = (program, architecture.to_owned());
+        if let Some(image) = assembled.get(&key) {
+            return Ok(image.clone());
+        }
+        let wanted = architecture.to_owned();
+        let image = tokio::task::spawn_blocking(move || bundled::image(program, &wanted))
+            .await
+            .map_err(|error| Failure::error("cannot assemble the image").because(&error))??;
+        assembled.insert(key, image.clone());
+        Ok(image)
     }
 
     /// This machine's own Docker engine, where one answers.

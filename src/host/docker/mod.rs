@@ -429,21 +429,24 @@ pub(crate) fn words(error: &Error) -> String {
         Error::DockerResponseServerError { message, .. } => message.trim().to_owned(),
         Error::DockerStreamError { error } => error.trim().to_owned(),
         Error::RequestTimeoutError => "the engine does not answer in time".to_owned(),
-        other => {
-            let mut text = other.to_string();
-            let mut next = std::error::Error::source(other);
-            while let Some(error) = next {
-                text = format!("{text}: {error}");
-                next = error.source();
+        // The transport says it in five layers; the innermost is the one that tells.
+        Error::HyperLegacyError { .. } | Error::HyperResponseError { .. } | Error::IOError { .. } => {
+            let mut inner: &dyn std::error::Error = error;
+            while let Some(source) = inner.source() {
+                inner = source;
             }
-            text
+            format!("{LOST} ({inner})")
         }
+        other => other.to_string(),
     }
 }
+
+const LOST: &str = "the connection to its engine is lost";
 
 fn hint(error: &Error) -> Option<&'static str> {
     let text = words(error);
     let signs = [
+        (LOST, "when the machine answers again, give the same command: what stands there is found and used"),
         (
             "port is already allocated",
             "another program or container has this port; stop it or publish another one",
