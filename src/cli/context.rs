@@ -23,6 +23,7 @@ use crate::system::{Instance, System, TopologyName};
 pub(super) struct Interrupt {
     token: CancellationToken,
     guarded: Arc<AtomicBool>,
+    endless: Arc<AtomicBool>,
 }
 
 impl Interrupt {
@@ -34,6 +35,15 @@ impl Interrupt {
 
     pub(super) fn is_guarded(&self) -> bool {
         self.guarded.load(Ordering::Acquire)
+    }
+
+    /// Ctrl-C is how this command is meant to end: nothing need be said about it.
+    pub(super) fn is_the_end(&self) {
+        self.endless.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_endless(&self) -> bool {
+        self.endless.load(Ordering::Acquire)
     }
 
     /// `false` when it was asked for before: the second Ctrl-C.

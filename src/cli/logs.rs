@@ -51,6 +51,9 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Failure> {
     let since =
         args.since.map(|ago| jiff::Timestamp::now().as_second().saturating_sub_unsigned(ago.as_secs()));
     let options = LogOptions { follow: args.follow, tail: Some(args.tail), since };
+    if args.follow {
+        context.interrupt.is_the_end();
+    }
     let printer = Printer::new(context, &sources);
     let (sender, mut lines) = mpsc::channel::<(usize, LogLine)>(QUEUE);
     let reading = async {

@@ -211,7 +211,8 @@ async fn interrupted(context: &Context, interrupt: &Interrupt) -> Failure {
         }
         first = Some(std::time::Instant::now());
         if !interrupt.is_guarded() {
-            return Failure::new(Kind::Interrupted, "interrupted; no machine was changed");
+            let said = if interrupt.is_endless() { "" } else { "interrupted; no machine was changed" };
+            return Failure::new(Kind::Interrupted, said);
         }
         if !interrupt.raise() {
             return Failure::new(Kind::Interrupted, "stopped at once, in the middle of a step")
@@ -266,6 +267,9 @@ fn usage(error: &clap::Error) -> Failure {
 }
 
 fn give_up(failure: &Failure, json: bool, color: bool) -> ExitCode {
+    if failure.message.is_empty() {
+        return ExitCode::from(failure.kind.exit_code());
+    }
     let palette = Palette::new(color && std::io::IsTerminal::is_terminal(&std::io::stderr()));
     diagnose(&if json { failure_json(failure) } else { failure_text(failure, palette) });
     ExitCode::from(failure.kind.exit_code())

@@ -140,6 +140,7 @@ async fn subscribe(context: &Context, args: SubArgs) -> Result<(), Failure> {
     let settings = args.server.settings(context).await?;
     let mut client = Client::connect(&settings).await?;
     client.subscribe(&args.topic, qos(args.qos)).await?;
+    context.interrupt.is_the_end();
     let mut left = args.count;
     while left != Some(0) && !context.screen.reader_left() {
         match client.next().await {

@@ -63,7 +63,7 @@ fn messages_go_through(home: &Home) {
             .enumerate()
     {
         let mut subscriber = Subscriber::start(home, &format!("mqtt sub {base} -t 'devices/lamp/#' -v -c 1"));
-        subscriber.until_ready(home, &base);
+        subscriber.settle();
         home.ok("sample", &format!("mqtt pub {publisher} -t devices/lamp/status -m 'on {at}'"));
         assert_eq!(subscriber.line(), format!("devices/lamp/status on {at}"));
         assert_eq!(subscriber.end(), 0);
@@ -89,15 +89,15 @@ fn strangers_stay_out(home: &Home) {
 fn a_dead_broker_is_survived(home: &Home) {
     let base = format!("--port {PLAIN} -u lamp");
     let mut subscriber = Subscriber::start(home, &format!("mqtt sub {base} -t devices/lamp/alive"));
-    subscriber.until_ready(home, &base);
+    subscriber.settle();
     for number in [1, 2] {
-        let pid = broker_pid(number);
+        let pid = broker_pid(home, number);
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         eventually(30, "a message arrives after a broker died", || {
             home.nsd("sample", &format!("mqtt pub {base} -t devices/lamp/alive -m 'after {number}'"));
             subscriber.try_line(&format!("after {number}"))
         });
-        eventually(30, "the broker is started again", || (broker_pid_of(number)? != pid).then_some(()));
+        eventually(30, "the broker is started again", || (broker_pid_of(home, number)? != pid).then_some(()));
     }
     eventually(30, "all of it runs", || {
         let status = home.ok("sample", "status --json").json();
@@ -142,21 +142,21 @@ fn processes_of(home: &str) -> Vec<String> {
         .collect()
 }
 
-fn broker_pid(number: u16) -> rustix::process::Pid {
-    broker_pid_of(number).unwrap_or_else(|| panic!("broker {number} runs"))
+fn broker_pid(home: &Home, number: u16) -> rustix::process::Pid {
+    broker_pid_of(home, number).unwrap_or_else(|| panic!("broker {number} runs"))
 }
 
-/// The broker itself, not its supervisor: found by its program and its state folder.
-fn broker_pid_of(number: u16) -> Option<rustix::process::Pid> {
+/// The broker itself, not its supervisor: by its program, and by its settings file below this home.
+fn broker_pid_of(home: &Home, number: u16) -> Option<rustix::process::Pid> {
     let wanted = format!(".mqtt.{number}.");
+    let marker = home.path("").display().to_string();
     std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-        let arguments =
-            String::from_utf8_lossy(&std::fs::read(entry.path().join("cmdline")).ok()?).into_owned();
-        let program = arguments.split('\0').next()?.to_owned();
-        let environment_or_folder = std::fs::read_link(entry.path().join("cwd")).ok()?.display().to_string();
-        let ours = arguments.contains(&wanted) || environment_or_folder.contains(&wanted);
-        (program.ends_with("nsd-broker") && ours).then(|| rustix::process::Pid::from_raw(pid)).flatten()
+        let arguments = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let arguments = String::from_utf8_lossy(&arguments).into_owned();
+        let (program, rest) = arguments.split_once('\0')?;
+        let ours = program.ends_with("nsd-broker") && rest.contains(&marker) && rest.contains(&wanted);
+        ours.then(|| rustix::process::Pid::from_raw(pid)).flatten()
     })
 }
 
@@ -177,8 +177,8 @@ impl Subscriber {
         Self { child, lines }
     }
 
-    /// A subscription tells nobody that it stands: wait until the broker's own traffic has had time to settle.
-    fn until_ready(&mut self, _home: &Home, _base: &str) {
+    /// A subscription tells nobody that it stands; until then a message would pass it by.
+    fn settle(&mut self) {
         std::thread::sleep(std::time::Duration::from_millis(800));
     }
 
