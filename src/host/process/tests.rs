@@ -146,12 +146,20 @@ fn redis(port: u16) -> (Container, Option<Health>) {
     (redis, Some(health))
 }
 
+/// Redis accepts connections while it still reads its data from the disk, and says so.
 fn ask(port: u16, command: &str) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.write_all(command.as_bytes()).unwrap();
-    let mut answer = [0; 64];
-    let read = stream.read(&mut answer).unwrap();
-    String::from_utf8_lossy(&answer[..read]).trim().to_owned()
+    let started = Instant::now();
+    loop {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.write_all(command.as_bytes()).unwrap();
+        let mut answer = [0; 64];
+        let read = stream.read(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer[..read]).trim().to_owned();
+        if !answer.starts_with("-LOADING") || started.elapsed() > Duration::from_secs(10) {
+            return answer;
+        }
+        std::thread::sleep(POLL);
+    }
 }
 
 fn kill(pid: i32, signal: Signal) {
