@@ -97,13 +97,14 @@ nsd() {
 
 # ---- both sides put the same system there ----------------------------------------------------------------------------
 
+# Limits of open files are left out: this machine may not allow its containers more than it has itself.
 prepare_nsd() {
-  local machine
+  local words
   mkdir -p "$WORK/site" "$WORK/home"
   install -m 600 "$(lab .identity)" "$WORK/site/lab-key"
   sed -e "s|178.62.31.9|$(address 1)|" -e "s|178.62.108.47|$(address 2)|" -e "s|178.62.122.204|$(address 3)|" \
     -e "s|178.62.104.172|$(address 4)|" -e "s|\"redis:7\"|\"$(lab .registry.address)/redis:7\"|" \
-    -e 's|lelylan-key|lab-key|' systems/lelylan-mqtt/system.toml >"$WORK/site/system.toml"
+    -e 's|lelylan-key|lab-key|' -e '/^ulimits = /d' systems/lelylan-mqtt/system.toml >"$WORK/site/system.toml"
   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=bench -keyout "$WORK/key" \
     -out "$WORK/crt" 2>/dev/null
   cat "$WORK/crt" "$WORK/key" >"$WORK/bench.pem"
@@ -111,9 +112,9 @@ prepare_nsd() {
 $(cat "$WORK/bench.pem")
 PEM
 chmod 644 /certs/bench.pem"
-  for machine in "login --name Bench --email bench@example.org" "mach trust -y" "sys comp direct" "cont buildall"; do
+  for words in "login --name Bench --email bench@example.org" "mach trust -y" "sys comp direct" "cont buildall"; do
     # shellcheck disable=SC2086 # words of one command
-    nsd $machine >"$WORK/nsd.log" 2>&1 || stop "nsd $machine failed: $(tail -n 5 "$WORK/nsd.log")"
+    nsd $words >"$WORK/nsd.log" 2>&1 || stop "nsd $words failed: $(tail -n 5 "$WORK/nsd.log")"
   done
 }
 
@@ -200,7 +201,7 @@ measure() {
 publish() {
   local out=target/bench
   mkdir -p "$out"
-  jq -s --argjson goal "$GOAL" --arg load "$LOAD" --arg ansible "$(ansible-playbook --version | head -n 1)" '
+  jq -s --argjson goal "$GOAL" --arg load "$LOAD" --arg ansible "$(ansible-playbook --version | sed -n 1p)" '
     def median: sort | if length % 2 == 1 then .[length / 2 | floor] else (.[length / 2 - 1] + .[length / 2]) / 2 end;
     {table: "deploy", peer: $ansible, load_before: $load, rounds: ., goal: $goal,
      nsd: (map(.nsd) | median), ansible: (map(.ansible) | median), ratio: (map(.nsd / .ansible) | median)}
