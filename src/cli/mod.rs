@@ -30,15 +30,24 @@ use context::{Context, Interrupt};
 
 /// Puts a system of containers on machines, revision by revision.
 ///
-/// A system is one file, system.toml. Compile it for a topology, build what must be built, deploy the newest revision:
+/// A system is one file, system.toml. Compile it for a topology, build what must be
+/// built, deploy the newest revision:
 ///
 ///   nsd sys compile direct
 ///   nsd cont buildall
 ///   nsd rev deploy head
 ///
-/// or all of it at once: `nsd up`. Words may be shortened to unique prefixes of three letters or more: `nsd sys comp direct`.
+/// or all of it at once: `nsd up`. Words may be shortened to unique prefixes of three
+/// letters or more: `nsd sys comp direct`.
 #[derive(Parser)]
-#[command(name = "nsd", version, disable_help_subcommand = true, arg_required_else_help = true, after_help = EXIT_CODES)]
+#[command(
+    name = "nsd",
+    version,
+    verbatim_doc_comment,
+    disable_help_subcommand = true,
+    arg_required_else_help = true,
+    after_help = EXIT_CODES
+)]
 pub(crate) struct Cli {
     #[command(flatten)]
     global: Global,

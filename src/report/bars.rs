@@ -14,60 +14,58 @@ const MAX_LINES: usize = 20;
 
 pub struct Bars {
     screen: MultiProgress,
-    /// Live lines by who they are about.
-    live: Mutex<HashMap<String, ProgressBar>>,
+    live: Mutex<Live>,
     palette: Palette,
     verbosity: i8,
 }
+
+/// Live lines by who and what they are about: two steps may be under way on one machine.
+type Live = HashMap<(String, String), ProgressBar>;
 
 impl Bars {
     pub fn new(palette: Palette, verbosity: i8) -> Self {
         Self { screen: MultiProgress::new(), live: Mutex::default(), palette, verbosity }
     }
 
-    fn begin(&self, who: &str, what: &str) {
+    /// The line for this, made if it is new and there is room.
+    fn line(&self, who: &str, what: &str) -> Option<ProgressBar> {
         let mut live = self.live.lock();
-        if let Some(bar) = live.get(who) {
-            bar.set_message(what.to_owned());
-            bar.reset_elapsed();
-        } else if live.len() < MAX_LINES {
+        let key = (who.to_owned(), what.to_owned());
+        if !live.contains_key(&key) && live.len() < MAX_LINES {
             let bar = self.screen.add(ProgressBar::new_spinner().with_style(spinner()));
             bar.set_prefix(who.to_owned());
             bar.set_message(what.to_owned());
             bar.enable_steady_tick(Duration::from_millis(100));
-            live.insert(who.to_owned(), bar);
+            live.insert(key.clone(), bar);
         }
+        live.get(&key).cloned()
     }
 
-    fn finish(&self, who: &str) {
-        if let Some(bar) = self.live.lock().remove(who) {
+    /// Takes away the line for this; if it has none of its own, all lines of `who`, whose work it was.
+    fn finish(&self, who: &str, what: &str) {
+        let mut live = self.live.lock();
+        let exact = live.remove(&(who.to_owned(), what.to_owned()));
+        let others = live.extract_if(|key, _| exact.is_none() && key.0 == who).map(|(_, bar)| bar);
+        for bar in exact.clone().into_iter().chain(others) {
             bar.finish_and_clear();
             self.screen.remove(&bar);
         }
     }
 
     fn advance(&self, who: &str, what: &str, done: u64, total: u64) {
-        self.begin_if_new(who, what);
-        let live = self.live.lock();
-        let Some(bar) = live.get(who) else { return };
+        let Some(bar) = self.line(who, what) else { return };
         if total > 0 && bar.length() != Some(total) {
             bar.set_length(total);
             bar.set_style(bytes());
         }
-        bar.set_message(what.to_owned());
         bar.set_position(done);
     }
 
-    fn begin_if_new(&self, who: &str, what: &str) {
-        if !self.live.lock().contains_key(who) {
-            self.begin(who, what);
-        }
-    }
-
-    /// The last line that a build printed stands beside its bar; all of them are told with `-v`.
+    /// The last line that a build printed stands beside it; all of them are told with `-v`.
     fn output(&self, who: &str, output: &str) {
-        self.begin_if_new(who, "");
-        if let Some(bar) = self.live.lock().get(who) {
+        let known = self.live.lock().iter().find(|(key, _)| key.0 == who).map(|(_, bar)| bar.clone());
+        if let Some(bar) = known.or_else(|| self.line(who, "")) {
+            bar.set_style(spinner());
             bar.set_message(output.trim_end().to_owned());
         }
     }
@@ -76,10 +74,10 @@ impl Bars {
 impl Listener for Bars {
     fn on(&self, event: &Event) {
         match event {
-            Event::Started { who, what } => self.begin(who, what),
+            Event::Started { who, what } => drop(self.line(who, what)),
             Event::Progress { who, what, done, total } => return self.advance(who, what, *done, *total),
             Event::Output { who, line } if self.verbosity == 0 => return self.output(who, line),
-            Event::Done { who, .. } | Event::Failed { who, .. } => self.finish(who),
+            Event::Done { who, what, .. } | Event::Failed { who, what, .. } => self.finish(who, what),
             _ => {}
         }
         if matches!(event, Event::Started { .. }) {

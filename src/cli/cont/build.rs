@@ -63,6 +63,8 @@ pub(in crate::cli) async fn build_all(
     let mut told = Vec::new();
     for process in wanted {
         let built = builder::build(system, process, &hosts, &cache, &context.reporter).await?;
+        let took = built.took;
+        context.reporter.send(Event::Done { who: process.to_string(), what: "image".to_owned(), took });
         let how = if built.reused {
             "is there already".to_owned()
         } else {

@@ -124,7 +124,7 @@ impl<'c> Scene<'c> {
         if let Err(failure) = lock.finish(&line).await {
             self.context.warn(format!("{failure}"));
         }
-        self.work.repo.timeline_append(&entry, &who)?;
+        self.work.repo.timeline_append(&entry, &who).map_err(|failure| unrecorded(&entry, failure))?;
         Ok(outcome)
     }
 
@@ -288,7 +288,7 @@ pub(in crate::cli) fn question(plan: &Plan) -> Option<String> {
 pub(in crate::cli) fn summary(scene: &Scene<'_>, plan: &Plan, took: Duration) -> String {
     let machines = scene.observed.machines.len();
     format!(
-        "deployed {} for {}, revision {}: {} on {machines} {} in {}",
+        "deployed {} {} {}: {} on {machines} {} in {}",
         scene.system.name,
         scene.system.topology,
         scene.context.screen.palette.bold(scene.revision.short()),
@@ -319,6 +319,14 @@ fn counts(plan: &Plan) -> String {
         .map(|(name, number)| format!("{number} {name}"))
         .collect();
     if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
+}
+
+/// The machines are as the entry says, whatever git says.
+fn unrecorded(entry: &Entry, failure: Failure) -> Failure {
+    let message =
+        format!("the {} is {}, but the timeline could not be written", entry.action, entry.result.words());
+    let causes = std::iter::once(failure.message).chain(failure.causes).collect();
+    Failure { message, causes, ..failure }
 }
 
 fn failed_words(failed: &apply::StepFailure) -> String {
