@@ -1,5 +1,6 @@
 //! A device: one MQTT 3.1.1 connection, blocking, with deadlines, that tells when it has been cut.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -18,7 +19,10 @@ pub(crate) struct Credentials {
 
 pub(crate) struct Device {
     stream: TcpStream,
+    /// Bytes of packets that have not been looked at.
     pending: Vec<u8>,
+    /// Messages that came while something else was waited for.
+    inbox: VecDeque<String>,
 }
 
 impl Device {
@@ -27,7 +31,7 @@ impl Device {
         let target = address.parse().map_err(io::Error::other)?;
         let stream = TcpStream::connect_timeout(&target, Duration::from_secs(3))?;
         stream.set_nodelay(true)?;
-        let mut device = Self { stream, pending: Vec::new() };
+        let mut device = Self { stream, pending: Vec::new(), inbox: VecDeque::new() };
         let mut connect = Connect::new(Version::V311, client_id);
         connect.user_name = Some(&who.user);
         connect.password = Some(who.password.as_bytes());
@@ -85,22 +89,13 @@ impl Device {
         self.wait(PATIENCE, |packet| matches!(packet, Packet::PubAck(_)).then_some(()))
     }
 
-    /// The payload of the next message, acknowledged.
+    /// The payload of the next message.
     pub(crate) fn receive(&mut self, patience: Duration) -> io::Result<String> {
-        let (payload, id) = self.wait(patience, |packet| match packet {
-            Packet::Publish(publish) => {
-                Some((String::from_utf8_lossy(publish.payload).into_owned(), publish.packet_id))
-            }
-            _ => None,
-        })?;
-        if let Some(id) = id {
-            self.send(|out| {
-                out.extend([0x40, 2]);
-                out.extend(id.get().to_be_bytes());
-                Ok(())
-            })?;
+        if let Some(payload) = self.inbox.pop_front() {
+            return Ok(payload);
         }
-        Ok(payload)
+        self.wait(patience, |packet| matches!(packet, Packet::Publish(_)).then_some(()))?;
+        self.inbox.pop_front().ok_or_else(|| io::Error::other("a PUBLISH that was not kept"))
     }
 
     /// Still connected: a PINGREQ is answered.
@@ -112,13 +107,21 @@ impl Device {
         asked.and_then(|()| self.wait(PATIENCE, |packet| matches!(packet, Packet::PingResp).then_some(()))).is_ok()
     }
 
+    fn acknowledge(&mut self, id: PacketId) -> io::Result<()> {
+        self.send(|out| {
+            out.extend([0x40, 2]);
+            out.extend(id.get().to_be_bytes());
+            Ok(())
+        })
+    }
+
     fn send(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> io::Result<()> {
         let mut out = Vec::new();
         encode(&mut out)?;
         self.stream.write_all(&out)
     }
 
-    /// Reads packets until `wanted` takes one; others are passed over.
+    /// Reads packets until `wanted` takes one. Messages are acknowledged and kept on the way, others are passed over.
     fn wait<T>(&mut self, patience: Duration, wanted: impl Fn(&Packet<'_>) -> Option<T>) -> io::Result<T> {
         let deadline = Instant::now() + patience;
         loop {
@@ -129,7 +132,15 @@ impl Device {
                 }
                 let packet = decode(Version::V311, head, &self.pending[header..end]).map_err(io::Error::other)?;
                 let found = wanted(&packet);
+                let mut acknowledged = None;
+                if let Packet::Publish(publish) = packet {
+                    self.inbox.push_back(String::from_utf8_lossy(publish.payload).into_owned());
+                    acknowledged = publish.packet_id;
+                }
                 self.pending.drain(..end);
+                if let Some(id) = acknowledged {
+                    self.acknowledge(id)?;
+                }
                 if let Some(found) = found {
                     return Ok(found);
                 }
