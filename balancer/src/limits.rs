@@ -20,12 +20,13 @@ pub(crate) const HANDSHAKES: usize = 1024;
 /// Once one side has ended, the other may stay this long without sending: far longer than any answer takes.
 pub(crate) const HALF_CLOSED_IDLE: Duration = Duration::from_secs(60);
 /// Open files kept free of sessions: listeners, checks, the admin socket, logs, certificates.
+/// Where there are few, half of them.
 const RESERVED_FILES: u64 = 256;
 /// Clients wait this long at the start for the first checks to tell which servers there are.
 pub(crate) const FIRST_CHECKS: Duration = Duration::from_secs(2);
 
 /// Sessions at once: each needs two files. At the limit nothing is accepted, and clients wait in the kernel's queue.
 pub(crate) fn sessions(open_files: u64) -> usize {
-    let usable = open_files.saturating_sub(RESERVED_FILES.min(open_files / 4)) / 2;
+    let usable = open_files.saturating_sub(RESERVED_FILES.min(open_files / 2)) / 2;
     usize::try_from(usable).unwrap_or(usize::MAX).clamp(1, tokio::sync::Semaphore::MAX_PERMITS)
 }

@@ -6,12 +6,11 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use nsd_edge::stream::poll_pass_scratch;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep};
-
-use crate::limits::HALF_CLOSED_IDLE;
 
 /// Why a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,8 +72,14 @@ pub(crate) struct Moved {
     pub(crate) down: u64,
 }
 
-/// Copies until both sides have ended, or one broke. `moved` is current at any time, also when this is dropped.
-pub(crate) async fn relay<C, S>(client: &mut C, server: &mut S, moved: &mut Moved) -> End
+/// Copies until both sides have ended, one broke, or one has ended and the other is silent for `half_closed_idle`.
+/// `moved` is current at any time, also when this is dropped.
+pub(crate) async fn relay<C, S>(
+    client: &mut C,
+    server: &mut S,
+    moved: &mut Moved,
+    half_closed_idle: Duration,
+) -> End
 where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
@@ -100,9 +105,9 @@ where
             (Poll::Ready(Ok(())), Poll::Pending) => first_to_end.get_or_insert(End::Client),
             (Poll::Pending, Poll::Ready(Ok(()))) => first_to_end.get_or_insert(End::Server),
         };
-        let patience = patience.get_or_insert_with(|| Box::pin(sleep(HALF_CLOSED_IDLE)));
+        let patience = patience.get_or_insert_with(|| Box::pin(sleep(half_closed_idle)));
         if moved.up + moved.down != before {
-            patience.as_mut().reset(Instant::now() + HALF_CLOSED_IDLE);
+            patience.as_mut().reset(Instant::now() + half_closed_idle);
         }
         patience.as_mut().poll(context).map(|()| End::HalfClosed)
     })

@@ -120,7 +120,7 @@ where
     let end = tokio::select! {
         biased;
         end = seat.closed() => end,
-        end = relay(&mut stream, &mut server, &mut moved) => end,
+        end = relay(&mut stream, &mut server, &mut moved, limits::HALF_CLOSED_IDLE) => end,
     };
     client.ended(Some(&seat), end, moved);
 }

@@ -1,1 +1,142 @@
+use super::*;
 
+const FULL: &str = r#"
+threads = 2
+stop_grace = "8s"
+[admin]
+socket = "/tmp/balancer.sock"
+[log]
+access = false
+format = "json"
+[[listen]]
+name = "mqtt"
+bind = ["0.0.0.0:1883", "[::]:1883"]
+tls = { bind = ["0.0.0.0:8883"], certificates = ["/certs"] }
+balance = "roundrobin"
+on_down = "keep"
+check = { kind = "mqtt", interval = "500ms", timeout = "100ms", rise = 3, fall = 4 }
+connect_timeout = "1s"
+[[listen.server]]
+name = "mqtt-1.mqtt.1"
+address = "10.0.0.3:20010"
+weight = 5
+[[frontend]]
+name = "web"
+bind = ["0.0.0.0:80"]
+backend = "pages"
+[[backend]]
+name = "pages"
+[[backend.server]]
+name = "a"
+address = "[fd00::1]:80"
+"#;
+
+fn problems(text: &str) -> Vec<String> {
+    parse(text).unwrap_err().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn both_forms_are_read_and_what_is_left_out_has_defaults() {
+    let settings = parse(FULL).unwrap();
+    assert_eq!(settings.threads, Some(2));
+    assert_eq!(settings.log_format, Format::Json);
+    assert!(!settings.access_log);
+    let [listen, pages] = &settings.backends[..] else { panic!("two backends") };
+    let check = &listen.policy.check;
+    assert_eq!((check.kind, check.rise, check.fall), (CheckKind::Mqtt, 3, 4));
+    assert_eq!((listen.policy.balance, listen.policy.on_down), (Balance::RoundRobin, OnDown::Keep));
+    assert_eq!(listen.servers[0].weight, 5);
+    assert_eq!(pages.policy.check, Check::default());
+    assert_eq!(pages.policy.balance, Balance::LeastConnections);
+    assert_eq!(pages.servers[0].weight, 1);
+    let [mqtt, web] = &settings.frontends[..] else { panic!("two frontends") };
+    assert_eq!((mqtt.backend.as_str(), web.backend.as_str()), ("mqtt", "pages"));
+    assert_eq!(mqtt.tls.as_ref().unwrap().certificates, [PathBuf::from("/certs")]);
+}
+
+#[test]
+fn all_problems_come_at_once_with_their_lines() {
+    let text = r#"
+trheads = 2
+[[listen]]
+name = "mqtt"
+bind = ["0.0.0.0:1883", "1883", "0.0.0.0:0"]
+balance = "leastcon"
+check = { kind = "mqqt", interval = "2 parsecs", rise = 0 }
+[[listen.server]]
+name = "a"
+adress = "10.0.0.3:1883"
+[[listen.server]]
+name = "b"
+address = "mqtt-2:1883"
+weight = -1
+[[listen.server]]
+name = "two words"
+address = "0.0.0.0:1883"
+[[frontend]]
+name = "mqtt"
+bind = ["0.0.0.0:1883"]
+backend = "mqt"
+"#;
+    let expected = [
+        "2: trheads: unknown key: did you mean `threads`?",
+        "5: listen.bind: `0.0.0.0:0`: port 0 would be another one at each start",
+        "5: listen.bind: `1883` is not understood; write it like `0.0.0.0:1883`",
+        "6: listen.balance: `leastcon` is none of leastconn, roundrobin: did you mean `leastconn`?",
+        "7: listen.check.interval: `2 parsecs` is no time between 1ms and 1day; write it like `2s` or `500ms`",
+        "7: listen.check.kind: `mqqt` is none of none, tcp, mqtt: did you mean `mqtt`?",
+        "7: listen.check.rise: must be between 1 and 100",
+        "8: listen.server.address: is missing",
+        "10: listen.server.adress: unknown key: did you mean `address`?",
+        "13: listen.server.address: `mqtt-2:1883` is not understood; write it like `10.0.0.3:1883`",
+        "14: listen.server.weight: must be between 0 and 256",
+        "16: listen.server.name: `two words`: a name has 1 to 128 letters, digits, and any of `._-$:`",
+        "17: listen.server.address: `0.0.0.0:1883` is no place to connect to",
+        "19: frontend.name: `mqtt` is the name of another listen or frontend section",
+        "20: frontend.bind: `0.0.0.0:1883` is bound twice",
+        "21: frontend.backend: there is no backend `mqt`: did you mean `mqtt`?",
+    ];
+    assert_eq!(problems(text), expected);
+}
+
+#[test]
+fn an_empty_file_and_broken_toml_say_what_to_do() {
+    assert!(problems("")[0].contains("add `[[listen]]`"));
+    let broken = problems("[[listen]]\nname = \"mqtt\nbind = []\n");
+    assert!(broken[0].starts_with("2: "), "{broken:?}");
+    assert!(problems("[[listen]]\nname = \"a\"\n")[0].contains("listen.bind: is missing"));
+    assert!(problems("listen = 5")[0].contains("expected tables (`[[…]]`), found: integer"));
+}
+
+/// The full file changed at random: never a panic, and every refusal names a line of the text.
+#[test]
+fn mutated_files_are_refused_with_a_line() {
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = move |below: usize| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        usize::try_from(seed % u64::try_from(below).unwrap()).unwrap()
+    };
+    for _ in 0..4000 {
+        let mut text: Vec<char> = FULL.chars().collect();
+        for _ in 0..=random(4) {
+            let at = random(text.len());
+            match random(4) {
+                0 => text[at] = char::from(u8::try_from(32 + random(95)).unwrap()),
+                1 => text.truncate(at.max(1)),
+                2 => drop(text.remove(at)),
+                _ => text.insert(at, ['[', '"', '=', '\n', 'ü', '#'][random(6)]),
+            }
+        }
+        let text: String = text.into_iter().collect();
+        if let Err(problems) = parse(&text) {
+            let lines = text.split('\n').count();
+            assert!(!problems.is_empty());
+            assert!(
+                problems.iter().all(|problem| (1..=lines).contains(&problem.line)),
+                "{problems:?}\n{text}"
+            );
+        }
+    }
+}

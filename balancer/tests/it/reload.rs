@@ -1,0 +1,121 @@
+//! New settings while clients are there.
+
+use nsd_edge::admin::{Method, StatusCode};
+use rustix::process::Signal;
+
+use crate::support::{Balancer, Broker, CHECK, Client, free_address, listen, servers, until};
+
+#[tokio::test]
+async fn a_removed_server_keeps_its_sessions_and_gets_no_more() {
+    let (b1, b2) = (Broker::start("b1").await, Broker::start("b2").await);
+    let balancer = Balancer::before(&[&b1, &b2]).await;
+    let mut clients = Client::many(balancer.address, 10).await;
+    balancer.rewrite(&listen(balancer.address, CHECK, &servers(&["b2"], &[&b2])));
+    balancer.wait_for_log("reloaded: mqtt: -b1").await;
+    for client in &mut clients {
+        client.echo(b"nobody was cut").await.unwrap();
+    }
+    let new = Client::many(balancer.address, 10).await;
+    assert!(new.iter().all(|client| client.broker == "b2"));
+    let (_, status) = balancer.ask(Method::GET, "/status", None).await;
+    assert_eq!(status["backends"][0]["leaving"][0]["sessions"], 5);
+
+    // Wanted again, its sessions count again.
+    balancer.rewrite(&listen(balancer.address, CHECK, &servers(&["b1", "b2"], &[&b1, &b2])));
+    balancer.wait_for_log("reloaded: mqtt: +b1").await;
+    balancer.wait_for_state("b1", "healthy").await;
+    assert_eq!(balancer.server("b1").await["sessions"], 5);
+    let new = Client::many(balancer.address, 10).await;
+    assert!(new.iter().all(|client| client.broker == "b1"), "5 and 15: the next ten are for b1");
+}
+
+#[tokio::test]
+async fn a_bad_file_changes_nothing_and_is_reported_with_its_line() {
+    let b1 = Broker::start("b1").await;
+    let balancer = Balancer::before(&[&b1]).await;
+    let mut client = Client::connect(balancer.address).await.unwrap();
+    let good = listen(balancer.address, CHECK, &servers(&["b1"], &[&b1]));
+    balancer.rewrite(&good.replace("address", "adress"));
+    balancer.wait_for_log("unknown key: did you mean `address`?").await;
+    client.echo(b"still here").await.unwrap();
+    Client::connect(balancer.address).await.expect("the old settings are in use");
+    let (_, status) = balancer.ask(Method::GET, "/status", None).await;
+    assert!(status["problem"].as_str().unwrap().contains("balancer.toml:11: "), "{status}");
+    let (code, health) = balancer.ask(Method::GET, "/health", None).await;
+    assert_eq!((code, &health["degraded"]), (StatusCode::OK, &true.into()));
+
+    balancer.rewrite(&good);
+    let repaired = async || balancer.ask(Method::GET, "/status", None).await.1["problem"].is_null();
+    until("the good file is taken", repaired).await;
+}
+
+#[tokio::test]
+async fn an_address_that_cannot_be_bound_refuses_the_whole_change() {
+    let (b1, b2) = (Broker::start("b1").await, Broker::start("b2").await);
+    let balancer = Balancer::before(&[&b1]).await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let both = format!("{}\", \"{}", balancer.address, taken.local_addr().unwrap());
+    let wanted = listen(balancer.address, CHECK, &servers(&["b1", "b2"], &[&b1, &b2]));
+    balancer
+        .rewrite(&wanted.replace(&format!("bind = [\"{}", balancer.address), &format!("bind = [\"{both}")));
+    balancer.wait_for_log("another program listens there already").await;
+    assert!(balancer.server("b2").await.is_null(), "a part of the change was made");
+}
+
+#[tokio::test]
+async fn addresses_come_and_go_by_sighup_and_by_the_admin_socket() {
+    let b1 = Broker::start("b1").await;
+    let balancer = Balancer::before(&[&b1]).await;
+    let mut client = Client::connect(balancer.address).await.unwrap();
+    let other = free_address();
+    let wanted = listen(other, CHECK, &servers(&["b1"], &[&b1]));
+    balancer.rewrite(&wanted);
+    balancer.signal(Signal::HUP);
+    until("the new address is bound", async || Client::connect(other).await.is_ok()).await;
+    until("the old one refuses", async || Client::connect(balancer.address).await.is_err()).await;
+    client.echo(b"a session outlives its address").await.unwrap();
+
+    let (code, answer) = balancer.ask(Method::POST, "/reload", None).await;
+    assert_eq!((code, &answer["plan"]), (StatusCode::OK, &serde_json::json!([])));
+}
+
+/// Churn under reloads: not one connection may fail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_reloads_under_load_fail_nobody() {
+    let (b1, b2) = (Broker::start("b1").await, Broker::start("b2").await);
+    let balancer = Balancer::before(&[&b1, &b2]).await;
+    let mut idle = Client::many(balancer.address, 50).await;
+    let address = balancer.address;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let churn: Vec<_> = (0..4)
+        .map(|_| {
+            let stopped = stopped.clone();
+            tokio::spawn(async move {
+                let mut made = 0;
+                while !*stopped.borrow() {
+                    let mut client = Client::connect(address).await.expect("let in");
+                    client.echo(b"hello").await.expect("served");
+                    made += 1;
+                }
+                made
+            })
+        })
+        .collect();
+    for round in 0..10 {
+        let wanted =
+            if round % 2 == 0 { servers(&["b1"], &[&b1]) } else { servers(&["b1", "b2"], &[&b1, &b2]) };
+        balancer.rewrite(&listen(address, CHECK, &wanted));
+        let (code, answer) = balancer.ask(Method::POST, "/reload", None).await;
+        assert_eq!(code, StatusCode::OK, "{answer}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    stop.send_replace(true);
+    let mut made = 0;
+    for task in churn {
+        made += task.await.unwrap();
+    }
+    assert!(made > 20, "only {made} connections were made");
+    for client in &mut idle {
+        client.echo(b"still here").await.unwrap();
+    }
+}

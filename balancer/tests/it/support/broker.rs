@@ -1,0 +1,153 @@
+//! A small server that speaks enough MQTT: it answers a CONNECT with a CONNACK, tells its name in a PUBLISH, and echoes
+//! every byte that follows.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use nsd_wire::{ConnAck, Packet, Publish, ReasonCode, Version};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+pub(crate) const MAX_PACKET: usize = 1 << 20;
+
+/// How it treats a CONNECT.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+pub(crate) enum Mood {
+    Well,
+    /// Takes connections, says nothing.
+    Frozen,
+    /// "Server unavailable".
+    Unavailable,
+    /// "Not authorised": it is well, and does not know the client.
+    Stranger,
+}
+
+pub(crate) struct Broker {
+    pub(crate) address: SocketAddr,
+    name: String,
+    shared: Arc<Shared>,
+    acceptor: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    mood: AtomicU8,
+    sessions: AtomicUsize,
+    total: AtomicUsize,
+}
+
+/// Counts a client's session while it lasts; checks are not clients.
+struct Session(Arc<Shared>);
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.0.sessions.fetch_sub(1, SeqCst);
+    }
+}
+
+impl Broker {
+    pub(crate) async fn start(name: &str) -> Self {
+        Self::start_at(name, "127.0.0.1:0".parse().unwrap()).await
+    }
+
+    async fn start_at(name: &str, address: SocketAddr) -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(address).unwrap();
+        let listener = socket.listen(4096).unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::<Shared>::default();
+        let acceptor = tokio::spawn(accept(listener, name.to_owned(), Arc::clone(&shared)));
+        Self { address, name: name.to_owned(), shared, acceptor }
+    }
+
+    pub(crate) fn set(&self, mood: Mood) {
+        self.shared.mood.store(mood as u8, SeqCst);
+    }
+
+    /// Clients it has now.
+    pub(crate) fn sessions(&self) -> usize {
+        self.shared.sessions.load(SeqCst)
+    }
+
+    /// Clients it ever had.
+    pub(crate) fn total(&self) -> usize {
+        self.shared.total.load(SeqCst)
+    }
+
+    /// Its port refuses from now on, and what it had is cut.
+    pub(crate) async fn stop(&mut self) {
+        self.acceptor.abort();
+        let _ = (&mut self.acceptor).await;
+    }
+
+    pub(crate) async fn start_again(&mut self) {
+        *self = Self::start_at(&self.name.clone(), self.address).await;
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.acceptor.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, name: String, shared: Arc<Shared>) {
+    // Dropped with this task, and its connections with it.
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                connections.spawn(serve(stream, name.clone(), Arc::clone(&shared)));
+                while connections.try_join_next().is_some() {}
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+async fn serve(mut stream: TcpStream, name: String, shared: Arc<Shared>) -> Option<()> {
+    let mut bytes = Vec::new();
+    let (is_check, length) = loop {
+        match nsd_wire::read(Version::V311, &bytes, MAX_PACKET).ok()? {
+            Some((Packet::Connect(connect), length)) => {
+                break (connect.client_id.starts_with("nsd-check"), length);
+            }
+            Some(_) => return None,
+            None => {}
+        }
+        if stream.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+    };
+    let reason = match shared.mood.load(SeqCst) {
+        mood if mood == Mood::Frozen as u8 => return std::future::pending().await,
+        mood if mood == Mood::Unavailable as u8 => ReasonCode::ServerUnavailable,
+        mood if mood == Mood::Stranger as u8 && is_check => ReasonCode::NotAuthorized,
+        _ => ReasonCode::Success,
+    };
+    let mut out = Vec::new();
+    ConnAck { reason, ..ConnAck::default() }.encode(Version::V311, &mut out).ok()?;
+    let _session = (!is_check).then(|| {
+        shared.sessions.fetch_add(1, SeqCst);
+        shared.total.fetch_add(1, SeqCst);
+        Session(Arc::clone(&shared))
+    });
+    if !is_check {
+        Publish::new(&name, b"").encode(Version::V311, &mut out).ok()?;
+        out.extend_from_slice(&bytes[length..]);
+    }
+    stream.write_all(&out).await.ok()?;
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let read = stream.read(&mut buffer).await.ok()?;
+        if read == 0 {
+            return None;
+        }
+        stream.write_all(&buffer[..read]).await.ok()?;
+    }
+}

@@ -1,0 +1,93 @@
+//! A client: CONNECT, the name of the broker it came to, then raw bytes that are echoed.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use nsd_wire::{ConnAck, Connect, Packet, ReasonCode, Version};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::PATIENCE;
+use super::broker::MAX_PACKET;
+
+pub(crate) struct Client<S = TcpStream> {
+    pub(crate) stream: S,
+    /// The broker it came to.
+    pub(crate) broker: String,
+}
+
+impl Client {
+    pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
+        Client::over(TcpStream::connect(address).await?).await
+    }
+
+    /// Comes back until it is let in, as devices do.
+    pub(crate) async fn persist(address: SocketAddr) -> Self {
+        let begun = std::time::Instant::now();
+        loop {
+            match Self::connect(address).await {
+                Ok(client) => return client,
+                Err(error) => assert!(begun.elapsed() < PATIENCE, "never let in: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// This many, one after the other.
+    pub(crate) async fn many(address: SocketAddr, count: usize) -> Vec<Self> {
+        let mut clients = Vec::with_capacity(count);
+        for _ in 0..count {
+            clients.push(Self::connect(address).await.expect("a client is let in"));
+        }
+        clients
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    pub(crate) async fn over(mut stream: S) -> io::Result<Self> {
+        let connect = async {
+            let mut bytes = Vec::new();
+            Connect::new(Version::V311, "client")
+                .encode(Version::V311, &mut bytes)
+                .map_err(io::Error::other)?;
+            stream.write_all(&bytes).await?;
+            let mut received = Vec::new();
+            let mut accepted = 0;
+            loop {
+                let packet = nsd_wire::read(Version::V311, &received[accepted..], MAX_PACKET);
+                match packet.map_err(io::Error::other)? {
+                    Some((Packet::ConnAck(ConnAck { reason: ReasonCode::Success, .. }), length)) => {
+                        accepted = length;
+                        continue;
+                    }
+                    Some((Packet::Publish(publish), _)) if accepted > 0 => {
+                        return Ok(publish.topic.to_owned());
+                    }
+                    Some((other, _)) => return Err(io::Error::other(format!("{other:?}"))),
+                    None => {}
+                }
+                if stream.read_buf(&mut received).await? == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+        };
+        let broker = tokio::time::timeout(PATIENCE, connect).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        Ok(Self { stream, broker })
+    }
+
+    /// Sends `bytes` and gets them back.
+    pub(crate) async fn echo(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await?;
+        let mut back = vec![0; bytes.len()];
+        self.stream.read_exact(&mut back).await?;
+        if back == bytes { Ok(()) } else { Err(io::Error::other("other bytes came back")) }
+    }
+
+    /// Waits until the connection is ended from the other side.
+    pub(crate) async fn ended(&mut self) {
+        let mut rest = Vec::new();
+        let read = tokio::time::timeout(PATIENCE, self.stream.read_to_end(&mut rest)).await;
+        assert!(read.is_ok(), "the session was not ended");
+    }
+}

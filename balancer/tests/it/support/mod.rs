@@ -1,0 +1,170 @@
+//! A balancer process, small brokers in this process, and clients.
+
+pub(crate) mod broker;
+pub(crate) mod client;
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nsd_edge::admin::{Method, StatusCode, call};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+pub(crate) use broker::Broker;
+pub(crate) use client::Client;
+
+/// Patience with what should happen at once, on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running `nsd-balancer`, with a directory of its own; killed when dropped.
+pub(crate) struct Balancer {
+    pub(crate) directory: TempDir,
+    pub(crate) address: SocketAddr,
+    process: Child,
+}
+
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_nsd-balancer");
+
+/// An address nobody listens on. Asked for from the kernel, so that no two test programs meet.
+pub(crate) fn free_address() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// The check of most tests: quick, and typed.
+pub(crate) const CHECK: &str =
+    r#"check = { kind = "mqtt", interval = "200ms", timeout = "300ms", rise = 1, fall = 2 }"#;
+
+/// A `listen` section named `mqtt`, with servers `(name, address)`.
+pub(crate) fn listen(address: SocketAddr, options: &str, servers: &[(&str, SocketAddr)]) -> String {
+    let mut text = format!("[[listen]]\nname = \"mqtt\"\nbind = [\"{address}\"]\n{options}\n");
+    for (name, address) in servers {
+        text += &format!("[[listen.server]]\nname = \"{name}\"\naddress = \"{address}\"\n");
+    }
+    text
+}
+
+pub(crate) fn servers<'n>(names: &[&'n str], brokers: &[&Broker]) -> Vec<(&'n str, SocketAddr)> {
+    names.iter().copied().zip(brokers.iter().map(|broker| broker.address)).collect()
+}
+
+impl Balancer {
+    /// With usual checks, in front of the brokers, called `b1`, `b2`, …
+    pub(crate) async fn before(brokers: &[&Broker]) -> Self {
+        let address = free_address();
+        Self::start(address, &listen(address, CHECK, &servers(&["b1", "b2", "b3"], brokers))).await
+    }
+
+    /// With these settings; `address` is where its clients go. Returns once it takes them.
+    pub(crate) async fn start(address: SocketAddr, settings: &str) -> Self {
+        Self::start_as(address, settings, Command::new(BINARY)).await
+    }
+
+    /// `command` runs the binary, perhaps in a changed environment.
+    pub(crate) async fn start_as(address: SocketAddr, settings: &str, command: Command) -> Self {
+        Self::start_in(TempDir::new().unwrap(), address, settings, command).await
+    }
+
+    pub(crate) async fn start_in(
+        directory: TempDir,
+        address: SocketAddr,
+        settings: &str,
+        mut command: Command,
+    ) -> Self {
+        let path = directory.path();
+        std::fs::write(path.join("balancer.toml"), complete(&directory, settings)).unwrap();
+        let log = File::create(path.join("log")).unwrap();
+        command.arg("--config").arg(path.join("balancer.toml")).env("RUST_LOG", "info");
+        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let balancer = Self { directory, address, process };
+        let started = async || balancer.log().contains("started");
+        until("the balancer starts", started).await;
+        balancer
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// Writes the settings anew, as a rename over the old file.
+    pub(crate) fn rewrite(&self, settings: &str) {
+        std::fs::write(self.path("fresh"), complete(&self.directory, settings)).unwrap();
+        std::fs::rename(self.path("fresh"), self.path("balancer.toml")).unwrap();
+    }
+
+    pub(crate) async fn wait_for_log(&self, text: &str) {
+        until(&format!("the log says `{text}`"), async || self.log().contains(text)).await;
+    }
+
+    pub(crate) async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+        call(&self.path("admin.sock"), method, path, body.as_ref()).await.unwrap()
+    }
+
+    pub(crate) async fn tell(&self, path: &str, server: &str) -> (StatusCode, Value) {
+        self.ask(Method::POST, path, Some(json!({ "server": server }))).await
+    }
+
+    /// A server's part of the status.
+    pub(crate) async fn server(&self, name: &str) -> Value {
+        let (_, status) = self.ask(Method::GET, "/status", None).await;
+        let servers = status["backends"][0]["servers"].as_array().unwrap();
+        servers.iter().find(|server| server["name"] == name).cloned().unwrap_or(Value::Null)
+    }
+
+    pub(crate) async fn wait_for_state(&self, server: &str, state: &str) {
+        until(&format!("{server} is {state}"), async || self.server(server).await["state"] == state).await;
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).unwrap();
+    }
+
+    pub(crate) async fn exited(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "the balancer does not exit\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Resident memory, in KiB.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+fn complete(directory: &TempDir, settings: &str) -> String {
+    let socket = directory.path().join("admin.sock");
+    format!("threads = 2\nstop_grace = \"500ms\"\n[admin]\nsocket = \"{}\"\n{settings}", socket.display())
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the balancer's log\n{}", self.log());
+        }
+    }
+}
+
+/// Waits until `done`, or fails saying what did not happen.
+pub(crate) async fn until(what: &str, done: impl AsyncFn() -> bool) {
+    let begun = Instant::now();
+    while !done().await {
+        assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
