@@ -6,24 +6,24 @@
 //! build), [`bundled`] (our own images), [`history`] (revisions and timeline in git), [`report`] (events → terminal),
 //! [`cli`] (one file a command).
 
-pub mod compile;
-pub mod failure;
-pub mod manifest;
-pub mod plan;
-pub mod render;
-pub mod report;
-pub mod secret;
-pub mod system;
-pub mod history;
-pub mod login;
-pub mod project;
 pub mod apply;
 pub mod builder;
 pub mod bundled;
-pub mod host;
-pub mod observe;
-pub mod supervise;
 pub mod cli;
+pub mod compile;
 pub mod device;
+pub mod failure;
+pub mod history;
+pub mod host;
 pub mod keeper;
+pub mod login;
+pub mod manifest;
 pub mod mqtt;
+pub mod observe;
+pub mod plan;
+pub mod project;
+pub mod render;
+pub mod report;
+pub mod secret;
+pub mod supervise;
+pub mod system;
