@@ -88,6 +88,9 @@ async fn sessions_may_be_kept_when_a_server_goes_down() {
     balancer.wait_for_state("b1", "unhealthy").await;
     client.echo(b"still here").await.unwrap();
     assert!(Client::connect(address).await.is_err());
+    b1.set(Mood::Well);
+    balancer.wait_for_state("b1", "healthy").await;
+    Client::connect(address).await.expect("it is used again");
 }
 
 /// The real thing: Mosquitto, stopped by the kernel. TCP checks never see it.

@@ -1,4 +1,5 @@
 //! The balancer as a real process, over real sockets.
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests fail as tests do")]
 
 mod balance;
 mod health;

@@ -19,7 +19,7 @@ pub(crate) struct Client<S = TcpStream> {
 
 impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
-        Client::over(TcpStream::connect(address).await?).await
+        Self::over(TcpStream::connect(address).await?).await
     }
 
     /// Comes back until it is let in, as devices do.
