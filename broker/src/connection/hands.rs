@@ -271,13 +271,13 @@ impl Hands {
         let (version, out) = (self.version, &mut self.replies);
         match reply {
             Reply::Ack { kind, id, reason } => {
-                encoded(Ack::with_reason(*id, *reason).encode(*kind, version, out))
+                encoded(Ack::with_reason(*id, *reason).encode(*kind, version, out));
             }
             Reply::PingResp => encoded(nsd_wire::Packet::PingResp.encode(version, out)),
             Reply::Disconnect(reason) => encoded(Disconnect::new(*reason).encode(version, out)),
             Reply::Refused(reason) => encoded(ConnAck::new(false, *reason).encode(version, out)),
             Reply::UnsupportedVersion { level } => {
-                out.extend_from_slice(connack::unsupported_version(*level))
+                out.extend_from_slice(connack::unsupported_version(*level));
             }
             Reply::Accepted { assigned_id, forgets_session } => {
                 let mut ack = ConnAck::new(false, ReasonCode::Success);

@@ -1,1 +1,272 @@
+//! Every phase against every kind of packet, the rules that are easy to get wrong, and a storm of random input.
 
+use std::num::NonZeroU16;
+
+use nsd_wire::{SubscribeFilter, SubscribeOptions, Will};
+
+use nsd_wire::{Ack, Subscribe, Unsubscribe};
+
+use super::*;
+use crate::access::{Policy, TopicRule};
+
+fn open() -> Grant {
+    Policy { allow_anonymous: true, devices: false, topic_rule: TopicRule::Open }.grant(None)
+}
+
+fn id(id: u16) -> nsd_wire::PacketId {
+    nsd_wire::PacketId::new(id).unwrap()
+}
+
+fn publish(topic: &'static str, qos: Qos) -> Publish<'static> {
+    let packet_id = (qos != Qos::AtMostOnce).then(|| id(7));
+    Publish { qos, packet_id, ..Publish::new(topic, b"x") }
+}
+
+fn names(effects: Effects<'_>) -> Vec<String> {
+    effects
+        .into_iter()
+        .map(|effect| match effect {
+            Effect::Admit(_) => "admit".to_owned(),
+            Effect::Route { publish, receipt } => {
+                format!(
+                    "route {} {}",
+                    publish.topic,
+                    receipt.map_or("-".to_owned(), |r| r.id.get().to_string())
+                )
+            }
+            Effect::Subscribe(s) => {
+                format!(
+                    "subscribe {}",
+                    s.wishes.iter().map(|w| format!("{:02x}", w.code as u8)).collect::<String>()
+                )
+            }
+            Effect::Unsubscribe(u) => format!("unsubscribe {}", u.filters.join(",")),
+            Effect::Settle { kind, .. } => format!("settle {kind:?}"),
+            Effect::Send(Reply::Ack { kind, reason, .. }) => format!("{kind:?} {:02x}", reason as u8),
+            Effect::Send(Reply::Disconnect(reason)) => format!("disconnect {:02x}", reason as u8),
+            Effect::Send(Reply::Refused(reason)) => format!("refused {:02x}", reason as u8),
+            Effect::Send(Reply::Accepted { .. }) => "accepted".to_owned(),
+            Effect::Send(reply) => format!("{reply:?}"),
+            Effect::Leave { will, .. } => if will.is_some() { "leave with will" } else { "leave" }.to_owned(),
+            Effect::Close => "close".to_owned(),
+        })
+        .collect()
+}
+
+fn connect(version: Version) -> Connect<'static> {
+    let will = Some(Will::new("will", b"gone"));
+    Connect { will, ..Connect::new(version, "c1") }
+}
+
+fn connected(version: Version, grant: Grant, now: Instant) -> Session {
+    let mut session = Session::new(now);
+    assert_eq!(names(session.on_packet(Packet::Connect(connect(version)), now)), ["admit"]);
+    assert!(!session.may_read());
+    assert_eq!(names(session.on_admitted(Ok(grant), now)), ["accepted"]);
+    session
+}
+
+#[test]
+fn before_a_connect_nothing_else_is_taken() {
+    let now = Instant::now();
+    for packet in [Packet::PingReq, Packet::Publish(publish("a", Qos::AtMostOnce))] {
+        assert_eq!(names(Session::new(now).on_packet(packet, now)), ["close"]);
+    }
+    let mut session = Session::new(now);
+    assert!(names(session.on_tick(now + limits::CONNECT_DEADLINE / 2)).is_empty());
+    assert_eq!(names(session.on_tick(now + limits::CONNECT_DEADLINE)), ["close"]);
+}
+
+#[test]
+fn a_refusal_is_told_and_closes() {
+    let now = Instant::now();
+    let mut session = Session::new(now);
+    session.on_packet(Packet::Connect(connect(Version::V5)), now);
+    assert_eq!(
+        names(session.on_admitted(Err(ReasonCode::BadUserNameOrPassword), now)),
+        ["refused 86", "close"]
+    );
+    assert!(names(session.on_end(Ending::Lost)).is_empty());
+}
+
+#[test]
+fn every_packet_of_a_connected_client() {
+    let now = Instant::now();
+    let filters = [SubscribeFilter { filter: "a/+", options: SubscribeOptions::default() }];
+    for (packet, v3, v5) in [
+        (Packet::PingReq, vec!["PingResp"], vec!["PingResp"]),
+        (Packet::Publish(publish("a", Qos::AtMostOnce)), vec!["route a -"], vec!["route a -"]),
+        (Packet::Publish(publish("a", Qos::AtLeastOnce)), vec!["route a 7"], vec!["route a 7"]),
+        (Packet::Publish(publish("a", Qos::ExactlyOnce)), vec!["route a 7"], vec!["route a 7"]),
+        (
+            Packet::Publish(publish("$SYS/a", Qos::AtLeastOnce)),
+            vec!["leave with will", "close"],
+            vec!["PubAck 87"],
+        ),
+        (
+            Packet::Publish(publish("$SYS/a", Qos::AtMostOnce)),
+            vec!["leave with will", "close"],
+            vec!["disconnect 87", "leave with will", "close"],
+        ),
+        (Packet::PubAck(Ack::new(id(1))), vec!["settle PubAck"], vec!["settle PubAck"]),
+        (Packet::PubRec(Ack::new(id(1))), vec!["settle PubRec"], vec!["settle PubRec"]),
+        (Packet::PubComp(Ack::new(id(1))), vec!["settle PubComp"], vec!["settle PubComp"]),
+        (Packet::PubRel(Ack::new(id(1))), vec!["PubComp 92"], vec!["PubComp 92"]),
+        (Packet::Subscribe(Subscribe::new(id(1), &filters)), vec!["subscribe 00"], vec!["subscribe 00"]),
+        (Packet::Unsubscribe(Unsubscribe::new(id(1), &["a/+"])), vec!["unsubscribe "], vec!["unsubscribe "]),
+        (
+            Packet::Disconnect(nsd_wire::Disconnect::new(ReasonCode::Success)),
+            vec!["leave", "close"],
+            vec!["leave", "close"],
+        ),
+        (
+            Packet::Disconnect(nsd_wire::Disconnect::new(ReasonCode::DisconnectWithWill)),
+            vec!["leave with will", "close"],
+            vec!["leave with will", "close"],
+        ),
+        (
+            Packet::Connect(connect(Version::V5)),
+            vec!["leave with will", "close"],
+            vec!["disconnect 82", "leave with will", "close"],
+        ),
+        (
+            Packet::PingResp,
+            vec!["leave with will", "close"],
+            vec!["disconnect 82", "leave with will", "close"],
+        ),
+    ] {
+        for (version, expected) in [(Version::V31, &v3), (Version::V311, &v3), (Version::V5, &v5)] {
+            let mut session = connected(version, open(), now);
+            assert_eq!(&names(session.on_packet(packet, now)), expected, "{packet:?} in {version:?}");
+        }
+    }
+}
+
+#[test]
+fn the_end_of_a_connection_decides_about_the_will() {
+    let now = Instant::now();
+    let lost = |session: &mut Session| names(session.on_end(Ending::Lost));
+    assert_eq!(lost(&mut connected(Version::V311, open(), now)), ["leave with will", "close"]);
+    let mut session = connected(Version::V5, open(), now);
+    let taken = Ending::SentAway(ReasonCode::SessionTakenOver);
+    assert_eq!(names(session.on_end(taken)), ["disconnect 8e", "leave with will", "close"]);
+    assert!(lost(&mut session).is_empty());
+    let mut session = connected(Version::V5, open(), now);
+    assert!(names(session.on_tick(now + Duration::from_secs(89))).is_empty());
+    assert_eq!(
+        names(session.on_tick(now + Duration::from_secs(90))),
+        ["disconnect 8d", "leave with will", "close"]
+    );
+}
+
+#[test]
+fn exactly_once_is_routed_once() {
+    let now = Instant::now();
+    let mut session = connected(Version::V311, open(), now);
+    let message = Packet::Publish(publish("a", Qos::ExactlyOnce));
+    let release = Packet::PubRel(Ack::new(id(7)));
+    let receipt = Receipt { id: id(7), qos: Qos::ExactlyOnce };
+    assert_eq!(names(session.on_packet(message, now)), ["route a 7"]);
+    assert!(names(session.on_packet(message, now)).is_empty(), "sent again while it is being stored");
+    assert_eq!(names(session.on_stored(receipt, ReasonCode::Success)), ["PubRec 00"]);
+    assert_eq!(names(session.on_packet(message, now)), ["PubRec 00"], "only the PUBREC was lost");
+    assert_eq!(names(session.on_packet(release, now)), ["PubComp 00"]);
+    assert_eq!(names(session.on_packet(message, now)), ["route a 7"], "the identifier is free again");
+}
+
+#[test]
+fn what_cannot_be_stored_is_not_acknowledged() {
+    let now = Instant::now();
+    let receipt = Receipt { id: id(7), qos: Qos::AtLeastOnce };
+    for (version, expected) in
+        [(Version::V5, vec!["PubAck 80"]), (Version::V311, vec!["leave with will", "close"])]
+    {
+        let mut session = connected(version, open(), now);
+        session.on_packet(Packet::Publish(publish("a", Qos::AtLeastOnce)), now);
+        assert_eq!(names(session.on_stored(receipt, ReasonCode::UnspecifiedError)), expected);
+    }
+}
+
+#[test]
+fn aliases_are_learnt_and_checked() {
+    let now = Instant::now();
+    let with = |topic, alias| {
+        let mut publish = publish(topic, Qos::AtMostOnce);
+        publish.properties.topic_alias = NonZeroU16::new(alias);
+        Packet::Publish(publish)
+    };
+    let mut session = connected(Version::V5, open(), now);
+    assert_eq!(names(session.on_packet(with("long/topic", 3), now)), ["route long/topic -"]);
+    assert_eq!(names(session.on_packet(with("", 3), now)), ["route long/topic -"]);
+    assert_eq!(names(session.on_packet(with("", 2), now))[0], "disconnect 82");
+    let mut session = connected(Version::V5, open(), now);
+    assert_eq!(names(session.on_packet(with("a", limits::TOPIC_ALIAS_MAXIMUM + 1), now))[0], "disconnect 94");
+}
+
+#[test]
+fn too_many_at_once_is_an_error_in_v5_and_a_pause_before() {
+    let now = Instant::now();
+    let mut v3 = connected(Version::V311, open(), now);
+    let mut v5 = connected(Version::V5, open(), now);
+    let message = Packet::Publish(publish("a", Qos::AtLeastOnce));
+    for _ in 0..limits::RECEIVE_MAXIMUM {
+        v3.on_packet(message, now);
+        v5.on_packet(message, now);
+    }
+    assert!(!v3.may_read());
+    assert_eq!(names(v5.on_packet(message, now))[0], "disconnect 93");
+    v3.on_stored(Receipt { id: id(7), qos: Qos::AtLeastOnce }, ReasonCode::Success);
+    assert!(v3.may_read());
+}
+
+#[test]
+fn random_input_never_panics_and_never_speaks_after_its_end() {
+    for seed in 0..300 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut now = Instant::now();
+        let mut session = Session::new(now);
+        let mut over = false;
+        for _ in 0..200 {
+            now += Duration::from_millis(random.u64(..20_000));
+            let filters = [SubscribeFilter {
+                filter: ["#", "a/b", "$share/g/a", "$SYS/#"][random.usize(..4)],
+                options: SubscribeOptions::default(),
+            }];
+            let qos = [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce][random.usize(..3)];
+            let ack = Ack::new(id(random.u16(1..9)));
+            let topic = ["a", "a/b", "$SYS/x", ""][random.usize(..4)];
+            let mut message = Publish {
+                packet_id: (qos != Qos::AtMostOnce).then_some(ack.packet_id),
+                ..publish(topic, qos)
+            };
+            message.properties.topic_alias =
+                NonZeroU16::new(random.u16(..70)).filter(|_| topic.is_empty() || random.bool());
+            let version = Version::ALL[random.usize(..3)];
+            let receipt = Receipt { id: ack.packet_id, qos };
+            let effects = match random.u8(..16) {
+                0..=2 => names(session.on_packet(Packet::Connect(connect(version)), now)),
+                3 => names(session.on_admitted(Ok(open()), now)),
+                4 => names(session.on_admitted(Err(ReasonCode::ServerBusy), now)),
+                5 => names(session.on_stored(receipt, ReasonCode::Success)),
+                6 => names(session.on_stored(receipt, ReasonCode::QuotaExceeded)),
+                7 => names(session.on_tick(now)),
+                8 => names(session.on_error(ReadError::Decode(DecodeError::Malformed("random")))),
+                9 if random.u8(..8) == 0 => names(session.on_end(Ending::Lost)),
+                10 => {
+                    names(session.on_packet(Packet::Subscribe(Subscribe::new(ack.packet_id, &filters)), now))
+                }
+                11 => names(
+                    session.on_packet(Packet::Unsubscribe(Unsubscribe::new(ack.packet_id, &["#"])), now),
+                ),
+                12 => names(session.on_packet(Packet::PubRel(ack), now)),
+                13 => names(session.on_packet(Packet::PubRec(ack), now)),
+                _ => names(session.on_packet(Packet::Publish(message), now)),
+            };
+            let speaks = effects.iter().any(|effect| effect != "close");
+            assert!(!over || !speaks, "after its end: {effects:?} (seed {seed})");
+            over |= effects.last().is_some_and(|effect| effect == "close");
+            let left = effects.iter().filter(|effect| effect.starts_with("leave")).count();
+            assert!(left <= 1 && (left == 0 || over), "{effects:?} (seed {seed})");
+        }
+    }
+}

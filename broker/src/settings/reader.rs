@@ -85,13 +85,13 @@ impl<'t> Reader<'t> {
         self.typed(key, "a list of strings", problems, all).unwrap_or_default()
     }
 
-    pub(super) fn table(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<Reader<'t>> {
+    pub(super) fn table(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<Self> {
         let (path, start) = (self.name(key), self.at(key));
         let table = self.typed(key, "a table", problems, DeValue::as_table)?;
         Some(Reader::new(table, &path, start))
     }
 
-    pub(super) fn tables(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Vec<Reader<'t>> {
+    pub(super) fn tables(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Vec<Self> {
         let path = self.name(key);
         let each = |value: &'t DeValue<'t>| -> Option<Vec<Reader<'t>>> {
             let items = value.as_array()?.iter();

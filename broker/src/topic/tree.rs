@@ -14,8 +14,8 @@ pub struct Tree<K, V> {
 
 #[derive(Debug)]
 struct Node<K, V> {
-    children: HashMap<Box<str>, Node<K, V>>,
-    plus: Option<Box<Node<K, V>>>,
+    children: HashMap<Box<str>, Self>,
+    plus: Option<Box<Self>>,
     /// Subscribers whose filter ends here.
     here: Vec<(K, V)>,
     /// Subscribers whose filter ends with `#` below this level; `a/#` matches `a` too (MQTT-4.7.1-2).
@@ -228,7 +228,9 @@ mod tests {
         let mut filters = ["a/b", "a", "#", "+/x/#", "", "/", "a//b"].map(str::to_owned);
         filters.sort();
         let mut tree = Tree::default();
-        filters.iter().for_each(|filter| drop(tree.insert(filter, 1, ())));
+        for filter in &filters {
+            tree.insert(filter, 1, ());
+        }
         let mut found = tree.filters();
         found.sort();
         assert_eq!(found, filters);

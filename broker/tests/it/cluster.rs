@@ -1,0 +1,184 @@
+//! Two nodes around one Redis.
+
+use std::time::{Duration, Instant};
+
+use nsd_wire::{Connect, Qos, ReasonCode, Version, Will};
+
+use crate::support::{Broker, Client, Redis, SOON, eventually};
+
+const ALL_QOS: [Qos; 3] = [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce];
+
+#[test]
+fn messages_cross_nodes_at_every_qos_and_in_order() {
+    let redis = Redis::start();
+    let (a, b) = (Broker::node(&redis), Broker::node(&redis));
+    let mut subscriber = a.client(Version::V5, "s");
+    subscriber.subscribe("t/#", Qos::ExactlyOnce);
+    let mut publisher = b.client(Version::V311, "p");
+    for number in 0..300_u32 {
+        publisher.publish("t/x", &number.to_be_bytes(), ALL_QOS[number as usize % 3]);
+    }
+    for number in 0..300_u32 {
+        let message = subscriber.message();
+        assert_eq!(message.payload, number.to_be_bytes());
+        assert_eq!(message.qos, ALL_QOS[number as usize % 3]);
+    }
+}
+
+#[test]
+fn after_the_suback_a_publish_anywhere_is_delivered() {
+    let redis = Redis::start();
+    let (a, b) = (Broker::node(&redis), Broker::node(&redis));
+    let mut subscriber = a.client(Version::V311, "s");
+    let mut publisher = b.client(Version::V311, "p");
+    for round in 0..200_u32 {
+        let topic = format!("round/{round}");
+        subscriber.subscribe(&topic, Qos::AtMostOnce);
+        publisher.publish(&topic, &round.to_be_bytes(), ALL_QOS[round as usize % 2]);
+        assert_eq!(subscriber.message().payload, round.to_be_bytes(), "round {round}");
+    }
+}
+
+#[test]
+fn only_interested_nodes_get_messages() {
+    let redis = Redis::start();
+    let (a, b) = (Broker::node(&redis), Broker::node(&redis));
+    let mut publisher = a.client(Version::V311, "p");
+    let mut subscriber = b.client(Version::V311, "s");
+    subscriber.subscribe("wanted", Qos::AtMostOnce);
+    for _ in 0..50 {
+        publisher.publish("unwanted", b"x", Qos::AtLeastOnce);
+    }
+    publisher.publish("wanted", b"x", Qos::AtLeastOnce);
+    subscriber.message();
+    assert_eq!(b.ask("stats").1["cluster"]["received"], 1);
+}
+
+#[test]
+fn retained_messages_are_the_same_everywhere_also_for_a_new_node() {
+    let redis = Redis::start();
+    let (a, b) = (Broker::node(&redis), Broker::node(&redis));
+    let mut publisher = a.client(Version::V5, "p");
+    for number in 0..20 {
+        publisher.retain(&format!("r/{number}"), b"x", Qos::AtLeastOnce);
+    }
+    publisher.retain("r/0", b"", Qos::AtLeastOnce);
+    let late = Broker::node(&redis);
+    for node in [&a, &b, &late] {
+        let mut subscriber = node.client(Version::V311, "s");
+        subscriber.subscribe("r/+", Qos::AtMostOnce);
+        for _ in 1..20 {
+            assert!(subscriber.message().retain);
+        }
+        assert_eq!(subscriber.message_within(Duration::from_millis(200)), None);
+    }
+}
+
+#[test]
+fn a_session_is_taken_over_across_nodes_with_its_will() {
+    let redis = Redis::start();
+    let (a, b) = (Broker::node(&redis), Broker::node(&redis));
+    let mut watcher = b.client(Version::V5, "w");
+    watcher.subscribe("will", Qos::AtLeastOnce);
+    let connect = Connect { will: Some(Will::new("will", b"old")), ..Connect::new(Version::V5, "same") };
+    let mut old = Client::connect(a.address, &connect);
+    let mut new = b.client(Version::V5, "same");
+    assert_eq!(old.disconnected(), ReasonCode::SessionTakenOver);
+    assert!(old.is_closed(SOON));
+    assert_eq!(watcher.message().payload, b"old");
+    new.ping();
+    let mut third = a.client(Version::V311, "same");
+    assert_eq!(new.disconnected(), ReasonCode::SessionTakenOver);
+    third.ping();
+}
+
+#[test]
+fn a_takeover_storm_leaves_exactly_one() {
+    let redis = Redis::start();
+    let (a, b) = (Broker::node(&redis), Broker::node(&redis));
+    let mut clients: Vec<Client> = (0..40)
+        .map(|number| if number % 2 == 0 { &a } else { &b })
+        .map(|node| {
+            let mut client = Client::open(node.address, Version::V5);
+            client.send(&nsd_wire::Packet::Connect(Connect::new(Version::V5, "storm")));
+            client
+        })
+        .collect();
+    let alive = |clients: &mut Vec<Client>| {
+        clients.retain_mut(|client| !client.is_closed(Duration::from_millis(20)));
+        clients.len()
+    };
+    eventually("one is left", SOON * 2, || alive(&mut clients) == 1);
+    clients[0].ping();
+}
+
+#[test]
+fn a_dead_nodes_wills_come_exactly_once_and_its_routes_go() {
+    let redis = Redis::start();
+    let (a, b, c) = (Broker::node(&redis), Broker::node(&redis), Broker::node(&redis));
+    let mut watcher = b.client(Version::V311, "w");
+    watcher.subscribe("will/#", Qos::AtLeastOnce);
+    let mortals: Vec<Client> = (0..10)
+        .map(|number| {
+            let (topic, id) = (format!("will/{number}"), format!("mortal-{number}"));
+            let connect =
+                Connect { will: Some(Will::new(&topic, b"gone")), ..Connect::new(Version::V5, &id) };
+            let mut client = Client::connect(a.address, &connect);
+            client.subscribe("news", Qos::AtMostOnce);
+            client
+        })
+        .collect();
+    a.signal("-KILL");
+    let killed = Instant::now();
+    let mut topics: Vec<String> =
+        (0..10).map(|_| watcher.message_within(Duration::from_secs(15)).expect("a will").topic).collect();
+    assert!(killed.elapsed() < Duration::from_secs(13), "{:?}", killed.elapsed());
+    topics.sort();
+    topics.dedup();
+    assert_eq!(topics.len(), 10);
+    assert_eq!(watcher.message_within(Duration::from_secs(3)), None, "no will comes twice");
+    let mut publisher = c.client(Version::V311, "p");
+    let before = c.ask("stats").1["cluster"]["sent"].clone();
+    publisher.publish("news", b"x", Qos::AtLeastOnce);
+    assert_eq!(c.ask("stats").1["cluster"]["sent"], before, "nobody sends to a dead node");
+    drop(mortals);
+}
+
+#[test]
+fn redis_killed_and_restarted() {
+    let mut redis = Redis::start();
+    let (a, b) = (Broker::node(&redis), Broker::node(&redis));
+    let mut near = a.client(Version::V311, "near");
+    near.subscribe("t", Qos::AtLeastOnce);
+    let mut far = b.client(Version::V311, "far");
+    far.subscribe("t", Qos::AtLeastOnce);
+    let mut publisher = a.client(Version::V5, "p");
+    publisher.retain("kept", b"x", Qos::AtLeastOnce);
+    redis.kill();
+    publisher.publish("t", b"local", Qos::AtMostOnce);
+    assert_eq!(near.message().payload, b"local", "local QoS 0 goes on");
+    eventually("health says degraded", SOON, || a.ask("health").1["degraded"] == true);
+    let (good, health) = a.ask("health");
+    assert!(good && health["live"] == true && health["ready"] == true, "{health}");
+    let refused = Client::refused(a.address, &Connect::new(Version::V5, "new"));
+    assert_eq!(refused, ReasonCode::ServerUnavailable);
+    let waiting = std::thread::spawn(move || {
+        let reason = publisher.publish("t", b"held", Qos::AtLeastOnce);
+        (publisher, reason)
+    });
+    assert_eq!(near.message().payload, b"held");
+    std::thread::sleep(Duration::from_millis(700));
+    assert!(!waiting.is_finished(), "what is not safe is not acknowledged");
+    redis.restart();
+    let (mut publisher, reason) = waiting.join().unwrap();
+    assert_eq!(reason, ReasonCode::Success);
+    eventually("health is good again", SOON * 2, || {
+        [&a, &b].iter().all(|node| node.ask("health").1["degraded"] == false)
+    });
+    publisher.publish("t", b"after", Qos::AtLeastOnce);
+    assert_eq!(near.message().payload, b"after");
+    eventually("the far client hears again", SOON, || far.message().payload == b"after");
+    let mut new = b.client(Version::V311, "new");
+    new.subscribe("kept", Qos::AtMostOnce);
+    assert_eq!(new.message().payload, b"x");
+}

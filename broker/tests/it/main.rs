@@ -1,0 +1,11 @@
+//! The broker as its users meet it: real processes, real sockets, a real Redis.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a helper of a test fails as the test would")]
+
+mod access;
+mod cluster;
+mod misuse;
+mod one_node;
+mod start;
+mod store;
+mod support;

@@ -1,0 +1,260 @@
+//! Publish and subscribe on one node, in all versions.
+
+use std::time::Duration;
+
+use nsd_wire::{Connect, Packet, Publish, Qos, ReasonCode, RetainHandling, SubscribeOptions, Version, Will};
+
+use crate::support::{Broker, Client, SOON};
+
+const ALL_QOS: [Qos; 3] = [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce];
+const SHORT: Duration = Duration::from_millis(300);
+
+#[test]
+fn every_version_reaches_every_other_at_the_lower_qos() {
+    let broker = Broker::anonymous();
+    for from in Version::ALL {
+        for to in Version::ALL {
+            let mut subscriber = broker.client(to, "subscriber");
+            let mut publisher = broker.client(from, "publisher");
+            for wanted in ALL_QOS {
+                subscriber.subscribe("t/+", wanted);
+                for sent in ALL_QOS {
+                    publisher.publish("t/x", b"hello", sent);
+                    let message = subscriber.message();
+                    assert_eq!((message.topic.as_str(), message.payload.as_slice()), ("t/x", &b"hello"[..]));
+                    assert_eq!(message.qos, sent.min(wanted), "{from:?} {sent:?} to {to:?} {wanted:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn retained_messages_come_after_the_suback_and_can_be_removed() {
+    let broker = Broker::anonymous();
+    let mut publisher = broker.client(Version::V5, "p");
+    publisher.retain("r/a", b"old", Qos::AtLeastOnce);
+    publisher.retain("r/a", b"new", Qos::AtMostOnce);
+    publisher.retain("r/b", b"b", Qos::ExactlyOnce);
+    publisher.ping();
+    let mut subscriber = broker.client(Version::V311, "s");
+    subscriber.subscribe("r/#", Qos::AtLeastOnce);
+    let (first, second) = (subscriber.message(), subscriber.message());
+    assert_eq!((first.payload.as_slice(), first.retain, first.qos), (&b"new"[..], true, Qos::AtMostOnce));
+    assert_eq!((second.payload.as_slice(), second.qos), (&b"b"[..], Qos::AtLeastOnce));
+    publisher.retain("r/a", b"", Qos::AtLeastOnce);
+    let live = subscriber.message();
+    assert!(live.payload.is_empty() && !live.retain, "live messages do not say that they are retained");
+    let mut late = broker.client(Version::V5, "late");
+    late.subscribe("r/a", Qos::AtMostOnce);
+    assert_eq!(late.message_within(SHORT), None);
+}
+
+#[test]
+fn retained_messages_by_wish_and_expiry() {
+    let broker = Broker::anonymous();
+    let mut publisher = broker.client(Version::V5, "p");
+    publisher.retain("r", b"x", Qos::AtLeastOnce);
+    let mut subscriber = broker.client(Version::V5, "s");
+    let wish = |retain_handling| SubscribeOptions { retain_handling, ..SubscribeOptions::default() };
+    subscriber.subscribe_with("r", wish(RetainHandling::DoNotSend), None);
+    assert_eq!(subscriber.message_within(SHORT), None);
+    subscriber.subscribe_with("r", wish(RetainHandling::SendIfNew), None);
+    assert_eq!(subscriber.message_within(SHORT), None);
+    subscriber.subscribe_with("r", wish(RetainHandling::Send), None);
+    assert!(subscriber.message().retain);
+    let mut short = Publish { retain: true, qos: Qos::AtLeastOnce, ..Publish::new("short", b"x") };
+    short.properties.message_expiry = Some(1);
+    publisher.publish_as(short);
+    std::thread::sleep(Duration::from_millis(1100));
+    subscriber.subscribe("short", Qos::AtMostOnce);
+    assert_eq!(subscriber.message_within(SHORT), None);
+}
+
+#[test]
+fn subscription_options_of_v5() {
+    let broker = Broker::anonymous();
+    let mut client = broker.client(Version::V5, "c");
+    let own = SubscribeOptions { no_local: true, ..SubscribeOptions::default() };
+    client.subscribe_with("own", own, None);
+    client.publish("own", b"x", Qos::AtLeastOnce);
+    assert_eq!(client.message_within(SHORT), None);
+    let published = SubscribeOptions { retain_as_published: true, ..SubscribeOptions::default() };
+    client.subscribe_with("a/+", published, Some(7));
+    client.subscribe_with("a/#", Qos::AtLeastOnce.into(), Some(300_000));
+    let mut other = broker.client(Version::V5, "o");
+    other.retain("a/b", b"x", Qos::AtLeastOnce);
+    let mut message = client.message();
+    message.ids.sort_unstable();
+    assert_eq!((message.ids, message.qos, message.retain), (vec![7, 300_000], Qos::AtLeastOnce, true));
+    assert_eq!(client.message_within(SHORT), None, "overlapping filters make one delivery");
+}
+
+#[test]
+fn properties_are_forwarded_and_aliases_are_not() {
+    let broker = Broker::anonymous();
+    let mut subscriber = broker.client(Version::V5, "s");
+    subscriber.subscribe("t", Qos::AtLeastOnce);
+    let mut publisher = broker.client(Version::V5, "p");
+    let pairs = [("k", "v"), ("k", "w")];
+    let mut publish = Publish::new("t", b"x");
+    publish.properties.response_topic = Some("answer");
+    publish.properties.correlation_data = Some(b"42");
+    publish.properties.user = nsd_wire::UserProperties::from_pairs(&pairs);
+    publish.properties.topic_alias = std::num::NonZeroU16::new(1);
+    publisher.send(&Packet::Publish(publish));
+    publisher.send(&Packet::Publish(Publish { topic: "", ..publish }));
+    for _ in 0..2 {
+        subscriber.expect(|packet| {
+            let Packet::Publish(got) = packet else { return None };
+            assert_eq!((got.topic, got.properties.topic_alias), ("t", None));
+            assert_eq!(got.properties.response_topic, Some("answer"));
+            assert_eq!(got.properties.correlation_data, Some(&b"42"[..]));
+            assert_eq!(got.properties.user.iter().collect::<Vec<_>>(), pairs);
+            Some(())
+        });
+    }
+}
+
+#[test]
+fn a_will_comes_when_the_connection_breaks_and_only_then() {
+    let broker = Broker::anonymous();
+    let mut watcher = broker.client(Version::V311, "w");
+    watcher.subscribe("will/#", Qos::AtLeastOnce);
+    for version in Version::ALL {
+        let will = Will { qos: Qos::AtLeastOnce, ..Will::new("will/x", b"gone") };
+        let connect = Connect { will: Some(will), ..Connect::new(version, "mortal") };
+        Client::connect(broker.address, &connect).disconnect();
+        assert_eq!(watcher.message_within(SHORT), None, "{version:?}");
+        Client::connect(broker.address, &connect).vanish();
+        assert_eq!(watcher.message().payload, b"gone", "{version:?}");
+    }
+}
+
+#[test]
+fn taking_a_session_over_ends_the_old_connection_and_sends_its_will() {
+    let broker = Broker::anonymous();
+    let mut watcher = broker.client(Version::V5, "w");
+    watcher.subscribe("will", Qos::AtMostOnce);
+    let connect = Connect { will: Some(Will::new("will", b"old")), ..Connect::new(Version::V5, "same") };
+    let mut old = Client::connect(broker.address, &connect);
+    let mut new = broker.client(Version::V5, "same");
+    assert_eq!(old.disconnected(), ReasonCode::SessionTakenOver);
+    assert!(old.is_closed(SOON));
+    assert_eq!(watcher.message().payload, b"old");
+    new.ping();
+    new.subscribe("t", Qos::AtMostOnce);
+    new.publish("t", b"x", Qos::AtLeastOnce);
+}
+
+#[test]
+fn a_connack_says_what_the_server_is() {
+    let broker = Broker::anonymous();
+    let mut client = Client::open(broker.address, Version::V5);
+    let mut connect = Connect::new(Version::V5, "");
+    connect.properties.session_expiry = Some(3600);
+    client.send(&Packet::Connect(connect));
+    client.expect(|packet| {
+        let Packet::ConnAck(ack) = packet else { return None };
+        assert!(ack.properties.assigned_client_id.is_some_and(|id| id.len() > 8));
+        assert_eq!(
+            ack.properties.session_expiry,
+            Some(0),
+            "sessions end with their connection, and it says so"
+        );
+        assert!(ack.properties.receive_maximum.is_some() && ack.properties.maximum_packet_size.is_some());
+        Some(())
+    });
+}
+
+#[test]
+fn the_receive_maximum_and_packet_size_of_a_client_hold() {
+    let broker = Broker::anonymous();
+    let mut connect = Connect::new(Version::V5, "small");
+    connect.properties.receive_maximum = std::num::NonZeroU16::new(2);
+    connect.properties.maximum_packet_size = std::num::NonZeroU32::new(100);
+    let mut small = Client::connect(broker.address, &connect);
+    small.subscribe("t", Qos::AtLeastOnce);
+    let mut publisher = broker.client(Version::V5, "p");
+    publisher.publish("t", &[b'x'; 200], Qos::AtLeastOnce);
+    for number in 0..5_u8 {
+        publisher.publish("t", &[number], Qos::AtLeastOnce);
+    }
+    let mut take = |limit| {
+        small.next(limit, |packet| match packet {
+            Packet::Publish(publish) => (publish.packet_id.unwrap(), publish.payload[0]),
+            other => panic!("{other:?}"),
+        })
+    };
+    let (first, second) = (take(SOON).unwrap(), take(SOON).unwrap());
+    assert_eq!((first.1, second.1), (0, 1), "the large one is left out");
+    assert!(take(SHORT).is_err(), "two are out, no more come");
+    small.send(&Packet::PubAck(nsd_wire::Ack::new(second.0)));
+    assert_eq!(small.message().payload, [2]);
+    small.send(&Packet::PubAck(nsd_wire::Ack::new(first.0)));
+    assert_eq!(small.message().payload, [3]);
+    assert_eq!(small.message().payload, [4]);
+}
+
+#[test]
+fn a_slow_receiver_costs_bounded_memory_and_only_itself() {
+    let broker = Broker::anonymous();
+    let mut slow = broker.client(Version::V311, "slow");
+    slow.subscribe("flood", Qos::AtMostOnce);
+    let mut publisher = broker.client(Version::V311, "p");
+    let before = broker.resident_kib();
+    let mut batch = Vec::new();
+    for _ in 0..64 {
+        Publish::new("flood", &[b'x'; 1000]).encode(Version::V311, &mut batch).unwrap();
+    }
+    // 64 MB toward a client that reads nothing; patience ends once, then it goes on.
+    for _ in 0..1000 {
+        publisher.send_raw(&batch);
+    }
+    let started = std::time::Instant::now();
+    let mut other = broker.client(Version::V311, "other");
+    other.subscribe("fine", Qos::AtLeastOnce);
+    other.publish_as(Publish { qos: Qos::AtMostOnce, ..Publish::new("fine", b"x") });
+    other.message();
+    assert!(started.elapsed() < Duration::from_secs(2), "others are not slowed");
+    let grown = broker.resident_kib() - before;
+    assert!(grown < 24 * 1024, "grew by {grown} KiB");
+    assert!(broker.ask("stats").1["messages"]["dropped"].as_u64().unwrap() > 0, "what is lost is counted");
+}
+
+#[test]
+fn keep_alive_ends_a_silent_client_after_one_and_a_half_times() {
+    let broker = Broker::anonymous();
+    let started = std::time::Instant::now();
+    let connect = Connect { keep_alive: 1, ..Connect::new(Version::V5, "silent") };
+    let mut silent = Client::connect(broker.address, &connect);
+    assert_eq!(silent.disconnected(), ReasonCode::KeepAliveTimeout);
+    let waited = started.elapsed();
+    assert!((Duration::from_millis(1400)..Duration::from_secs(3)).contains(&waited), "{waited:?}");
+}
+
+#[test]
+fn fan_in_loses_nothing() {
+    let broker = Broker::anonymous();
+    let mut subscriber = broker.client(Version::V311, "s");
+    subscriber.subscribe("in/#", Qos::AtMostOnce);
+    let address = broker.address;
+    let publishers: Vec<_> = (0..4)
+        .map(|number| {
+            std::thread::spawn(move || {
+                let mut client =
+                    Client::connect(address, &Connect::new(Version::V311, &format!("p{number}")));
+                let mut batch = Vec::new();
+                for _ in 0..100 {
+                    Publish::new("in/x", &[b'x'; 64]).encode(Version::V311, &mut batch).unwrap();
+                }
+                (0..100).for_each(|_| client.send_raw(&batch));
+                client.ping();
+            })
+        })
+        .collect();
+    for _ in 0..40_000 {
+        subscriber.message();
+    }
+    publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
+}

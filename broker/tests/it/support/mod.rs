@@ -1,0 +1,409 @@
+//! Real processes on loopback: brokers, Redis, and a small client that speaks through `nsd-wire`.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use nsd_wire::{
+    Ack, Connect, Packet, PacketId, Publish, Qos, ReasonCode, Subscribe, SubscribeFilter, SubscribeOptions,
+    Version,
+};
+
+/// How long anything may take that should happen at once.
+pub(crate) const SOON: Duration = Duration::from_secs(5);
+
+static NEXT_PORT: AtomicU16 = AtomicU16::new(21_100);
+
+/// A port of this suite's own range that nobody listens on.
+pub(crate) fn port() -> u16 {
+    loop {
+        let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
+        assert!(port < 22_000, "the range of test ports is used up");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+pub(crate) fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + limit;
+    while !holds() {
+        assert!(Instant::now() < until, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A Redis of our own; killed when dropped.
+pub(crate) struct Redis {
+    pub(crate) port: u16,
+    directory: tempfile::TempDir,
+    process: Child,
+}
+
+impl Redis {
+    pub(crate) fn start() -> Self {
+        let (port, directory) = (port(), tempfile::tempdir().unwrap());
+        let process = Self::launch(port, directory.path(), &[]);
+        Self { port, directory, process }
+    }
+
+    pub(crate) fn with(options: &[&str]) -> Self {
+        let (port, directory) = (port(), tempfile::tempdir().unwrap());
+        let process = Self::launch(port, directory.path(), options);
+        Self { port, directory, process }
+    }
+
+    fn launch(port: u16, directory: &Path, options: &[&str]) -> Child {
+        let process = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
+            .args(["--appendfsync", "always", "--dir", &directory.display().to_string()])
+            .args(options)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        eventually("redis listens", SOON, || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        process
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    pub(crate) fn restart(&mut self) {
+        self.process = Self::launch(self.port, self.directory.path(), &[]);
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/5", self.port)
+    }
+
+    pub(crate) fn connection(&self) -> redis::Connection {
+        redis::Client::open(self.url()).unwrap().get_connection().unwrap()
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A broker process; killed when dropped.
+pub(crate) struct Broker {
+    pub(crate) address: SocketAddr,
+    pub(crate) socket: PathBuf,
+    process: Child,
+    _directory: tempfile::TempDir,
+}
+
+impl Broker {
+    pub(crate) fn anonymous() -> Self {
+        Self::start("allow_anonymous = true")
+    }
+
+    /// A node of the cluster around this Redis that lets everybody in.
+    pub(crate) fn node(redis: &Redis) -> Self {
+        let url = redis.url();
+        Self::start(&format!(
+            "allow_anonymous = true\n[store]\nkind = \"redis\"\nurl = \"{url}\"\n[access]\ntopic_rule = \"open\"\ndevices = false"
+        ))
+    }
+
+    /// A broker with these settings; listener and admin socket are added.
+    pub(crate) fn start(settings: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let address: SocketAddr = ([127, 0, 0, 1], port()).into();
+        let socket = directory.path().join("broker.sock");
+        let file = directory.path().join("broker.toml");
+        let text = format!(
+            "{settings}\n[admin]\nsocket = \"{}\"\n[[listen]]\naddress = \"{address}\"\n",
+            socket.display()
+        );
+        std::fs::write(&file, text).unwrap();
+        let process = Command::new(env!("CARGO_BIN_EXE_nsd-broker"))
+            .args(["--config", &file.display().to_string()])
+            .env("RUST_LOG", "warn")
+            .spawn()
+            .unwrap();
+        let mut broker = Self { address, socket, process, _directory: directory };
+        eventually("the broker listens", SOON * 2, || {
+            assert!(broker.process.try_wait().unwrap().is_none(), "the broker has ended");
+            TcpStream::connect(address).is_ok()
+        });
+        broker
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        let done = Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap();
+        assert!(done.success());
+    }
+
+    /// Waits for the process's own end.
+    pub(crate) fn wait(&mut self) -> Option<i32> {
+        let mut code = None;
+        eventually("the broker ends", SOON * 2, || {
+            code = self.process.try_wait().unwrap().map(|status| status.code());
+            code.is_some()
+        });
+        code.flatten()
+    }
+
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// An answer of the admin socket and whether it was a good one.
+    pub(crate) fn ask(&self, question: &str) -> (bool, serde_json::Value) {
+        let output = Command::new(env!("CARGO_BIN_EXE_nsd-broker"))
+            .args(["admin", "--socket", &self.socket.display().to_string(), question])
+            .output()
+            .unwrap();
+        (output.status.success(), serde_json::from_slice(&output.stdout).unwrap_or_default())
+    }
+
+    pub(crate) fn client(&self, version: Version, id: &str) -> Client {
+        Client::connect(self.address, &Connect::new(version, id))
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// One message, owned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Message {
+    pub(crate) topic: String,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) qos: Qos,
+    pub(crate) retain: bool,
+    pub(crate) ids: Vec<u32>,
+}
+
+pub(crate) struct Client {
+    stream: TcpStream,
+    pub(crate) version: Version,
+    read: Vec<u8>,
+    next_id: u16,
+}
+
+impl Client {
+    pub(crate) fn open(address: SocketAddr, version: Version) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, version, read: Vec::new(), next_id: 1 }
+    }
+
+    pub(crate) fn connect(address: SocketAddr, connect: &Connect<'_>) -> Self {
+        let mut client = Self::open(address, connect.version);
+        client.send(&Packet::Connect(*connect));
+        let reason = client.expect(|packet| match packet {
+            Packet::ConnAck(ack) => Some(ack.reason),
+            _ => None,
+        });
+        assert_eq!(reason, ReasonCode::Success);
+        client
+    }
+
+    /// The answer to a CONNECT that should be refused.
+    pub(crate) fn refused(address: SocketAddr, connect: &Connect<'_>) -> ReasonCode {
+        let mut client = Self::open(address, connect.version);
+        client.send(&Packet::Connect(*connect));
+        let reason = client.expect(|packet| match packet {
+            Packet::ConnAck(ack) => Some(ack.reason),
+            _ => None,
+        });
+        assert!(client.is_closed(SOON), "a refused client is closed");
+        reason
+    }
+
+    pub(crate) fn send(&mut self, packet: &Packet<'_>) {
+        let mut bytes = Vec::new();
+        packet.encode(self.version, &mut bytes).unwrap();
+        self.send_raw(&bytes);
+    }
+
+    pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// Writes without minding that the other side may be gone.
+    pub(crate) fn try_send_raw(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).is_ok()
+    }
+
+    /// The next packet; `None`: closed, or nothing for `limit`.
+    pub(crate) fn next<T>(&mut self, limit: Duration, take: impl FnOnce(Packet<'_>) -> T) -> Result<T, Gone> {
+        let until = Instant::now() + limit;
+        loop {
+            let found = nsd_wire::read(self.version, &self.read, usize::MAX)
+                .expect("the broker writes proper packets");
+            if let Some((_, length)) = found {
+                let bytes: Vec<u8> = self.read.drain(..length).collect();
+                let (packet, _) = nsd_wire::read(self.version, &bytes, usize::MAX).unwrap().unwrap();
+                if let Packet::PubRel(release) = packet {
+                    // The end of a QoS 2 message, whatever came in between.
+                    self.send(&Packet::PubComp(Ack::new(release.packet_id)));
+                    continue;
+                }
+                return Ok(take(packet));
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Gone::Silent);
+            }
+            self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1)))).unwrap();
+            let mut buffer = [0; 16 * 1024];
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Err(Gone::Closed),
+                Ok(read) => self.read.extend_from_slice(&buffer[..read]),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Err(Gone::Silent),
+                Err(_) => return Err(Gone::Closed),
+            }
+        }
+    }
+
+    /// The next packet, which must be of the wanted kind.
+    pub(crate) fn expect<T>(&mut self, take: impl Fn(Packet<'_>) -> Option<T>) -> T {
+        let (found, shown) =
+            self.next(SOON, |packet| (take(packet), format!("{packet:?}"))).expect("a packet");
+        found.unwrap_or_else(|| panic!("unexpected {shown}"))
+    }
+
+    /// Whether the broker closes within `limit`, whatever it says before.
+    pub(crate) fn is_closed(&mut self, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        loop {
+            match self.next(until.saturating_duration_since(Instant::now()), |_| ()) {
+                Ok(()) => {}
+                Err(gone) => return gone == Gone::Closed,
+            }
+        }
+    }
+
+    /// The reason of the DISCONNECT that comes next.
+    pub(crate) fn disconnected(&mut self) -> ReasonCode {
+        self.expect(|packet| match packet {
+            Packet::Disconnect(disconnect) => Some(disconnect.reason),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn id(&mut self) -> PacketId {
+        let id = self.next_id;
+        self.next_id = id % u16::MAX + 1;
+        PacketId::new(id).unwrap()
+    }
+
+    pub(crate) fn subscribe(&mut self, filter: &str, qos: Qos) -> ReasonCode {
+        self.subscribe_with(filter, qos.into(), None)
+    }
+
+    pub(crate) fn subscribe_with(
+        &mut self,
+        filter: &str,
+        options: SubscribeOptions,
+        id: Option<u32>,
+    ) -> ReasonCode {
+        let packet_id = self.id();
+        let filters = [SubscribeFilter { filter, options }];
+        let mut subscribe = Subscribe::new(packet_id, &filters);
+        subscribe.properties.subscription_id = id.and_then(nsd_wire::SubscriptionId::new);
+        self.send(&Packet::Subscribe(subscribe));
+        self.expect(|packet| match packet {
+            Packet::SubAck(ack) if ack.packet_id == packet_id => ack.codes.iter().next(),
+            _ => None,
+        })
+    }
+
+    /// Publishes, and waits for the answer where there is one: its reason.
+    pub(crate) fn publish(&mut self, topic: &str, payload: &[u8], qos: Qos) -> ReasonCode {
+        self.publish_as(Publish { qos, ..Publish::new(topic, payload) })
+    }
+
+    pub(crate) fn retain(&mut self, topic: &str, payload: &[u8], qos: Qos) -> ReasonCode {
+        self.publish_as(Publish { qos, retain: true, ..Publish::new(topic, payload) })
+    }
+
+    pub(crate) fn publish_as(&mut self, publish: Publish<'_>) -> ReasonCode {
+        let id = (publish.qos != Qos::AtMostOnce).then(|| self.id());
+        self.send(&Packet::Publish(Publish { packet_id: id, ..publish }));
+        let Some(id) = id else { return ReasonCode::Success };
+        let answer = self.expect(|packet| match packet {
+            Packet::PubAck(ack) | Packet::PubRec(ack) if ack.packet_id == id => Some(ack.reason),
+            _ => None,
+        });
+        if publish.qos == Qos::ExactlyOnce && !answer.is_failure() {
+            self.send(&Packet::PubRel(Ack::new(id)));
+            self.expect(|packet| matches!(packet, Packet::PubComp(ack) if ack.packet_id == id).then_some(()));
+        }
+        answer
+    }
+
+    /// The next message, acknowledged as its QoS asks.
+    pub(crate) fn message(&mut self) -> Message {
+        self.message_within(SOON).expect("a message")
+    }
+
+    pub(crate) fn message_within(&mut self, limit: Duration) -> Option<Message> {
+        let taken = self.next(limit, |packet| match packet {
+            Packet::Publish(publish) => Ok((
+                Message {
+                    topic: publish.topic.to_owned(),
+                    payload: publish.payload.to_vec(),
+                    qos: publish.qos,
+                    retain: publish.retain,
+                    ids: publish
+                        .properties
+                        .subscription_ids
+                        .iter()
+                        .map(nsd_wire::SubscriptionId::get)
+                        .collect(),
+                },
+                publish.packet_id,
+            )),
+            other => Err(format!("{other:?}")),
+        });
+        let (message, id) = taken.ok()?.unwrap_or_else(|other| panic!("not a message: {other}"));
+        if let Some(id) = id {
+            let ack = Ack::new(id);
+            self.send(&if message.qos == Qos::AtLeastOnce {
+                Packet::PubAck(ack)
+            } else {
+                Packet::PubRec(ack)
+            });
+        }
+        Some(message)
+    }
+
+    pub(crate) fn ping(&mut self) {
+        self.send(&Packet::PingReq);
+        self.expect(|packet| (packet == Packet::PingResp).then_some(()));
+    }
+
+    pub(crate) fn disconnect(mut self) {
+        self.send(&Packet::Disconnect(nsd_wire::Disconnect::new(ReasonCode::Success)));
+    }
+
+    /// As a cut cable or a crash would: no DISCONNECT.
+    pub(crate) fn vanish(self) {
+        drop(self.stream);
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Gone {
+    Closed,
+    Silent,
+}
