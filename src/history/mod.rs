@@ -1,6 +1,6 @@
 //! Revisions and the timeline, in git refs of the repository that holds `system.toml`: `refs/nsd/<system>/<topology>` and
-//! `refs/nsd/<system>/timeline`. The working tree, the index and the user's branches are never touched; a ref moves by
-//! compare-and-swap, so that two `nsd` at once never lose what one of them wrote.
+//! `refs/nsd/<system>/timeline`. The working tree, the index and the user's branches are never touched; a ref moves
+//! only under git's own lock on it, so that two `nsd` at once never lose what one of them wrote.
 
 mod difference;
 mod timeline;
@@ -22,9 +22,9 @@ use crate::system::{ProcessName, System, SystemName, TopologyName};
 /// Last part of the timeline's ref; no topology may have this name.
 const TIMELINE: &str = "timeline";
 
-/// Tries to move a ref that another `nsd` moves too; each failure means that the other one got on.
-const MAX_MOVES: u32 = 50;
-const MOVE_PAUSE: Duration = Duration::from_millis(20);
+/// Tries to lock a ref that another `nsd` holds: ten seconds, far longer than a commit takes.
+const LOCK_TRIES: u32 = 500;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Shortest prefix of an id that is looked up.
 const MIN_PREFIX: usize = 4;
@@ -209,37 +209,42 @@ impl Repo {
         write().map_err(self.failed("write the history"))
     }
 
-    /// Puts a commit on top of a ref. `tree` decides from the present head, `None` for nothing to write; it is asked again
-    /// whenever somebody else moved the ref meanwhile. The commit's id, if one was written.
+    /// Puts a commit on top of a ref while git's own lock on it is held, so that nobody's commit is lost. `tree` decides
+    /// from the present head, `None` for nothing to write. The commit's id, if one was written.
     fn advance(
         &self,
         name: &str,
         who: &Person,
         message: &str,
-        mut tree: impl FnMut(Option<git2::Commit<'_>>) -> Result<Option<Oid>, Failure>,
+        tree: impl FnOnce(Option<git2::Commit<'_>>) -> Result<Option<Oid>, Failure>,
     ) -> Result<Option<Oid>, Failure> {
-        let signature = Signature::now(&who.name, &who.email).map_err(self.failed("sign the history"))?;
-        for _ in 0..MAX_MOVES {
-            let head = self.head(name)?;
-            let Some(tree) = tree(head.clone())? else { return Ok(None) };
-            let tree = self.git.find_tree(tree).map_err(self.failed("read the history"))?;
-            let parents: Vec<&git2::Commit<'_>> = head.iter().collect();
-            let id = self
-                .git
-                .commit(None, &signature, &signature, message, &tree, &parents)
-                .map_err(self.failed("write the history"))?;
-            let moved = match &head {
-                Some(head) => self.git.reference_matching(name, id, true, head.id(), message),
-                None => self.git.reference(name, id, false, message),
-            };
-            match moved {
-                Ok(_) => return Ok(Some(id)),
-                Err(error) if is_contended(&error) => std::thread::sleep(MOVE_PAUSE),
+        let written = self.failed("write the history");
+        let signature = Signature::now(&who.name, &who.email).map_err(&written)?;
+        let mut transaction = self.locked(name)?;
+        let head = self.head(name)?;
+        let Some(tree) = tree(head.clone())? else { return Ok(None) };
+        let tree = self.git.find_tree(tree).map_err(&written)?;
+        let parents: Vec<&git2::Commit<'_>> = head.iter().collect();
+        let id = self.git.commit(None, &signature, &signature, message, &tree, &parents).map_err(&written)?;
+        transaction.set_target(name, id, Some(&signature), message).map_err(&written)?;
+        transaction.commit().map_err(&written)?;
+        Ok(Some(id))
+    }
+
+    /// Waits for whoever holds the ref's lock; it is held for as long as one commit takes.
+    fn locked(&self, name: &str) -> Result<git2::Transaction<'_>, Failure> {
+        for _ in 0..LOCK_TRIES {
+            let mut transaction = self.git.transaction().map_err(self.failed("write the history"))?;
+            match transaction.lock_ref(name) {
+                Ok(()) => return Ok(transaction),
+                Err(error) if error.code() == ErrorCode::Locked => std::thread::sleep(LOCK_PAUSE),
                 Err(error) => return Err(self.failed("write the history")(error)),
             }
         }
-        Err(Failure::new(Kind::Locked, format!("{name} is moved by somebody else again and again"))
-            .hint("look for another `nsd`, or for a stale `.lock` file beside this ref in the git directory"))
+        Err(Failure::new(Kind::Locked, format!("{name} is locked by somebody else")).hint(format!(
+            "if no other `nsd` runs, one was killed here; remove {}",
+            self.git.commondir().join(format!("{name}.lock")).display()
+        )))
     }
 
     fn json<T: serde::de::DeserializeOwned>(
@@ -308,10 +313,6 @@ fn pretty<T: Serialize>(value: &T) -> Result<Vec<u8>, Failure> {
         .map_err(|error| Failure::error("what was compiled cannot be written as JSON").because(&error))?;
     text.push(b'\n');
     Ok(text)
-}
-
-fn is_contended(error: &git2::Error) -> bool {
-    matches!(error.code(), ErrorCode::Modified | ErrorCode::Exists | ErrorCode::Locked)
 }
 
 fn failed(what: &str, path: &Path) -> impl Fn(git2::Error) -> Failure + use<> {
