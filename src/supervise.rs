@@ -336,13 +336,22 @@ pub(crate) fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
 
 /// When a process started, in ticks since boot; `None` when there is none.
 pub(crate) fn start_ticks(pid: i32) -> Option<u64> {
+    stat_fields(pid)?.get(19)?.parse().ok()
+}
+
+/// Whether the very process that started then still runs. One that only waits for its parent to notice does not; but
+/// the first thread of a program may be gone before the others.
+pub(crate) fn still_runs(pid: i32, ticks: u64) -> bool {
+    let Some(fields) = stat_fields(pid) else { return false };
+    let field = |at: usize| fields.get(at).and_then(|text| text.parse::<u64>().ok());
+    let waits = fields.first().is_some_and(|state| state == "Z" || state == "X");
+    field(19) == Some(ticks) && !(waits && field(17).is_none_or(|threads| threads <= 1))
+}
+
+/// `/proc/PID/stat` from its third field, the state, on. The name before it may hold anything.
+fn stat_fields(pid: i32) -> Option<Vec<String>> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold anything; fields count from behind it. A dead one waiting for its parent is gone.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    if fields.next()? == "Z" {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    Some(stat.rsplit_once(')')?.1.split_ascii_whitespace().map(str::to_owned).collect())
 }
 
 fn set_limit(name: &str, limit: &Ulimit) -> std::io::Result<()> {

@@ -444,7 +444,7 @@ async fn end_orphan(dir: &Path) {
         return;
     };
     let deadline = Instant::now() + STOP_SLACK;
-    while supervise::start_ticks(pid) == Some(ticks) {
+    while supervise::still_runs(pid, ticks) {
         if Instant::now() > deadline
             && let Some(pid) = Pid::from_raw(pid)
         {

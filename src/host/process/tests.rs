@@ -100,6 +100,12 @@ impl Bench {
         self.pid_now(name).unwrap()
     }
 
+    /// Its process, and when that started.
+    fn program(&self, name: &ContainerName) -> (i32, u64) {
+        let status = read_status(&self.processes().dir(name)).unwrap();
+        (status.pid.unwrap(), status.ticks.unwrap())
+    }
+
     fn pid_now(&self, name: &ContainerName) -> Option<i32> {
         read_status(&self.processes().dir(name))?.pid
     }
@@ -196,11 +202,11 @@ async fn a_process_lives_and_dies_as_a_container_does() {
     assert_eq!(ask(24011, "incr k\r\n"), ":2");
 
     // Its supervisor killed, it is seen as ended, and ends in truth.
-    let pid = bench.pid(&name);
+    let old = bench.program(&name);
     signal(&processes.dir(&name), Signal::KILL);
     bench.until(&name, "ended", |state| matches!(state, RunState::Exited { .. })).await;
     processes.start(&name).await.unwrap();
-    assert_eq!(supervise::start_ticks(pid), None, "the old program still runs beside the new one");
+    assert!(!supervise::still_runs(old.0, old.1), "the old program still runs beside the new one");
     await_healthy(&bench.host, &name).await.unwrap();
 
     // Stopped, it said goodbye; its data waits for the next one.
@@ -231,9 +237,9 @@ async fn what_is_removed_leaves_nothing() {
     bench.processes().start(&name).await.unwrap();
     bench.processes().start(&name).await.unwrap();
     await_healthy(&bench.host, &name).await.unwrap();
-    let pid = bench.pid(&name);
+    let (pid, ticks) = bench.program(&name);
     bench.processes().remove(&name).await.unwrap();
-    assert_eq!(supervise::start_ticks(pid), None);
+    assert!(!supervise::still_runs(pid, ticks));
     assert_eq!(std::fs::read_dir(bench.folder.path()).unwrap().count(), 0);
 }
 
@@ -243,10 +249,10 @@ async fn a_deleted_directory_ends_what_runs_in_it() {
     let name = ContainerName("s.here.lost.1.abc".into());
     bench.create(&name, &container(&["sleep", "1000"]), None).await.unwrap();
     bench.processes().start(&name).await.unwrap();
-    let pid = bench.pid(&name);
+    let (pid, ticks) = bench.program(&name);
     std::fs::remove_dir_all(bench.processes().dir(&name)).unwrap();
     let started = Instant::now();
-    while supervise::start_ticks(pid).is_some() {
+    while supervise::still_runs(pid, ticks) {
         assert!(started.elapsed() < Duration::from_secs(15), "the program still runs");
         tokio::time::sleep(POLL).await;
     }
