@@ -170,6 +170,7 @@ impl Direction {
                 Reader::Ended => {
                     ready!(Pin::new(&mut *writer).poll_shutdown(context)).map_err(|_| Broke::Writer)?;
                     self.reader = Reader::Told;
+                    return Poll::Ready(Ok(()));
                 }
                 Reader::Told => return Poll::Ready(Ok(())),
             }
