@@ -69,8 +69,15 @@ fn trusts_only_what_was_shown(site: &Site) {
     site.ok(&["sys", "comp", "direct"]);
     site.fails(&["rev", "preview", "head"], 6, &["nsd mach trust"]);
     let shown = site.ok(&["mach", "trust", "-y"]);
-    assert!((shown.stdout + &shown.stderr).contains("SHA256:"), "fingerprints are shown before they are recorded");
-    assert!(fs::read_to_string(site.folder.join("known_hosts")).expect("known_hosts is written").contains("ssh-ed25519"));
+    assert!(
+        (shown.stdout + &shown.stderr).contains("SHA256:"),
+        "fingerprints are shown before they are recorded"
+    );
+    assert!(
+        fs::read_to_string(site.folder.join("known_hosts"))
+            .expect("known_hosts is written")
+            .contains("ssh-ed25519")
+    );
 }
 
 fn deploys_the_article(lab: &Lab, site: &Site) {
@@ -89,7 +96,11 @@ fn deploys_the_article(lab: &Lab, site: &Site) {
     assert!(lab.exec("m1", "docker images").contains("redis"));
     assert!(lab.exec("m3", "docker images").contains("nsd/broker"));
     assert!(lab.exec("m2", "docker images").contains("nsd/balancer"));
-    assert_eq!(lab.exec("m1", "busybox wget -q -O - http://127.0.0.1:8080/ | head -c 1").len(), 1, "the worker answers");
+    assert_eq!(
+        lab.exec("m1", "busybox wget -q -O - http://127.0.0.1:8080/ | head -c 1").len(),
+        1,
+        "the worker answers"
+    );
 }
 
 fn steps(plan: &Value) -> Vec<&Value> {
@@ -103,18 +114,21 @@ fn steps(plan: &Value) -> Vec<&Value> {
 fn performed(site: &Site) -> usize {
     let timeline = site.json(&["timeline", "list", "--json"]);
     let entries = timeline.as_array().expect("a timeline is a list");
-    let deploy = entries.iter().find(|entry| entry["action"] == "deploy").expect("the deploy is in the timeline");
+    let deploy =
+        entries.iter().find(|entry| entry["action"] == "deploy").expect("the deploy is in the timeline");
     let machines = deploy["machines"].as_array().expect("an entry tells its machines");
     machines.iter().map(|machine| machine["steps"].as_u64().unwrap_or(0) as usize).sum()
 }
 
 fn containers(lab: &Lab, machines: usize) -> Vec<String> {
     let names = (1..=machines).map(|number| format!("m{number}"));
-    names.flat_map(|name| {
-        let out = lab.exec(&name, "docker ps -a --filter label=nsd.system --format '{{.Names}} {{.Status}}'");
-        out.lines().map(str::to_owned).collect::<Vec<_>>()
-    })
-    .collect()
+    names
+        .flat_map(|name| {
+            let out =
+                lab.exec(&name, "docker ps -a --filter label=nsd.system --format '{{.Names}} {{.Status}}'");
+            out.lines().map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 fn add_device(site: &Site, name: &str) -> Credentials {
@@ -149,7 +163,9 @@ fn clients_meet_across_brokers(lab: &Lab, who: &Credentials) {
 
     // Four subscribers spread over both brokers by least connections; each hears what any one publishes.
     let mut devices: Vec<Device> = (0..4)
-        .map(|number| Device::connect(&balancer(lab), &format!("d{number}"), who).expect("a device is let in"))
+        .map(|number| {
+            Device::connect(&balancer(lab), &format!("d{number}"), who).expect("a device is let in")
+        })
         .collect();
     for device in &mut devices {
         device.subscribe(&topic).expect("its own topic may be subscribed to");
@@ -215,8 +231,10 @@ fn clients_survive_a_cut_machine(lab: &Lab, site: &Site, who: &Credentials) {
 
 fn scaling_out_is_one_line(lab: &Lab, site: &Site, who: &Credentials) {
     let topic = format!("devices/{}/set", who.user);
-    let mut staying: Vec<Device> = (0..20).map(|number| subscribed(lab, who, &format!("staying-{number}"), &topic)).collect();
-    let line = format!("\nmqtt-3 = {{ ip = \"{}\", contains = [\"mqtt\"] }}\n[process.worker]", lab.address("m5"));
+    let mut staying: Vec<Device> =
+        (0..20).map(|number| subscribed(lab, who, &format!("staying-{number}"), &topic)).collect();
+    let line =
+        format!("\nmqtt-3 = {{ ip = \"{}\", contains = [\"mqtt\"] }}\n[process.worker]", lab.address("m5"));
     site.edit("\n[process.worker]", &line);
     let saved = Instant::now();
     site.ok(&["mach", "trust", "-y"]);
@@ -231,11 +249,19 @@ fn scaling_out_is_one_line(lab: &Lab, site: &Site, who: &Credentials) {
     }
     // New clients land on the new broker until it has its share.
     let before = clients_on(lab, "m5");
-    let landed: Vec<Device> = (0..6).map(|number| subscribed(lab, who, &format!("new-{number}"), &topic)).collect();
-    assert_eq!(clients_on(lab, "m5") - before, landed.len(), "least connections: the new broker gets all new clients");
+    let landed: Vec<Device> =
+        (0..6).map(|number| subscribed(lab, who, &format!("new-{number}"), &topic)).collect();
+    assert_eq!(
+        clients_on(lab, "m5") - before,
+        landed.len(),
+        "least connections: the new broker gets all new clients"
+    );
     staying[0].publish(&topic, "everywhere").expect("publishing goes on");
     for mut device in landed {
-        assert_eq!(device.receive(Duration::from_secs(5)).expect("the new broker's clients hear it"), "everywhere");
+        assert_eq!(
+            device.receive(Duration::from_secs(5)).expect("the new broker's clients hear it"),
+            "everywhere"
+        );
     }
 }
 

@@ -127,7 +127,10 @@ fn a_failing_change_is_taken_back_everywhere() {
     // The worker never answers on this port; Redis, which comes first, has been replaced by then.
     site.edit("health = { tcp = 8080 }", "health = { tcp = 8081, deadline = \"3s\" }");
     site.edit("ports = [\"8080:8080\"]", "ports = [\"8080:8080\", \"8081:8081\"]");
-    site.edit("volumes = [\"redis-data:/data\"]", "volumes = [\"redis-data:/data\"]\nlabels = { change = \"yes\" }");
+    site.edit(
+        "volumes = [\"redis-data:/data\"]",
+        "volumes = [\"redis-data:/data\"]\nlabels = { change = \"yes\" }",
+    );
     site.ok(&["sys", "comp", "direct"]);
     let failed = site.fails(&["rev", "dep", "head", "-y"], 4, &["two"]);
     assert!(failed.stderr.contains("as it was before"), "{}", failed.stderr);

@@ -5,7 +5,9 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use nsd_wire::{Connect, Packet, PacketId, Publish, PublishProperties, Qos, ReasonCode, Version, decode, frame};
+use nsd_wire::{
+    Connect, Packet, PacketId, Publish, PublishProperties, Qos, ReasonCode, Version, decode, frame,
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const MAX_PACKET: usize = 1 << 20;
@@ -104,7 +106,9 @@ impl Device {
             out.extend([0xC0, 0]);
             Ok(())
         });
-        asked.and_then(|()| self.wait(PATIENCE, |packet| matches!(packet, Packet::PingResp).then_some(()))).is_ok()
+        asked
+            .and_then(|()| self.wait(PATIENCE, |packet| matches!(packet, Packet::PingResp).then_some(())))
+            .is_ok()
     }
 
     fn acknowledge(&mut self, id: PacketId) -> io::Result<()> {
@@ -130,7 +134,8 @@ impl Device {
                 if self.pending.len() < end {
                     break;
                 }
-                let packet = decode(Version::V311, head, &self.pending[header..end]).map_err(io::Error::other)?;
+                let packet =
+                    decode(Version::V311, head, &self.pending[header..end]).map_err(io::Error::other)?;
                 let found = wanted(&packet);
                 let mut acknowledged = None;
                 if let Packet::Publish(publish) = packet {

@@ -44,7 +44,8 @@ impl Lab {
         );
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
         let described: Self = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}"));
-        let lock = File::create(described.dir.join("tests.lock")).expect("the lab's folder takes a lock file");
+        let lock =
+            File::create(described.dir.join("tests.lock")).expect("the lab's folder takes a lock file");
         lock.lock().expect("the lab's lock can be waited for");
         // Another test may have restarted machines since: read again what they are now.
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));

@@ -72,7 +72,14 @@ impl Site {
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
             took: started.elapsed(),
         };
-        println!("$ nsd {}   [{} in {:.2?}]\n{}{}", words.join(" "), said.code, said.took, said.stdout, said.stderr);
+        println!(
+            "$ nsd {}   [{} in {:.2?}]\n{}{}",
+            words.join(" "),
+            said.code,
+            said.took,
+            said.stdout,
+            said.stderr
+        );
         said
     }
 
@@ -95,7 +102,8 @@ impl Site {
 
     pub(crate) fn json(&self, words: &[&str]) -> serde_json::Value {
         let said = self.ok(words);
-        serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("nsd {words:?} printed no JSON: {error}\n{}", said.stdout))
+        serde_json::from_str(&said.stdout)
+            .unwrap_or_else(|error| panic!("nsd {words:?} printed no JSON: {error}\n{}", said.stdout))
     }
 
     /// Runs on while the test goes on.
@@ -114,7 +122,8 @@ impl Site {
 
 /// Folder of `nsd-broker` and `nsd-balancer`: beside our own binary. `cargo test` of one package does not build the others.
 fn bundled() -> PathBuf {
-    let folder = Path::new(env!("CARGO_BIN_EXE_nsd")).parent().expect("a binary stands in a folder").to_owned();
+    let folder =
+        Path::new(env!("CARGO_BIN_EXE_nsd")).parent().expect("a binary stands in a folder").to_owned();
     for program in ["nsd-broker", "nsd-balancer"] {
         assert!(folder.join(program).exists(), "{program} is not built: run `cargo build --workspace` first");
     }
