@@ -124,7 +124,7 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
 }
 
 impl Server {
-    /// Clients that are connected now, over all workers.
+    /// Accepts no more and tells every client.
     pub fn begin_drain(&self) {
         self.node.set_ready(false);
         self.acceptors.iter().for_each(tokio::task::JoinHandle::abort);
@@ -246,6 +246,11 @@ async fn serve_arrivals(
             }
             drop((permit, count, watch));
         });
+    }
+    // Never begun: closed by being dropped.
+    arrivals.close();
+    while arrivals.recv().await.is_some() {
+        clients.fetch_sub(1, Ordering::AcqRel);
     }
     // Connections hold watches of their own; this one must not keep the drain waiting.
     let aborted = drain.clone();

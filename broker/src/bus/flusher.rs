@@ -303,6 +303,7 @@ impl Flusher {
         self.renewed = None;
         if self.bus.set_connected(false) {
             warn!(redis = self.link.place(), %error, "redis is away: local QoS 0 goes on, the rest waits");
+            self.bus.wake_blocked();
         }
     }
 

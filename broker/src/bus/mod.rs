@@ -160,15 +160,22 @@ impl Bus {
         waiting < limits::LANE_MARK || publish.qos == Qos::AtMostOnce && !self.is_connected()
     }
 
+    /// Whoever waits for room looks again.
+    fn wake_blocked(&self) {
+        for lane in &self.lanes {
+            lane.lock().blocked.drain(..).for_each(Waker::wake);
+        }
+    }
+
     /// Something was put in: the flusher may start.
     pub fn flush(&self) {
         self.work.notify_one();
     }
 
-    /// Ready once this thread's lane has room.
-    pub fn poll_room(&self, context: &Context<'_>) -> Poll<()> {
+    /// Ready once this thread's lane has room; without Redis, QoS 0 does not wait for it.
+    pub fn poll_room(&self, durable: bool, context: &Context<'_>) -> Poll<()> {
         let mut lane = self.lane().lock();
-        if lane.bytes.len() < limits::LANE_MARK {
+        if lane.bytes.len() < limits::LANE_MARK || (!durable && !self.is_connected()) {
             return Poll::Ready(());
         }
         if !lane.blocked.iter().any(|waker| waker.will_wake(context.waker())) {

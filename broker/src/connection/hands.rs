@@ -32,7 +32,8 @@ pub(super) struct Hands {
     pub(super) closing: bool,
     /// Receivers that have no room for more of ours.
     pub(super) full: Vec<Arc<Outbox>>,
-    bus_full: bool,
+    /// The lane toward other nodes is full; whether what we put in must not be lost.
+    bus_full: Option<bool>,
     /// Something waits for the other nodes since the last batch.
     for_bus: bool,
     /// Answers that need no waiting.
@@ -55,7 +56,7 @@ impl Hands {
             opening: None,
             closing: false,
             full: Vec::new(),
-            bus_full: false,
+            bus_full: None,
             for_bus: false,
             stored: VecDeque::new(),
             becoming_known: VecDeque::new(),
@@ -98,7 +99,7 @@ impl Hands {
                 "asked for a persistent session; sessions end with their connection in this version"
             );
         }
-        info!(peer = %self.peer, client, device = grant.device(), version = ?opening.version, "connected");
+        debug!(peer = %self.peer, client, device = grant.device(), version = ?opening.version, "connected");
         self.outbox = Some(outbox);
         Ok(grant)
     }
@@ -133,7 +134,10 @@ impl Hands {
         let routed = hub::route(hub, publish, wire, outbox.id, &mut self.full);
         if let Some(bus) = &hub.bus {
             let receipt = receipt.map(|receipt| (outbox, receipt));
-            self.bus_full |= !bus.send(publish, &routed, receipt);
+            let durable = receipt.is_some() || publish.retain;
+            if !bus.send(publish, &routed, receipt) {
+                self.bus_full = Some(durable || self.bus_full == Some(true));
+            }
             self.for_bus = true;
             return;
         }
@@ -160,9 +164,9 @@ impl Hands {
     }
 
     pub(super) fn poll_bus_room(&mut self, context: &Context<'_>) -> Poll<()> {
-        if let Some(bus) = self.node.hub.bus.as_ref().filter(|_| self.bus_full) {
-            std::task::ready!(bus.poll_room(context));
-            self.bus_full = false;
+        if let (Some(bus), Some(durable)) = (&self.node.hub.bus, self.bus_full) {
+            std::task::ready!(bus.poll_room(durable, context));
+            self.bus_full = None;
         }
         Poll::Ready(())
     }
