@@ -1,4 +1,4 @@
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -89,4 +89,46 @@ async fn a_side_that_neither_sends_nor_ends_is_given_up() {
     assert_eq!(end, End::HalfClosed);
     assert!(begun.elapsed() >= IDLE);
     drop(client);
+}
+
+/// A client that has ended, and may not be asked again: TLS streams answer "ended" each time and for ever.
+#[derive(Default)]
+struct Ended {
+    asked: bool,
+}
+
+impl AsyncRead for Ended {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        assert!(!self.asked, "read again after its end");
+        self.asked = true;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Ended {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn a_side_that_has_ended_is_not_read_again() {
+    let (mut server, mut inner_server) = duplex(64);
+    let task = tokio::spawn(async move {
+        let mut moved = Moved::default();
+        relay(&mut Ended::default(), &mut inner_server, &mut moved, IDLE).await
+    });
+    let mut all = Vec::new();
+    server.read_to_end(&mut all).await.unwrap();
+    server.write_all(b"an answer").await.unwrap();
+    drop(server);
+    assert_eq!(task.await.unwrap(), End::Client);
 }
