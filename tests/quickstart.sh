@@ -60,7 +60,7 @@ message_passes() {
 commands_as_printed() {
   local subscriber
   export NSD_MQTT_PASSWORD=$PASSWORD
-  eval "timeout 20 $(grep -m1 ' mqtt sub ' "$WORK/up")" >"$WORK/received" &
+  eval "exec timeout 20 $(grep -m1 ' mqtt sub ' "$WORK/up")" >"$WORK/received" &
   subscriber=$!
   sleep 1.5
   eval "$(grep -m1 ' mqtt pub ' "$WORK/up")"

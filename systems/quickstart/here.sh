@@ -24,6 +24,6 @@ nsd() { "$NSD" -C "$QUICKSTART" --topology local "$@"; }
 # Where nsd keeps the processes of this system, by the id in system.toml.
 state_folder() {
   local id
-  id=$(sed -n 's/^id = "\(.*\)"/\1/p' "$QUICKSTART/system.toml")
+  id=$(sed -n 's/^id = "\([^"]*\)".*/\1/p' "$QUICKSTART/system.toml")
   echo "${XDG_STATE_HOME:-$HOME/.local/state}/nsd/${id:?system.toml has no id}"
 }
