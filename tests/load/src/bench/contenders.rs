@@ -177,7 +177,8 @@ fn haproxy(place: &Place) -> String {
 
 fn balancer(place: &Place) -> String {
     let socket = place.socket(Contender::Balancer);
-    let mut text = format!("threads = 1\n[admin]\nsocket = \"{}\"\n[log]\naccess = false\n", socket.display());
+    let mut text =
+        format!("threads = 1\n[admin]\nsocket = \"{}\"\n[log]\naccess = false\n", socket.display());
     let certificate = place.certificate();
     for (name, plain, tls) in SERVICES {
         let address = |door| Contender::Balancer.address(place, door);
