@@ -28,6 +28,8 @@ pub(super) struct Hands {
     version: Version,
     pub(super) outbox: Option<Arc<Outbox>>,
     pub(super) replies: Vec<u8>,
+    /// A DISCONNECT: goes behind every message that is waiting.
+    pub(super) last_word: Vec<u8>,
     pub(super) opening: Option<Box<Opening>>,
     pub(super) closing: bool,
     /// Receivers that have no room for more of ours.
@@ -53,6 +55,7 @@ impl Hands {
             version: Version::V311,
             outbox: None,
             replies: Vec::new(),
+            last_word: Vec::new(),
             opening: None,
             closing: false,
             full: Vec::new(),
@@ -278,7 +281,9 @@ impl Hands {
                 encoded(Ack::with_reason(*id, *reason).encode(*kind, version, out));
             }
             Reply::PingResp => encoded(nsd_wire::Packet::PingResp.encode(version, out)),
-            Reply::Disconnect(reason) => encoded(Disconnect::new(*reason).encode(version, out)),
+            Reply::Disconnect(reason) => {
+                encoded(Disconnect::new(*reason).encode(version, &mut self.last_word));
+            }
             Reply::Refused(reason) => encoded(ConnAck::new(false, *reason).encode(version, out)),
             Reply::UnsupportedVersion { level } => {
                 out.extend_from_slice(connack::unsupported_version(*level));

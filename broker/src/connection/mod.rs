@@ -96,7 +96,8 @@ impl Connection {
             }
             if self.hands.closing {
                 let farewell = *self.farewell.get_or_insert(now + limits::FAREWELL);
-                if (self.is_all_sent() && self.hands.replies.is_empty()) || now >= farewell {
+                let silent = self.hands.replies.is_empty() && self.hands.last_word.is_empty();
+                if (self.is_all_sent() && silent) || now >= farewell {
                     return Poll::Ready(Next::End);
                 }
             }
@@ -219,6 +220,11 @@ impl Connection {
                 let mut replies = std::mem::take(&mut self.hands.replies);
                 replies.extend_from_slice(&self.unsent);
                 hub::give_buffer(std::mem::replace(&mut self.unsent, replies));
+            }
+            if self.is_all_sent() && !self.hands.last_word.is_empty() {
+                let waiting = self.hands.outbox.as_ref().map(|outbox| outbox.take(context, true).bytes);
+                let waiting = waiting.filter(|bytes| !bytes.is_empty());
+                self.unsent = waiting.unwrap_or_else(|| std::mem::take(&mut self.hands.last_word));
             }
             if self.is_all_sent() {
                 return again;

@@ -72,7 +72,7 @@ fn a_graceful_stop_tells_clients_and_ends_well() {
 }
 
 #[test]
-fn drain_by_the_admin_socket_and_no_will_for_those_sent_away_by_nobody() {
+fn a_drain_by_the_admin_socket_is_a_graceful_stop() {
     let mut broker = Broker::anonymous();
     let mut client = broker.client(Version::V5, "c");
     let (good, health) = broker.ask("health");
