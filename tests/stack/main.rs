@@ -2,7 +2,11 @@
 //!
 //! The machines are the lab's (`tests/lab`); one test at a time owns them.
 
-#![expect(clippy::print_stdout, clippy::panic, reason = "a test shows the commands it ran, and fails where it stands")]
+#![expect(
+    clippy::print_stdout,
+    clippy::panic,
+    reason = "a test shows the commands it ran, and fails where it stands"
+)]
 
 mod article;
 mod bad_input;
