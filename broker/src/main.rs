@@ -1,6 +1,6 @@
 //! `nsd-broker`: parse, start logs, serve until told to stop, turn a failure into a line and an exit code.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ struct Arguments {
     /// Settings file; the other flags are for a quick start without one
     #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "store", "allow_anonymous"])]
     config: Option<PathBuf>,
-    /// Address to listen on; may be repeated [default: 0.0.0.0:1883]
+    /// Address to listen on; may be repeated [default: 127.0.0.1:1883, this machine only]
     #[arg(long, value_name = "ADDR")]
     listen: Vec<SocketAddr>,
     /// `memory`, or `redis://HOST:PORT[/DB]` (a password belongs in a settings file)
@@ -120,7 +120,7 @@ fn quick(arguments: &Arguments) -> Result<Settings, String> {
     };
     let mut addresses = arguments.listen.clone();
     if addresses.is_empty() {
-        addresses.push(([0, 0, 0, 0], 1883).into());
+        addresses.push((Ipv4Addr::LOCALHOST, 1883).into());
     }
     let listen = addresses.into_iter();
     let listen =
