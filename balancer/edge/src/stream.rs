@@ -58,18 +58,29 @@ pub fn poll_read_scratch<S: AsyncRead, T>(
     context: &mut Context<'_>,
     look: impl FnOnce(&[u8]) -> T,
 ) -> Poll<io::Result<T>> {
-    poll_pass_scratch(stream, context, |_, bytes| look(bytes))
+    SCRATCH_BUFFER.with_borrow_mut(|scratch| {
+        let mut buffer = ReadBuf::new(scratch);
+        ready!(stream.poll_read(context, &mut buffer))?;
+        Poll::Ready(Ok(look(buffer.filled())))
+    })
 }
 
 /// [`poll_read_scratch`] for who passes the bytes on at once: `pass` gets the context back, to poll the writer with it.
+/// Takes all that is there, up to [`SCRATCH`], since a TLS stream gives a few records a read, and each pass is a write.
 pub fn poll_pass_scratch<S: AsyncRead, T>(
-    stream: Pin<&mut S>,
+    mut stream: Pin<&mut S>,
     context: &mut Context<'_>,
     pass: impl FnOnce(&mut Context<'_>, &[u8]) -> T,
 ) -> Poll<io::Result<T>> {
     SCRATCH_BUFFER.with_borrow_mut(|scratch| {
         let mut buffer = ReadBuf::new(scratch);
-        ready!(stream.poll_read(context, &mut buffer))?;
+        ready!(stream.as_mut().poll_read(context, &mut buffer))?;
+        let mut before = 0;
+        while buffer.filled().len() > before && buffer.remaining() > 0 {
+            before = buffer.filled().len();
+            // What ends or breaks the stream here does so again at the next read, after these bytes.
+            let _ = stream.as_mut().poll_read(context, &mut buffer);
+        }
         Poll::Ready(Ok(pass(context, buffer.filled())))
     })
 }
