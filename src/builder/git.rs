@@ -14,6 +14,7 @@ use git2::{
 
 use crate::failure::Failure;
 use crate::host::{Settings, Verdict, fingerprint, judge, sha256};
+use crate::system::Reach;
 
 /// A repository as the system names it.
 pub(super) struct Remote {
@@ -24,17 +25,17 @@ pub(super) struct Remote {
 
 /// The parts of a URL that goes over SSH.
 #[derive(Debug, PartialEq, Eq)]
-struct SshUrl<'u> {
+pub(super) struct SshUrl<'u> {
     user: Option<&'u str>,
-    host: &'u str,
-    port: Option<u16>,
+    pub(super) host: &'u str,
+    pub(super) port: Option<u16>,
     path: &'u str,
     /// `host:path`: relative to the user's home there.
     short: bool,
 }
 
 impl<'u> SshUrl<'u> {
-    fn parse(url: &'u str) -> Option<Self> {
+    pub(super) fn parse(url: &'u str) -> Option<Self> {
         if let Some(rest) = url.strip_prefix("ssh://").or_else(|| url.strip_prefix("git+ssh://")) {
             let (place, path) = rest.split_at(rest.find('/')?);
             let (user, host) =
@@ -51,6 +52,12 @@ impl<'u> SshUrl<'u> {
         let (place, path) = url.split_once(':')?;
         let (user, host) = place.rsplit_once('@').map_or((None, place), |(user, host)| (Some(user), host));
         Some(Self { user, host, port: None, path, short: true })
+    }
+
+    /// How its host is reached, as a machine is.
+    pub(super) fn reach(&self) -> Reach {
+        let (host, user) = (self.host.to_owned(), self.user.map(str::to_owned));
+        Reach::Ssh { host, port: self.port, user, identity: None }
     }
 
     /// As `ssh` would reach it.
@@ -150,18 +157,7 @@ impl Remote {
         let mut url = self.url.clone();
         let mut ssh = None;
         if let Some(parts) = SshUrl::parse(&self.url) {
-            let wrong = parts.host.starts_with('-') || parts.host.is_empty();
-            if wrong || parts.user.is_some_and(|user| user.starts_with('-')) {
-                return Err(Failure::error(format!("`{}` names no host", self.url)));
-            }
-            let mut options = Vec::new();
-            if let Some(config) = std::env::var_os("NSD_SSH_CONFIG") {
-                options.extend(["-F".into(), config.to_string_lossy().into_owned()]);
-            }
-            if let Some(port) = parts.port {
-                options.extend(["-p".into(), port.to_string()]);
-            }
-            let settings = Settings::of(&self.dir, &options, parts.host)?;
+            let settings = Settings::of(&self.dir, &self.url, &parts.reach())?;
             url = parts.resolved(&settings);
             ssh = Some(settings);
         }
@@ -207,13 +203,14 @@ impl Connection<'_> {
                 "{}: the host key of {place} is not known here: {shown}",
                 self.remote.url
             ))
-            .hint(format!("compare it with what the host publishes, then: {}", trust_command(ssh))),
+            .hint("compare it with what the host publishes, and trust it: `nsd mach trust`"),
             Verdict::Changed { known } => Failure::error(format!(
                 "{}: the host key of {place} has CHANGED: it shows {shown}, known is {}",
                 self.remote.url,
                 known.join(", ")
             ))
-            .hint("somebody may be between you and the host; ask who runs it before you trust the new key"),
+            .hint("somebody may be between you and the host; ask who runs it whether it was made anew")
+            .hint("if it was: `nsd mach trust`"),
         };
         self.refused.replace(Some(failure));
         Err(git2::Error::new(ErrorCode::Certificate, ErrorClass::Ssh, "the host key is not trusted"))
@@ -287,11 +284,6 @@ impl Connection<'_> {
         Failure::error(format!("cannot ask {url}: {text}"))
             .hint("is the host's name right, and does it answer?")
     }
-}
-
-/// How a host key that is not a machine's is taken on.
-fn trust_command(ssh: &Settings) -> String {
-    format!("`ssh-keyscan -p {} {} >> known_hosts` beside system.toml", ssh.port, ssh.hostname)
 }
 
 /// Finds a reference among what a remote has.

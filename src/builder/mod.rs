@@ -9,6 +9,7 @@ mod script;
 mod tests;
 mod tree;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use crate::host::{Docker, Engine, Hosts};
 use crate::report::{Event, Reporter};
 use crate::system::{Build, ProcessName, Reach, System};
 
-use git::Remote;
+use git::{Remote, SshUrl};
 
 /// What became of a build.
 #[derive(Debug, Clone)]
@@ -33,6 +34,31 @@ pub struct Built {
 const PIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Lines of a failed build or script that the failure shows.
 const LAST_LINES: usize = 20;
+
+/// A host that repositories are fetched from over SSH.
+#[derive(Debug, PartialEq, Eq)]
+pub struct GitHost {
+    pub reach: Reach,
+    /// The processes that are built from it.
+    pub processes: BTreeSet<ProcessName>,
+}
+
+/// The git hosts of these repositories that go over SSH, each once: by `host` or `host:port`.
+pub fn git_hosts<'r>(
+    repositories: impl IntoIterator<Item = (&'r ProcessName, &'r str)>,
+) -> BTreeMap<String, GitHost> {
+    let mut hosts = BTreeMap::new();
+    for (process, url) in repositories {
+        let Some(parts) = SshUrl::parse(url) else { continue };
+        let name = match parts.port {
+            Some(port) => format!("{}:{port}", parts.host),
+            None => parts.host.to_owned(),
+        };
+        let host = GitHost { reach: parts.reach(), processes: BTreeSet::new() };
+        hosts.entry(name).or_insert(host).processes.insert(process.clone());
+    }
+    hosts
+}
 
 /// The commit that a branch, a tag or a commit of a repository stands for now; `None` is the remote's HEAD. `dir` is
 /// the folder of `system.toml`; `identity`, the system's key, is relative to it.

@@ -1,6 +1,5 @@
 //! With real repositories on the disk: what is fetched, what is exported, what is refused.
 
-use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::Mutex;
 
@@ -121,6 +120,23 @@ async fn unpack(context: Chunks) -> BTreeMap<String, (u32, String)> {
         files.insert(entry.path().unwrap().display().to_string(), (entry.header().mode().unwrap(), content));
     }
     files
+}
+
+#[test]
+fn hosts_that_repositories_go_to_by_ssh_are_told_once() {
+    let [api, web, docs] = ["api", "web", "docs"].map(|name| name.parse::<ProcessName>().unwrap());
+    let hosts = git_hosts([
+        (&api, "git@10.0.0.2:api.git"),
+        (&web, "ssh://git@10.0.0.2/web.git"),
+        (&web, "ssh://git@10.0.0.2:2222/web.git"),
+        (&docs, "https://example.org/docs.git"),
+        (&docs, "/srv/docs.git"),
+    ]);
+    let told: Vec<_> =
+        hosts.iter().map(|(name, host)| (name.as_str(), host.processes.iter().collect::<Vec<_>>())).collect();
+    assert_eq!(told, [("10.0.0.2", vec![&api, &web]), ("10.0.0.2:2222", vec![&web])]);
+    let reach = |port| Reach::Ssh { host: "10.0.0.2".into(), port, user: Some("git".into()), identity: None };
+    assert_eq!((&hosts["10.0.0.2"].reach, &hosts["10.0.0.2:2222"].reach), (&reach(None), &reach(Some(2222))));
 }
 
 #[tokio::test]

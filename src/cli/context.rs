@@ -309,13 +309,18 @@ pub(super) fn together<N: std::fmt::Display>(failures: Vec<(N, Failure)>, what: 
     let count = failures.len();
     let mut failures = failures.into_iter();
     let (name, first) = failures.next()?;
+    // Some failures name what they are about themselves.
+    let named = |name: &N, message: &str| {
+        let name = name.to_string();
+        if message.starts_with(&name) { message.to_owned() } else { format!("{name}: {message}") }
+    };
     if count == 1 {
-        return Some(Failure { message: format!("{name}: {}", first.message), ..first });
+        return Some(Failure { message: named(&name, &first.message), ..first });
     }
     let mut all = Failure::new(first.kind, format!("{count} {what}"));
     for (name, failure) in std::iter::once((name, first)).chain(failures) {
-        let causes = std::iter::once(failure.message).chain(failure.causes).collect::<Vec<_>>().join(": ");
-        all.causes.push(format!("{name}: {causes}"));
+        let message = named(&name, &failure.message);
+        all.causes.push(std::iter::once(message).chain(failure.causes).collect::<Vec<_>>().join(": "));
         for hint in failure.hints {
             if !all.hints.contains(&hint) {
                 all.hints.push(hint);

@@ -323,7 +323,7 @@ async fn a_failed_run_is_taken_back_on_every_machine() {
     assert!(left.is_empty(), "{left:?}");
     assert!(failed.why.contains("ended with exit code 9"), "{failed:?}");
     assert!(failed.causes[0].contains("cannot find my config"), "{failed:?}");
-    assert_eq!(outcome.failure().unwrap().kind.exit_code(), 4);
+    assert_eq!(outcome.failure("deploy").unwrap().kind.exit_code(), 4);
     for machine in [&m1, &m2] {
         assert!(surveyed(&hosts, &system, machine).await.instances.is_empty());
     }
@@ -471,7 +471,7 @@ async fn ssh_refusals_name_the_stage_and_the_fix() {
     assert!(port.message.starts_with("x (tcp): "), "{port:?}");
     let absent = lab.refusal(reach(&host, None, "absent")).await;
     assert!(
-        absent.message.starts_with("x (auth): ") && absent.hints[0].contains("nsd mach key x"),
+        absent.message.starts_with("x (auth): ") && absent.hints[0].contains("nsd mach key --install x"),
         "{absent:?}"
     );
     let made = std::process::Command::new("ssh-keygen")
@@ -481,7 +481,7 @@ async fn ssh_refusals_name_the_stage_and_the_fix() {
     assert!(made.unwrap().success());
     let refused = lab.refusal(reach(&host, None, "other")).await;
     assert!(
-        refused.message.starts_with("x (auth): ") && refused.hints[0].contains("nsd mach key x"),
+        refused.message.starts_with("x (auth): ") && refused.hints[0].contains("nsd mach key --install x"),
         "{refused:?}"
     );
 
@@ -515,10 +515,10 @@ async fn ssh_refusals_name_the_stage_and_the_fix() {
     );
 
     // Shown, accepted, known.
-    let keys = trust(lab.dir(), &machine_name, &machine).await.unwrap();
+    let keys = trust(lab.dir(), &machine_name, &machine.reach).await.unwrap();
     assert!(keys.iter().any(|key| format!("{} {}", key.kind, key.key) == lab.text("/machines/0/host_key")));
     remember(lab.dir(), &keys).unwrap();
-    assert_eq!(known(lab.dir(), &machine_name, &machine).unwrap().len(), keys.len());
+    assert_eq!(known(lab.dir(), &machine_name, &machine.reach).unwrap().len(), keys.len());
     let hosts = lab.connect(&lab.system("trusted", 1)).await;
     hosts.get(&machine_name).unwrap();
 }
@@ -575,7 +575,7 @@ async fn a_port_that_is_taken_says_so() {
     );
     let pull = Action::Pull { reference: lab.image("nothing:9") };
     let outcome = run(&hosts, &system, &plan(&system, vec![Step { machine, action: pull }])).await;
-    let why = outcome.failure().unwrap().causes.join("\n");
+    let why = outcome.failure("deploy").unwrap().causes.join("\n");
     assert!(
         why.contains(&format!(
             "cannot pull {} from {}",

@@ -4,6 +4,7 @@
 //! the machine, the stage that failed and the fix.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,12 +47,14 @@ struct Target<'m> {
 }
 
 impl<'m> Target<'m> {
-    fn of(dir: &Path, name: &MachineName, reach: &'m Reach) -> Result<Self, Failure> {
+    /// `name` is what the host is called in messages.
+    fn of(dir: &Path, name: &dyn Display, reach: &'m Reach) -> Result<Self, Failure> {
         let Reach::Ssh { host, port, user, identity } = reach else {
             return Err(Failure::error(format!("{name} is this machine; it is not reached by SSH")));
         };
         // A name that starts with a dash would be taken for an option.
-        if host.starts_with('-') || user.as_ref().is_some_and(|user| user.starts_with('-')) {
+        if host.is_empty() || host.starts_with('-') || user.as_ref().is_some_and(|user| user.starts_with('-'))
+        {
             return Err(Failure::new(Kind::System, format!("{name}: `{host}` is not the name of a host")));
         }
         let identity = identity.as_ref().map(|identity| dir.join(identity));
@@ -86,8 +89,15 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Asks `ssh -G`. `dir` is the folder of `system.toml`, whose `known_hosts` comes first.
-    pub(crate) fn of(dir: &Path, options: &[String], host: &str) -> Result<Self, Failure> {
+    /// Those of a host that is reached by SSH, called `name` in messages. `dir` is the folder of `system.toml`, whose
+    /// `known_hosts` comes first.
+    pub(crate) fn of(dir: &Path, name: &dyn Display, reach: &Reach) -> Result<Self, Failure> {
+        let target = Target::of(dir, name, reach)?;
+        Self::ask(dir, &target.options(), target.host)
+    }
+
+    /// Asks `ssh -G`.
+    fn ask(dir: &Path, options: &[String], host: &str) -> Result<Self, Failure> {
         let output = std::process::Command::new("ssh").arg("-G").args(options).arg(host).output().map_err(
             |error| {
                 Failure::error("cannot run `ssh`")
@@ -154,9 +164,9 @@ impl Link {
         let target = Target::of(dir, name, reach)?;
         if let Some(identity) = target.identity.as_ref().filter(|identity| !identity.exists()) {
             return Err(unreachable(name, "auth", format!("the key {} does not exist", identity.display()))
-                .hint(format!("make it and install it there: `nsd mach key {name}`")));
+                .hint(format!("make it and install it there: `nsd mach key --install {name}`")));
         }
-        let settings = Settings::of(dir, &target.options(), target.host)?;
+        let settings = Settings::ask(dir, &target.options(), target.host)?;
         let folder = short_folder()
             .map_err(|error| Failure::error("cannot make a temporary folder").because(&error))?;
         let mut builder = SessionBuilder::default();
@@ -338,10 +348,10 @@ impl RemoteLock {
     }
 }
 
-/// Fetches the keys that a machine shows now. They are trusted by nobody before [`remember`].
-pub async fn trust(dir: &Path, name: &MachineName, machine: &Machine) -> Result<Vec<HostKey>, Failure> {
-    let target = Target::of(dir, name, &machine.reach)?;
-    let settings = Settings::of(dir, &target.options(), target.host)?;
+/// Fetches the keys that a host, called `name` in messages, shows now. They are trusted by nobody before [`remember`].
+pub async fn trust(dir: &Path, name: &dyn Display, reach: &Reach) -> Result<Vec<HostKey>, Failure> {
+    let target = Target::of(dir, name, reach)?;
+    let settings = Settings::ask(dir, &target.options(), target.host)?;
     if settings.proxied {
         return Err(Failure::error(format!(
             "{name} stands behind a jump host, where its keys cannot be fetched from here"
@@ -372,15 +382,14 @@ pub async fn trust(dir: &Path, name: &MachineName, machine: &Machine) -> Result<
             "tcp",
             format!("no SSH server answers at {}:{}", settings.hostname, settings.port),
         )
-        .hint(if why.is_empty() { "is the machine up, and the port right?".to_owned() } else { why }));
+        .hint(if why.is_empty() { "is it up, and the port right?".to_owned() } else { why }));
     }
     Ok(keys)
 }
 
-/// Which of a machine's keys are known already, to say whether they are new or changed.
-pub fn known(dir: &Path, name: &MachineName, machine: &Machine) -> Result<Vec<HostKey>, Failure> {
-    let target = Target::of(dir, name, &machine.reach)?;
-    Ok(Settings::of(dir, &target.options(), target.host)?.known_keys())
+/// Which of a host's keys are known already, to say whether they are new or changed.
+pub fn known(dir: &Path, name: &dyn Display, reach: &Reach) -> Result<Vec<HostKey>, Failure> {
+    Ok(Settings::of(dir, name, reach)?.known_keys())
 }
 
 /// Writes keys that a person has accepted into `known_hosts` beside `system.toml`.
@@ -399,7 +408,7 @@ pub async fn install_key(
     public: &str,
 ) -> Result<bool, Failure> {
     let target = Target::of(dir, name, &machine.reach)?;
-    let settings = Settings::of(dir, &target.options(), target.host)?;
+    let settings = Settings::ask(dir, &target.options(), target.host)?;
     let failed = |error: &dyn std::error::Error| {
         Failure::error(format!("cannot install the key on {name}")).because(error)
     };
@@ -456,7 +465,7 @@ async fn connect_patiently(builder: &SessionBuilder, host: &str) -> Result<Sessi
     builder.connect_mux(host).await
 }
 
-fn unreachable(name: &MachineName, stage: &str, what: String) -> Failure {
+fn unreachable(name: &dyn Display, stage: &str, what: String) -> Failure {
     Failure::new(Kind::Unreachable, format!("{name} ({stage}): {what}"))
 }
 
@@ -504,7 +513,7 @@ fn diagnose_text(name: &MachineName, target: &Target<'_>, settings: &Settings, t
             .as_ref()
             .map_or_else(|| "no key of yours".into(), |key| format!("{} not", key.display()));
         unreachable(name, "auth", format!("{place} accepts {key}{user}"))
-            .hint(format!("install the system's key there: `nsd mach key {name}`"))
+            .hint(format!("install the system's key there: `nsd mach key --install {name}`"))
     } else if ["refused", "timed out", "No route", "unreachable"].iter().any(|sign| text.contains(sign)) {
         unreachable(name, "tcp", format!("{place} does not answer: {last}"))
             .hint("is the machine up, its address right, and SSH open in its firewall?")

@@ -10,3 +10,4 @@ mod quickstart;
 mod support;
 mod systems;
 mod together;
+mod trust;

@@ -59,14 +59,15 @@ fn chosen(work: &Work, names: &[String]) -> Result<BTreeMap<MachineName, Machine
             .hint(format!("these are: {list}")));
     }
     if known.is_empty() {
-        return Err(Failure::new(
-            Kind::Usage,
-            format!("no machine of {} is reached by SSH", work.manifest.name),
-        )
-        .hint("a topology with machines elsewhere looks like this: `[topology.direct.machines]`"));
+        return Err(none_by_ssh(work));
     }
     Ok(known
         .into_iter()
         .filter(|(name, _)| names.is_empty() || names.iter().any(|wanted| wanted == name.as_str()))
         .collect())
+}
+
+fn none_by_ssh(work: &Work) -> Failure {
+    Failure::new(Kind::Usage, format!("no machine of {} is reached by SSH", work.manifest.name))
+        .hint("a topology with machines elsewhere looks like this: `[topology.direct.machines]`")
 }
