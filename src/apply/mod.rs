@@ -84,33 +84,35 @@ pub struct MachineResult {
 }
 
 impl Outcome {
-    /// The run as a failure with its exit code; `None` when it completed.
-    pub fn failure(&self) -> Option<Failure> {
+    /// The run as a failure with its exit code; `None` when it completed. `action` is what people call the run: `deploy`.
+    pub fn failure(&self, action: &str) -> Option<Failure> {
         let (kind, message, failed, left) = match &self.result {
             Ended::Completed => return None,
             Ended::Partly { failed } => (
                 Kind::Partly,
-                "the new revision runs, but not all of the old could be removed",
+                format!("the {action} went through, but not all of the old could be removed"),
                 failed.first(),
                 &[][..],
             ),
             Ended::RolledBack { failed, left } if left.is_empty() => (
                 Kind::RolledBack,
-                "the deploy failed; everything is as it was before",
+                format!("the {action} failed; everything is as it was before"),
                 Some(failed),
                 &left[..],
             ),
             Ended::RolledBack { failed, left } => (
                 Kind::Partly,
-                "the deploy failed, and not all of it could be taken back",
+                format!("the {action} failed, and not all of it could be taken back"),
                 Some(failed),
                 &left[..],
             ),
-            Ended::Interrupted { left } if left.is_empty() => {
-                (Kind::Interrupted, "interrupted; everything is as it was before", None, &left[..])
-            }
             Ended::Interrupted { left } => {
-                (Kind::Interrupted, "interrupted, and not all of it could be taken back", None, &left[..])
+                let state = if left.is_empty() {
+                    "interrupted; everything is as it was before"
+                } else {
+                    "interrupted, and not all of it could be taken back"
+                };
+                (Kind::Interrupted, state.to_owned(), None, &left[..])
             }
         };
         let mut failure = Failure::new(kind, message);

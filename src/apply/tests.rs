@@ -166,7 +166,7 @@ async fn a_run_without_failures_is_all_new() {
     let outcome = bench.run(CancellationToken::new()).await;
     assert!(matches!(outcome.result, Ended::Completed), "{outcome:?}");
     assert_eq!(outcome.steps, 13);
-    assert!(outcome.failure().is_none());
+    assert!(outcome.failure("deploy").is_none());
     for (machine, containers) in bench.world() {
         let [(name, made)] = containers.iter().collect::<Vec<_>>()[..] else {
             panic!("{machine}: {containers:?}")
@@ -198,7 +198,7 @@ async fn a_failure_at_any_call_of_any_machine_leaves_all_old_or_all_new() {
                 back += 1;
                 assert!(left.is_empty(), "{case}: {left:?}");
                 assert_eq!(after, before, "{case}");
-                assert_eq!(outcome.failure().unwrap().kind, Kind::RolledBack);
+                assert_eq!(outcome.failure("deploy").unwrap().kind, Kind::RolledBack);
             }
             Ended::Partly { .. } => {
                 forward += 1;
@@ -206,7 +206,7 @@ async fn a_failure_at_any_call_of_any_machine_leaves_all_old_or_all_new() {
                     let new = containers.iter().filter(|(_, made)| made.runs && made.files[LIVE] == "new");
                     assert_eq!(new.count(), 1, "{case}: {machine}");
                 }
-                assert_eq!(outcome.failure().unwrap().kind, Kind::Partly);
+                assert_eq!(outcome.failure("deploy").unwrap().kind, Kind::Partly);
             }
             Ended::Interrupted { .. } => panic!("{case}: nobody interrupted"),
         }
@@ -230,7 +230,7 @@ async fn an_interrupted_run_is_taken_back() {
     let Ended::Interrupted { left } = &outcome.result else { panic!("{outcome:?}") };
     assert!(left.is_empty() && outcome.steps == 4, "{outcome:?}");
     assert_eq!(bench.world(), before);
-    assert_eq!(outcome.failure().unwrap().kind, Kind::Interrupted);
+    assert_eq!(outcome.failure("deploy").unwrap().kind, Kind::Interrupted);
 }
 
 #[tokio::test]
@@ -244,7 +244,7 @@ async fn what_cannot_be_taken_back_is_named() {
     let Ended::RolledBack { left, .. } = &outcome.result else { panic!("{outcome:?}") };
     assert_eq!(left.len(), 1, "{left:?}");
     assert!(left[0].starts_with("m1: "), "{left:?}");
-    assert_eq!(outcome.failure().unwrap().kind, Kind::Partly);
+    assert_eq!(outcome.failure("deploy").unwrap().kind, Kind::Partly);
 }
 
 #[tokio::test]
@@ -255,7 +255,7 @@ async fn a_secret_without_a_value_stops_the_run_before_anything_is_made() {
     system.instances[0].container.env.insert("PASSWORD".into(), Text::new("${secret.redis}"));
     bench.system = Arc::new(system);
     let outcome = bench.run(CancellationToken::new()).await;
-    let failure = outcome.failure().unwrap();
+    let failure = outcome.failure("deploy").unwrap();
     assert!(failure.causes[0].contains("the secret `redis` has no value here"), "{failure:?}");
     assert_eq!(bench.world(), before);
 }

@@ -57,6 +57,10 @@ fn what_does_not_come_up_is_taken_back() {
     let ran = home.nsd("sample", "up");
     assert_eq!(ran.code, 4, "{}", ran.all());
     assert!(ran.stderr.contains("local.late.1"), "{}", ran.stderr);
+    assert!(ran.stdout.contains("1 to replace, 1 unchanged\n"), "{}", ran.stdout);
+    for word in ["deployed", "created", "replaced"] {
+        assert!(!ran.stdout.contains(word), "a failed deploy says `{word}`: {}", ran.stdout);
+    }
     let after = home.ok("sample", "status --json").json();
     let states = |value: &serde_json::Value| {
         value["instances"]
@@ -101,6 +105,7 @@ fn ctrl_c_takes_back_and_records() {
     let ran: crate::support::Ran = deploy.wait_with_output().unwrap().into();
     assert_eq!(ran.code, 130, "{}", ran.all());
     assert!(ran.stderr.contains("interrupted"), "{}", ran.stderr);
+    assert!(!ran.stdout.contains("deployed"), "{}", ran.stdout);
     let left = home.ok("sample", "sys analyze --json").json();
     assert_eq!(left["machines"]["local"]["instances"].as_array().unwrap().len(), 0, "{left}");
     assert_eq!(home.ok("sample", "timeline list --json").json()[0]["result"], "interrupted");

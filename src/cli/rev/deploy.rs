@@ -51,7 +51,7 @@ pub(in crate::cli) async fn deploy(
     }
     let outcome = scene.perform("deploy", &plan).await?;
     let json = json!({ "revision": scene.revision.id, "changed": true, "plan": plan, "outcome": outcome });
-    let failure = outcome.failure();
+    let failure = outcome.failure("deploy");
     context.screen.show(&json, || match &failure {
         None => roll::summary(&scene, &plan, began.elapsed()),
         Some(_) => String::new(),

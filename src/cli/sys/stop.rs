@@ -33,7 +33,7 @@ pub(super) async fn run(context: &Context, _args: Args) -> Result<(), Failure> {
         .await?;
     let outcome = scene.perform("stop", &plan).await?;
     let json = json!({ "changed": true, "plan": plan, "outcome": outcome });
-    context.screen.show(&json, || match outcome.failure() {
+    context.screen.show(&json, || match outcome.failure("stop") {
         None => format!(
             "stopped {}: {count} {} in {}; its data stays",
             scene.system.name,
@@ -42,5 +42,5 @@ pub(super) async fn run(context: &Context, _args: Args) -> Result<(), Failure> {
         ),
         Some(_) => String::new(),
     });
-    outcome.failure().map_or(Ok(()), Err)
+    outcome.failure("stop").map_or(Ok(()), Err)
 }
