@@ -10,7 +10,7 @@ use serde::Serialize;
 pub enum Kind {
     /// Something went wrong and nothing more special is known.
     Error,
-    /// Drift, or changes to come (`sys check`, `rev preview --exit-code`).
+    /// Changes to come (`rev preview --exit-code`).
     Changes,
     /// Some machines are done, others are not.
     Partly,

@@ -285,6 +285,9 @@ fn give_up(failure: &Failure, json: bool, color: bool) -> ExitCode {
 }
 
 #[cfg(test)]
+mod said;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
