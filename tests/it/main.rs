@@ -7,6 +7,7 @@ mod help;
 mod history;
 mod process;
 mod quickstart;
+mod settings;
 mod support;
 mod systems;
 mod together;
