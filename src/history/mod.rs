@@ -269,6 +269,14 @@ impl Repo {
     }
 }
 
+/// Makes a git repository of a folder, unless it stands in one already.
+pub fn put_in_git(dir: &Path) -> Result<(), Failure> {
+    match Repository::discover(dir) {
+        Ok(_) => Ok(()),
+        Err(_) => Repository::init(dir).map(drop).map_err(failed("make a git repository", dir)),
+    }
+}
+
 /// The bare repository beside a system that stands in none.
 fn own(state: &Path) -> Result<Repository, Failure> {
     let path = state.join("history.git");

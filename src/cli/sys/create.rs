@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::Context;
 use crate::failure::{Failure, Kind};
+use crate::history;
 use crate::project::{Linked, Register};
 use crate::system::SystemName;
 
@@ -30,7 +31,7 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
         .map_err(|error| Failure::error("cannot find this folder").because(&error))?;
     let id = uuid::Uuid::new_v4();
     write_new(&dir, &crate::render::new_system(name.as_str(), &namespace, &id.to_string()))?;
-    put_in_git(&dir)?;
+    history::put_in_git(&dir)?;
     Register::change(|register| register.0.insert(id, Linked { name: name.clone(), dir: dir.clone() }))?;
     context.screen.show(
         &serde_json::json!({ "name": name, "namespace": namespace, "id": id, "dir": dir }),
@@ -64,15 +65,4 @@ fn write_new(dir: &Path, files: &[(&str, String)]) -> Result<(), Failure> {
         std::fs::write(&path, text).map_err(cannot)?;
     }
     Ok(())
-}
-
-/// A repository of its own, unless the folder stands in one already.
-fn put_in_git(dir: &Path) -> Result<(), Failure> {
-    if git2::Repository::discover(dir).is_ok() {
-        return Ok(());
-    }
-    let init = git2::Repository::init(dir);
-    init.map(drop).map_err(|error| {
-        Failure::error(format!("cannot make a git repository of {}", dir.display())).because(&error)
-    })
 }
