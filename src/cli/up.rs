@@ -28,7 +28,8 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Failure> {
     }
     let system = work.repo.load(&recorded.revision.id)?;
     if !system.builds.is_empty() {
-        cont::build::build_all(context, &work, &system, system.builds.keys().collect()).await?;
+        let wanted = system.builds.keys().collect();
+        cont::build::build_all(context, &work, &recorded.revision, &system, wanted).await?;
     }
     deploy::deploy(context, &work, recorded.revision).await
 }

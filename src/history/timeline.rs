@@ -1,5 +1,7 @@
 //! The timeline: one commit for every attempt, whatever became of it, on an append-only chain.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Repo, TIMELINE, pretty};
@@ -35,7 +37,7 @@ pub struct Entry {
     /// When it ended, in RFC 3339.
     pub time: String,
     pub who: String,
-    /// `deploy`, `stop`, `buildall`.
+    /// `deploy`, `stop`, `build`.
     pub action: String,
     pub topology: TopologyName,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,6 +49,29 @@ pub struct Entry {
     pub took: f64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub machines: Vec<MachineEntry>,
+}
+
+impl Entry {
+    /// An attempt that ends now and `took` so long.
+    pub fn new(
+        action: &str,
+        who: &Person,
+        (topology, revision): (&TopologyName, &str),
+        (result, summary): (Outcome, String),
+        took: Duration,
+    ) -> Self {
+        Self {
+            time: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            who: who.name.clone(),
+            action: action.to_owned(),
+            topology: topology.clone(),
+            revision: Some(revision.to_owned()),
+            result,
+            summary,
+            took: took.as_secs_f64(),
+            machines: Vec::new(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

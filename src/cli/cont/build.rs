@@ -1,12 +1,16 @@
 //! `cont build`, `cont buildall`.
 
+use std::time::Instant;
+
 use serde_json::json;
 
 use crate::builder;
 use crate::cli::Context;
 use crate::cli::context::Work;
 use crate::failure::{Failure, Kind};
+use crate::history::{Entry, Outcome, Revision};
 use crate::host::Hosts;
+use crate::login;
 use crate::report::{Event, seconds};
 use crate::system::{Machine, MachineName, ProcessName, System};
 
@@ -27,25 +31,29 @@ pub(in crate::cli) struct BuildallArgs {}
 
 pub(super) async fn build(context: &Context, args: BuildArgs) -> Result<(), Failure> {
     let work = context.work()?;
-    let system = work.repo.load(&work.revision("head")?.id)?;
+    let revision = work.revision("head")?;
+    let system = work.repo.load(&revision.id)?;
     let process = system
         .builds
         .keys()
         .find(|name| name.as_str() == args.process)
         .ok_or_else(|| not_built(&system, &args.process))?;
-    build_all(context, &work, &system, vec![process]).await
+    build_all(context, &work, &revision, &system, vec![process]).await
 }
 
 pub(super) async fn buildall(context: &Context, _args: BuildallArgs) -> Result<(), Failure> {
     let work = context.work()?;
-    let system = work.repo.load(&work.revision("head")?.id)?;
-    build_all(context, &work, &system, system.builds.keys().collect()).await
+    let revision = work.revision("head")?;
+    let system = work.repo.load(&revision.id)?;
+    build_all(context, &work, &revision, &system, system.builds.keys().collect()).await
 }
 
-/// Builds one after another, for their output is read by people. Ends at the first that fails.
+/// Builds one after another, for their output is read by people. Ends at the first that fails. What was built or failed
+/// goes into the timeline.
 pub(in crate::cli) async fn build_all(
     context: &Context,
     work: &Work,
+    revision: &Revision,
     system: &System,
     wanted: Vec<&ProcessName>,
 ) -> Result<(), Failure> {
@@ -60,9 +68,28 @@ pub(in crate::cli) async fn build_all(
     let hosts = Hosts::connect(&work.project.dir, &machines, system, &context.reporter).await;
     work.project.prepare()?;
     let cache = work.project.state.join("sources");
+    let began = Instant::now();
     let mut told = Vec::new();
+    let mut made = Vec::new();
+    let record = |result, summary| {
+        let who = login::who()?;
+        let about = (&system.topology, revision.id.as_str());
+        let entry = Entry::new("build", &who, about, (result, summary), began.elapsed());
+        work.repo.timeline_append(&entry, &who)
+    };
     for process in wanted {
-        let built = builder::build(system, process, &hosts, &cache, &context.reporter).await?;
+        let built = match builder::build(system, process, &hosts, &cache, &context.reporter).await {
+            Ok(built) => built,
+            Err(failure) => {
+                if let Err(unwritten) = record(Outcome::Failed, failure.message.clone()) {
+                    context.warn(format!("{unwritten}"));
+                }
+                return Err(failure);
+            }
+        };
+        if !built.reused {
+            made.push(process.as_str());
+        }
         let took = built.took;
         context.reporter.send(Event::Done { who: process.to_string(), what: "image".to_owned(), took });
         let how = if built.reused {
@@ -78,7 +105,7 @@ pub(in crate::cli) async fn build_all(
     if context.screen.json {
         context.screen.show(&told, String::new);
     }
-    Ok(())
+    if made.is_empty() { Ok(()) } else { record(Outcome::Done, format!("built {}", made.join(", "))) }
 }
 
 /// The machines that may be asked to build: those named, and those that run what is built.

@@ -11,7 +11,7 @@ use crate::cli::context::Work;
 use crate::failure::{Failure, Kind};
 use crate::history::{Entry, MachineEntry, Outcome, Revision};
 use crate::host::Hosts;
-use crate::login;
+use crate::login::{self, Person};
 use crate::observe::observe;
 use crate::plan::{self, ChangeKind, MachineState, Observed, Plan, PlanError};
 use crate::report::{Event, Reporter, seconds};
@@ -60,7 +60,7 @@ impl<'c> Scene<'c> {
         secrets: Arc<Secrets>,
         reporter: &Reporter,
     ) -> Result<Self, Failure> {
-        let machines = all_machines(work, &system)?;
+        let machines = all_machines(context, work, &system)?;
         let hosts = Hosts::connect(&work.project.dir, &machines, &system, reporter).await;
         let mut observed = observe(&hosts, &system).await;
         forget_lost(context, &system, &mut observed);
@@ -112,7 +112,7 @@ impl<'c> Scene<'c> {
         };
         let outcome = runner.run(plan, cancel).await;
         self.context.reporter.end();
-        let entry = self.entry(action, &who.name, plan, &outcome);
+        let entry = self.entry(action, &who, plan, &outcome);
         let line = format!(
             "{} {} {} {} by {who}: {}",
             action,
@@ -150,7 +150,7 @@ impl<'c> Scene<'c> {
         }
         let who = login::who()?;
         let summary = "nothing to do".to_owned();
-        let entry = self.new_entry("deploy", &who.name, Outcome::Done, summary, took);
+        let entry = self.new_entry("deploy", &who, Outcome::Done, summary, took);
         self.work.repo.timeline_append(&entry, &who)
     }
 
@@ -180,7 +180,7 @@ impl<'c> Scene<'c> {
         if silent.is_empty() { Ok(()) } else { Err(unreachable(&self.hosts, &silent)) }
     }
 
-    fn entry(&self, action: &str, who: &str, plan: &Plan, outcome: &apply::Outcome) -> Entry {
+    fn entry(&self, action: &str, who: &Person, plan: &Plan, outcome: &apply::Outcome) -> Entry {
         let (result, summary) = match &outcome.result {
             Ended::Completed => (Outcome::Done, counts(plan)),
             Ended::Partly { failed } => {
@@ -205,18 +205,16 @@ impl<'c> Scene<'c> {
         entry
     }
 
-    fn new_entry(&self, action: &str, who: &str, result: Outcome, summary: String, took: Duration) -> Entry {
-        Entry {
-            time: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-            who: who.to_owned(),
-            action: action.to_owned(),
-            topology: self.system.topology.clone(),
-            revision: Some(self.revision.id.clone()),
-            result,
-            summary,
-            took: took.as_secs_f64(),
-            machines: Vec::new(),
-        }
+    fn new_entry(
+        &self,
+        action: &str,
+        who: &Person,
+        result: Outcome,
+        summary: String,
+        took: Duration,
+    ) -> Entry {
+        let about = (&self.system.topology, self.revision.id.as_str());
+        Entry::new(action, who, about, (result, summary), took)
     }
 
     fn no_plan(&self, error: PlanError) -> Failure {
@@ -230,12 +228,21 @@ impl<'c> Scene<'c> {
 }
 
 /// The machines of the revision and those that the deployed one still has: what was taken out must be cleared away.
-fn all_machines(work: &Work, system: &System) -> Result<BTreeMap<MachineName, Machine>, Failure> {
+fn all_machines(
+    context: &Context,
+    work: &Work,
+    system: &System,
+) -> Result<BTreeMap<MachineName, Machine>, Failure> {
     let mut machines = system.machines.clone();
-    if let Some(deployed) = work.repo.deployed(&system.topology)? {
-        for (name, machine) in work.repo.load(&deployed)?.machines {
-            machines.entry(name).or_insert(machine);
+    let Some(deployed) = work.repo.deployed(&system.topology)? else { return Ok(machines) };
+    match work.repo.load(&deployed) {
+        Ok(deployed) => {
+            for (name, machine) in deployed.machines {
+                machines.entry(name).or_insert(machine);
+            }
         }
+        // Written by another version of nsd: no reason to deploy never again.
+        Err(failure) => context.warn(format!("{failure}: machines that only it names are not looked at")),
     }
     Ok(machines)
 }
