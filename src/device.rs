@@ -1,6 +1,8 @@
 //! The devices that the bundled brokers let in: records in the Redis that the brokers share. A record is the hash
 //! `{prefix}device:{id}`; the set `{prefix}devices` holds all ids. Only the salted hash of a secret is kept.
 
+use std::time::Duration;
+
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use serde::Serialize;
@@ -15,6 +17,9 @@ use crate::secret::Secret;
 const SECRET_BYTES: usize = 32;
 const SALT_BYTES: usize = 16;
 const MAX_ID: usize = 64;
+
+/// For one answer of a Redis.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Ids fetched at once by [`Registry::list`].
 const BATCH: usize = 500;
@@ -75,9 +80,13 @@ impl Registry {
                 Err(error) => drop(sender.send(Err(error))),
             }
         });
-        let made =
-            made.await.map_err(|_| Failure::error("cannot log in to Redis").cause("the connection ended"))?;
-        let redis = made.map_err(|error| failed("log in to Redis", &error))?;
+        let silent = |why: &str| Failure::error("cannot log in to Redis").cause(why);
+        let made = tokio::time::timeout(PATIENCE, made)
+            .await
+            .map_err(|_| silent("it does not answer"))?
+            .map_err(|_| silent("the connection ended"))?;
+        let mut redis = made.map_err(|error| failed("log in to Redis", &error))?;
+        redis.set_response_timeout(PATIENCE);
         Ok(Self { redis, prefix: prefix.to_owned() })
     }
 
