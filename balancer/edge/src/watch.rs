@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
@@ -33,8 +33,12 @@ impl FileWatch {
     /// Changes after this call are reported. Files that do not exist yet are waited for.
     pub fn new(paths: &[PathBuf]) -> Self {
         let (hint, hints) = mpsc::channel(1);
-        // A full channel is fine: one waiting hint already says "look".
-        let on_event = move |_event| {
+        let watched = paths.to_vec();
+        let on_event = move |event: notify::Result<Event>| {
+            if event.is_ok_and(|event| !concerns(&event, &watched)) {
+                return;
+            }
+            // A full channel is fine: one waiting hint already says "look".
             let _ = hint.try_send(());
         };
         let watcher = notify::recommended_watcher(on_event).ok().map(|mut watcher| {
@@ -52,6 +56,7 @@ impl FileWatch {
     pub async fn changed(&mut self) {
         loop {
             self.hint().await;
+            sleep(SETTLE).await;
             let mut now = fingerprints(&self.paths);
             if now == self.seen {
                 continue;
@@ -81,6 +86,15 @@ impl FileWatch {
             last = now;
         }
     }
+}
+
+/// Directories are watched for the files in them, so most events may be about others: a log written beside the settings.
+fn concerns(event: &Event, watched: &[PathBuf]) -> bool {
+    let about = |path: &PathBuf| {
+        let same = |wanted: &PathBuf| path.file_name() == wanted.file_name() || path.parent() == Some(wanted);
+        watched.iter().any(same)
+    };
+    !matches!(event.kind, EventKind::Access(_)) && (event.paths.is_empty() || event.paths.iter().any(about))
 }
 
 /// A replaced file is a new file: its directory is what must be watched.
@@ -160,6 +174,19 @@ mod tests {
             timeout(Duration::from_millis(400), watch.changed()).await.is_err(),
             "another file is no change"
         );
+    }
+
+    #[test]
+    fn events_about_other_files_and_reading_do_not_count() {
+        let watched = [PathBuf::from("/etc/nsd/balancer.toml"), PathBuf::from("/certs")];
+        let event = |kind, path: &str| Event::new(kind).add_path(PathBuf::from(path));
+        let written = EventKind::Modify(notify::event::ModifyKind::Any);
+        let read = EventKind::Access(notify::event::AccessKind::Any);
+        assert!(concerns(&event(written, "/etc/nsd/balancer.toml"), &watched));
+        assert!(concerns(&event(written, "/certs/new.pem"), &watched));
+        assert!(concerns(&Event::new(EventKind::Other), &watched), "the kernel lost count: look");
+        assert!(!concerns(&event(written, "/etc/nsd/balancer.log"), &watched));
+        assert!(!concerns(&event(read, "/etc/nsd/balancer.toml"), &watched));
     }
 
     #[tokio::test]
