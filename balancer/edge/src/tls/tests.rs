@@ -146,7 +146,7 @@ fn each_bad_file_is_named_with_its_problem() {
         ("certificate.pem", one.certificate.clone(), "holds no private key"),
         ("foreign.pem", format!("{}{}", one.certificate, other.key), "belongs to none"),
         ("two.pem", format!("{}{}", one.combined(), other.combined()), "holds 2 private keys"),
-        ("cut.pem", one.combined().replacen("-----END CERTIFICATE-----", "", 1), "not a PEM file"),
+        ("cut.pem", one.combined().replace("-----END PRIVATE KEY-----", ""), "not a PEM file"),
         (
             "garbage.pem",
             format!("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n{}", one.key),
