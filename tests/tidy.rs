@@ -48,6 +48,26 @@ const OWNED: &[(&str, &[&str])] = &[
     ("mqttbytes::", &["broker/wire/tests", "broker/wire/benches"]),
 ];
 
+/// Licences that go with Apache-2.0.
+const FREE: &[&str] = &[
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "MIT",
+    "MIT-0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "ISC",
+    "Zlib",
+    "0BSD",
+    "BSL-1.0",
+    "CC0-1.0",
+    "CDLA-Permissive-2.0",
+    "Unicode-3.0",
+    "Unlicense",
+    "OpenSSL",
+    "MPL-2.0",
+];
+
 const LONGEST_FILE: usize = 800;
 
 #[test]
@@ -131,6 +151,44 @@ fn paths_in_documents_exist() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What cargo-deny would check and needs no network: licences that fit ours, and nothing from outside the registry.
+#[test]
+fn dependencies_are_free_and_from_the_registry() {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let told = std::process::Command::new(cargo)
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--locked",
+            "--offline",
+            "--filter-platform",
+            "host-tuple",
+        ])
+        .current_dir(root())
+        .output()
+        .expect("cargo can be run");
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&told.stdout).expect("cargo prints JSON");
+    let mut wrong = Vec::new();
+    for package in metadata["packages"].as_array().expect("a list of packages") {
+        let name = package["name"].as_str().unwrap_or_default();
+        let license = package["license"].as_str().unwrap_or("no licence");
+        // Stricter than needed, and simpler: every licence that is named must fit, also where there is a choice.
+        let names = license.replace(['(', ')'], " ").replace('/', " OR ").replace(" AND ", " OR ");
+        let free = names.split(" OR ").all(|one| FREE.contains(&one.trim()));
+        if !free {
+            wrong.push(format!("{name}: {license}"));
+        }
+        if let Some(source) = package["source"].as_str()
+            && !source.starts_with("registry+https://github.com/rust-lang/crates.io-index")
+        {
+            wrong.push(format!("{name} comes from {source}"));
+        }
+    }
+    assert!(wrong.is_empty(), "dependencies that do not fit:\n{}", wrong.join("\n"));
 }
 
 fn root() -> PathBuf {

@@ -53,7 +53,6 @@ fn small_site(lab: &Lab) -> Site {
     let site = Site::new(lab);
     site.write(&small_system(lab, "main"));
     site.ok(&["mach", "trust", "-y"]);
-    site.know_git_host(lab);
     site
 }
 

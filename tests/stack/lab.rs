@@ -11,7 +11,6 @@ pub(crate) struct Lab {
     pub(crate) dir: PathBuf,
     pub(crate) scripts: PathBuf,
     pub(crate) identity: PathBuf,
-    pub(crate) known_hosts: PathBuf,
     pub(crate) registry: Registry,
     pub(crate) git: GitHost,
     pub(crate) machines: Vec<Machine>,

@@ -11,5 +11,6 @@
 mod article;
 mod bad_input;
 mod device;
+mod docker_here;
 mod lab;
 mod site;

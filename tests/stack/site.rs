@@ -27,25 +27,20 @@ pub(crate) struct Said {
 impl Site {
     /// An empty folder with the lab's identity as `lab-key` in it.
     pub(crate) fn new(lab: &Lab) -> Self {
+        let site = Self::without_key();
+        fs::copy(&lab.identity, site.folder.join("lab-key")).expect("the lab's key can be copied");
+        site
+    }
+
+    /// An empty folder, and a person who has logged in.
+    pub(crate) fn without_key() -> Self {
         let root = TempDir::new().expect("a temporary folder can be made");
         let (folder, home) = (root.path().join("system"), root.path().join("home"));
         fs::create_dir_all(&folder).expect("the folder can be made");
         fs::create_dir_all(&home).expect("the home can be made");
-        fs::copy(&lab.identity, folder.join("lab-key")).expect("the lab's key can be copied");
         let site = Self { folder, home, _root: root };
         site.ok(&["login", "--name", "Ada Tester", "--email", "ada@example.org"]);
         site
-    }
-
-    /// The git host's key, as its owner publishes it.
-    pub(crate) fn know_git_host(&self, lab: &Lab) {
-        let keys = fs::read_to_string(&lab.known_hosts).expect("the lab tells its host keys");
-        let line = keys.lines().find(|line| lab.git.url.contains(line.split(' ').next().unwrap_or("?")));
-        let known = self.folder.join("known_hosts");
-        let mut text = fs::read_to_string(&known).unwrap_or_default();
-        text.push_str(line.expect("the lab tells the git host's key"));
-        text.push('\n');
-        fs::write(known, text).expect("known_hosts can be written");
     }
 
     pub(crate) fn write(&self, system: &str) {
@@ -64,8 +59,23 @@ impl Site {
     }
 
     pub(crate) fn nsd(&self, words: &[&str]) -> Said {
+        Self::hear(words, self.command(words))
+    }
+
+    /// As somebody whose SSH settings know another key, which opens the machines already.
+    pub(crate) fn ok_with_key(&self, identity: &Path, words: &[&str]) {
+        let settings = self.home.join("ssh_config");
+        let text = format!("IdentityFile {}\nIdentitiesOnly yes\n", identity.display());
+        fs::write(&settings, text).expect("SSH settings can be written");
+        let mut command = self.command(words);
+        command.env("NSD_SSH_CONFIG", settings);
+        let said = Self::hear(words, command);
+        assert_eq!(said.code, 0, "nsd {words:?} failed:\n{}{}", said.stdout, said.stderr);
+    }
+
+    fn hear(words: &[&str], mut command: Command) -> Said {
         let started = Instant::now();
-        let output = self.command(words).output().expect("nsd can be run");
+        let output = command.output().expect("nsd can be run");
         let said = Said {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -121,7 +131,7 @@ impl Site {
 }
 
 /// Folder of `nsd-broker` and `nsd-balancer`: beside our own binary. `cargo test` of one package does not build the others.
-fn bundled() -> PathBuf {
+pub(crate) fn bundled() -> PathBuf {
     let folder =
         Path::new(env!("CARGO_BIN_EXE_nsd")).parent().expect("a binary stands in a folder").to_owned();
     for program in ["nsd-broker", "nsd-balancer"] {
