@@ -208,7 +208,7 @@ impl<'m> Placer<'m> {
             if wanted.host.is_some() || instance.stand == Stand::Host {
                 continue;
             }
-            let Some(host) = taken.choose(&instance.name, wanted) else {
+            let Some(host) = taken.choose(self.manifest.id, &instance.name, wanted) else {
                 let what = format!("no port is left on machine `{}`", instance.name.machine);
                 self.problem(&instance.name, "ports", what, None);
                 continue;

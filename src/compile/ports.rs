@@ -1,9 +1,11 @@
 //! The ports of each machine: those asked for are reserved first, then one is chosen for every port that leaves it to nsd.
-//! The choice follows from the machine's, process's and instance's own names, so it stays when others come and go.
+//! The choice follows from the system's id and the machine's, process's and instance's own names, so it stays when others
+//! come and go, and two systems on one machine hardly ever choose the same.
 
 use std::collections::BTreeSet;
 
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use crate::manifest::WantedPort;
 use crate::system::{InstanceName, Protocol};
@@ -31,8 +33,13 @@ impl Taken {
     }
 
     /// `None`: five thousand instances are more than one machine gets.
-    pub(super) fn choose(&mut self, instance: &InstanceName, wanted: &WantedPort) -> Option<u16> {
-        let text = format!("{instance}/{}/{:?}", wanted.container, wanted.protocol);
+    pub(super) fn choose(
+        &mut self,
+        system: Uuid,
+        instance: &InstanceName,
+        wanted: &WantedPort,
+    ) -> Option<u16> {
+        let text = format!("{system}/{instance}/{}/{:?}", wanted.container, wanted.protocol);
         let hash: [u8; 32] = Sha256::digest(text.as_bytes()).into();
         let start = u16::from_be_bytes([hash[0], hash[1]]) % PAIRS;
         let pairs = (0..PAIRS).map(|step| FIRST + 2 * ((start + step) % PAIRS));
@@ -57,21 +64,23 @@ mod tests {
 
     #[test]
     fn a_choice_is_stable_and_never_taken() {
-        let first = Taken::default().choose(&instance("m.mqtt.1"), &WANTED).unwrap();
-        assert_eq!(Taken::default().choose(&instance("m.mqtt.1"), &WANTED), Some(first));
+        let first = Taken::default().choose(Uuid::nil(), &instance("m.mqtt.1"), &WANTED).unwrap();
+        assert_eq!(Taken::default().choose(Uuid::nil(), &instance("m.mqtt.1"), &WANTED), Some(first));
+        assert_ne!(Taken::default().choose(Uuid::max(), &instance("m.mqtt.1"), &WANTED), Some(first));
         assert!((20_000..30_000).contains(&first) && first.is_multiple_of(2));
         let mut taken = Taken::default();
         taken.reserve(first + 1, Protocol::Tcp);
-        let next = taken.choose(&instance("m.mqtt.1"), &WANTED).unwrap();
+        let next = taken.choose(Uuid::nil(), &instance("m.mqtt.1"), &WANTED).unwrap();
         assert!(next != first && next.is_multiple_of(2));
     }
 
     #[test]
     fn all_pairs_can_be_used_and_no_more() {
         let mut taken = Taken::default();
-        let chosen: BTreeSet<u16> =
-            (0..PAIRS).filter_map(|n| taken.choose(&instance(&format!("m.x.{n}")), &WANTED)).collect();
+        let chosen: BTreeSet<u16> = (0..PAIRS)
+            .filter_map(|n| taken.choose(Uuid::nil(), &instance(&format!("m.x.{n}")), &WANTED))
+            .collect();
         assert_eq!(chosen.len(), usize::from(PAIRS));
-        assert_eq!(taken.choose(&instance("m.y.1"), &WANTED), None);
+        assert_eq!(taken.choose(Uuid::nil(), &instance("m.y.1"), &WANTED), None);
     }
 }

@@ -112,6 +112,24 @@ fn ctrl_c_takes_back_and_records() {
 }
 
 #[test]
+fn a_port_that_a_stranger_has_is_told_and_nothing_stays() {
+    let home = Home::new();
+    let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = stranger.local_addr().unwrap().port();
+    // The stranger would answer the health check in its place.
+    home.sample(&SYSTEM.replace(
+        "needs = [\"clock\"]",
+        &format!("needs = [\"clock\"]\nports = [\"{port}:{port}\"]\nhealth = {{ tcp = {port} }}"),
+    ));
+    let _stopped = Stopped(&home, "sample");
+    let ran = home.nsd("sample", "up");
+    assert_eq!(ran.code, 4, "{}", ran.all());
+    assert!(ran.stderr.contains(&format!("port {port} of this machine is taken")), "{}", ran.stderr);
+    let left = home.ok("sample", "sys analyze --json").json();
+    assert_eq!(left["machines"]["local"]["instances"].as_array().unwrap().len(), 0, "{left}");
+}
+
+#[test]
 fn a_secret_reaches_its_program_and_nothing_else() {
     let home = Home::new();
     home.sample(

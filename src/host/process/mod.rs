@@ -24,7 +24,7 @@ use crate::plan::{ContainerName, RunState, Running, Surveyed};
 use crate::report::Reporter;
 use crate::secret::Secret;
 use crate::supervise::{self, Program, State, name};
-use crate::system::{Image, MachineName, System, Volume};
+use crate::system::{Container, Image, MachineName, Protocol, System, Volume};
 
 /// A supervisor is up, or has told why not, within this.
 const START_DEADLINE: Duration = Duration::from_secs(10);
@@ -148,6 +148,7 @@ impl Processes {
             return Ok(());
         }
         end_orphan(&dir).await;
+        ports_are_free(&dir, container)?;
         let cannot =
             |why: &dyn std::error::Error| Failure::error(format!("cannot start {container}")).because(why);
         for stale in [name::STATUS, name::GRACE] {
@@ -374,6 +375,28 @@ fn program(dir: &Path, order: &Order<'_>) -> Result<Program, Failure> {
         ulimits: order.container.ulimits.clone(),
         stop_grace: order.stop_grace,
     })
+}
+
+/// A stranger on one of its ports would answer in its place and be taken for it.
+fn ports_are_free(dir: &Path, container: &ContainerName) -> Result<(), Failure> {
+    let program = supervise::read_program(dir).map_err(|error| cannot_ask(container, &error))?;
+    let made_from: Option<Container> =
+        program.labels.get(label::CONTAINER).and_then(|text| serde_json::from_str(text).ok());
+    let ports = made_from.into_iter().flat_map(|container| container.ports);
+    for port in ports.filter(|port| port.protocol == Protocol::Tcp) {
+        let address = (port.ip.as_deref().unwrap_or("0.0.0.0"), port.host);
+        // Other troubles, such as a port that only root may use, are the program's own to tell.
+        if let Err(error) = std::net::TcpListener::bind(address)
+            && error.kind() == std::io::ErrorKind::AddrInUse
+        {
+            let what = format!("cannot start {container}: port {} of this machine is taken", port.host);
+            return Err(Failure::error(what).because(&error).hint(format!(
+                "see who has it: `ss -ltnp sport = :{}`; stop that, or give the process another port in `ports`",
+                port.host
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn is_runnable(program: &str, path: &str) -> bool {
