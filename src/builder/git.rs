@@ -154,7 +154,11 @@ impl Remote {
     }
 
     fn connection(&self) -> Result<Connection<'_>, Failure> {
-        let mut url = self.url.clone();
+        // Paths count from the folder of system.toml, wherever nsd is called.
+        let mut url = match self.url.starts_with('.') {
+            true => self.dir.join(&self.url).display().to_string(),
+            false => self.url.clone(),
+        };
         let mut ssh = None;
         if let Some(parts) = SshUrl::parse(&self.url) {
             let settings = Settings::of(&self.dir, &self.url, &parts.reach())?;

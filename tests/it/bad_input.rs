@@ -133,3 +133,17 @@ fn files_that_cannot_be_written_are_named() {
     assert_eq!(ran.code, 1, "{}", ran.all());
     assert!(ran.stderr.contains(".nsd/current"), "{}", ran.stderr);
 }
+
+#[test]
+fn what_is_probably_a_slip_is_a_warning() {
+    let home = Home::new();
+    home.sample(
+        &SYSTEM.replace(
+            "needs = [\"clock\"]",
+            "needs = [\"clock\"]\nimage = \"redis:7\"\nports = [\"6379:6379\"]",
+        ),
+    );
+    let ran = home.ok("sample", "sys compile local");
+    assert!(ran.stderr.contains("warning: system.toml:"), "{}", ran.all());
+    assert!(ran.stderr.contains("open to everyone") && ran.stderr.contains("no volume"), "{}", ran.all());
+}

@@ -66,6 +66,11 @@ pub(in crate::cli) async fn compile(
     work.project.prepare()?;
     let recorded = work.repo.record(&system, &lock, &login::who()?)?;
     work.project.set_current(topology)?;
+    for warning in work.manifest.warnings() {
+        let hint = warning.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
+        let place = format!("{}:{}", work.project.shown(), warning.line);
+        context.warn(format!("{place}: {}: {}{hint}", warning.at, warning.what));
+    }
     Ok(recorded)
 }
 
