@@ -73,14 +73,12 @@ async fn add(context: &Context, args: AddArgs) -> Result<(), Failure> {
     let password = secret.reveal();
     context.screen.show(&json!({ "device": id, "password": password, "address": door.address }), || {
         let palette = context.screen.palette;
-        let command = format!(
-            "NSD_MQTT_PASSWORD={password} nsd mqtt {{}} --host {} --port {} -u {id} -t 'devices/{id}/{{}}'",
-            door.host, door.port
-        );
-        let subscribe = command.replacen("{}", "sub", 1).replace("{}", "#");
-        let publish = command.replacen("{}", "pub", 1).replace("{}", "status") + " -m on";
+        let at = format!("--host {} --port {} -u {id}", door.host, door.port);
         format!(
-            "user      {}\npassword  {}\n{}\n\n{subscribe}\n{publish}",
+            "user      {}\npassword  {}\n{}\n\n\
+             export NSD_MQTT_PASSWORD={password}\n\
+             nsd mqtt sub {at} -t 'devices/{id}/#'\n\
+             nsd mqtt pub {at} -t devices/{id}/status -m on",
             palette.bold(&id.to_string()),
             palette.bold(password),
             palette.dim("(shown this once; only a hash of it is kept)")

@@ -21,12 +21,9 @@ fn every_command_that_is_told_can_be_typed() {
     for file in files {
         let text = std::fs::read_to_string(&file).unwrap();
         // Tests tell commands that must not be taken.
-        let told = if file.extension().is_some_and(|extension| extension == "rs") {
-            text.split("#[cfg(test)]").next().unwrap()
-        } else {
-            &text
-        };
-        for command in commands(told) {
+        let code = file.extension().is_some_and(|extension| extension == "rs");
+        let told = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        for command in commands(told, code) {
             count += 1;
             if let Err(why) = typed(&command) {
                 wrong.push(format!("{}: `{command}`: {why}", file.strip_prefix(root).unwrap().display()));
@@ -42,9 +39,10 @@ fn commands_are_found_where_people_see_them() {
     let text = "see `nsd rev list`, or `nsd mqtt pub|sub`\n///   nsd logs -f     # all\n//! `nsd logs`\n#     nsd up\nnsd is\n    \
                 nsd login   # x\n`nsd/broker` `nsd: x` `nsd-broker`";
     assert_eq!(
-        commands(text),
+        commands(text, false),
         ["nsd rev list", "nsd mqtt pub", "nsd logs -f", "nsd logs", "nsd up", "nsd login"]
     );
+    assert_eq!(commands(text, true), ["nsd rev list", "nsd mqtt pub", "nsd logs -f", "nsd logs"]);
     assert!(typed("nsd mach key x").is_err(), "names need --install");
     assert!(typed("nsd cert push").is_err());
     assert!(typed("nsd sys create a b").is_err());
@@ -68,12 +66,15 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// In backticks, or alone on an indented line of a comment or a document.
-fn commands(text: &str) -> Vec<String> {
+/// In backticks, or alone on an indented line of a document; in code, of a comment.
+fn commands(text: &str, code: bool) -> Vec<String> {
     let mut found = Vec::new();
     for line in text.lines() {
-        let bare = line.trim_start_matches(['/', '#', '!']);
-        if let Some(rest) = bare.strip_prefix("   ").filter(|rest| rest.trim_start().starts_with("nsd ")) {
+        let bare = if code { line.trim_start() } else { line };
+        let bare = bare.trim_start_matches(['/', '#', '!']);
+        let people = !code || line.trim_start().starts_with("//");
+        let indented = bare.strip_prefix("  ").filter(|rest| people && rest.trim_start().starts_with("nsd "));
+        if let Some(rest) = indented {
             found.push(rest.split(" #").next().unwrap_or_default().trim().to_owned());
             continue;
         }

@@ -24,6 +24,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Failure> {
     let recorded = compile::compile(context, &work, &topology).await?;
     if !context.screen.json {
         let changes = if recorded.new { compile::describe(&work, &recorded)? } else { Vec::new() };
+        context.reporter.end();
         context.screen.say(&compile::text(&work, &recorded, &changes));
     }
     let system = work.repo.load(&recorded.revision.id)?;

@@ -87,7 +87,7 @@ fn crashed(first: &Status, now: &Status) -> Option<String> {
 }
 
 async fn unhealthy(host: &Host, container: &ContainerName, why: String) -> Failure {
-    let mut failure = Failure::error(format!("{container} did not come up: {why}"));
+    let mut failure = Failure::error(format!("it did not come up: {why}"));
     let last = last_lines(&host.engine, container).await;
     if last.is_empty() {
         failure.causes.push("it has written nothing to its log".into());

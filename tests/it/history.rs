@@ -94,3 +94,37 @@ fn a_system_outside_of_git_has_a_history_too() {
     home.ok("sample", "rev get head");
     assert!(home.path("sample/.nsd/history.git").is_dir());
 }
+
+#[test]
+fn a_build_that_fails_is_in_the_timeline() {
+    let home = Home::new();
+    commit_to(&git2::Repository::init_bare(home.path("clock.git")).unwrap());
+    // Paths count from the folder of system.toml.
+    let local = "[topology.local]\nruntime = \"docker\"";
+    home.sample(
+        &SYSTEM
+            .replace("program = [\"sleep\", \"3600\"]", "repository = \"../clock.git\"")
+            .replace("program = [\"sleep\", \"3601\"]", "image = \"busybox:1\"")
+            .replace("[topology.local]\nruntime = \"process\"", local),
+    );
+    home.ok("sample", "sys compile local");
+    let ran = home.nsd("sample", "cont buildall");
+    assert_eq!(ran.code, 6, "no engine builds here: {}", ran.all());
+    let entries = home.ok("sample", "timeline list --json").json();
+    assert_eq!(
+        (entries[0]["action"].as_str(), entries[0]["result"].as_str()),
+        (Some("build"), Some("failed"))
+    );
+    assert!(entries[0]["summary"].as_str().unwrap().contains("Docker"), "{entries}");
+    assert_eq!(home.nsd("sample", "rev get deployed").code, 1, "a build deploys nothing");
+}
+
+/// One commit with a Dockerfile, on HEAD.
+fn commit_to(git: &git2::Repository) {
+    let blob = git.blob(b"FROM scratch\n").unwrap();
+    let mut tree = git.treebuilder(None).unwrap();
+    tree.insert("Dockerfile", blob, 0o100_644).unwrap();
+    let tree = git.find_tree(tree.write().unwrap()).unwrap();
+    let who = git2::Signature::now("Ada", "ada@example.org").unwrap();
+    git.commit(Some("HEAD"), &who, &who, "first", &tree, &[]).unwrap();
+}

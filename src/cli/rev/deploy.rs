@@ -43,6 +43,7 @@ pub(in crate::cli) async fn deploy(
         return scene.settle(began.elapsed());
     }
     if !context.screen.json {
+        context.reporter.end();
         context.screen.say(&format!("\n{}", plan::text(&plan)));
     }
     scene.preflight(&plan).await?;

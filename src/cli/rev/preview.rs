@@ -25,6 +25,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Failure> {
     let revision = work.revision(&args.revision)?;
     let scene = super::roll::Scene::survey(context, &work, revision).await?;
     let plan = scene.plan()?;
+    context.reporter.end();
     context.screen.show(&plan, || if args.long { plan::text_long(&plan) } else { plan::text(&plan) });
     scene.preflight(&plan).await?;
     match args.exit_code && !plan.stages.is_empty() {

@@ -44,14 +44,13 @@ fn machines(observed: &Observed) -> Table {
 }
 
 fn containers(observed: &Observed) -> Table {
-    let mut table = Table::new(["CONTAINER", "INSTANCE", "STATE", "SINCE", "REVISION"]);
+    let mut table = Table::new(["CONTAINER", "STATE", "SINCE", "REVISION"]);
     for state in observed.machines.values() {
         let MachineState::Answered(told) = state else { continue };
         for running in &told.instances {
             let (state, since) = words(&running.state);
             table.row([
                 running.container.to_string(),
-                running.instance.to_string(),
                 state,
                 since,
                 crate::history::short(&running.revision).to_owned(),
