@@ -1,20 +1,15 @@
 //! The broker's settings: text → table → checked value. All problems are reported at once, each with its line and a
 //! guess at what was meant; nothing after this module checks a setting again.
 
-mod reader;
-
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use nsd_edge::config::{self, Problem, Table};
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
-use toml::de::DeTable;
 use zeroize::Zeroizing;
 
 use crate::access::{Policy, TopicRule};
-use reader::{Problems, Reader};
-
-pub use reader::Problem;
 
 /// Where the admin socket is unless the file says otherwise.
 pub const ADMIN_SOCKET: &str = "/run/nsd/broker.sock";
@@ -103,50 +98,25 @@ pub fn load(path: &Path) -> Result<Settings, SettingsError> {
 }
 
 pub fn parse(text: &str) -> Result<Settings, Vec<Problem>> {
-    let mut problems = Problems::new(text);
-    let (table, errors) = DeTable::parse_recoverable(text);
-    for error in errors {
-        problems.add(error.span().map_or(0, |span| span.start), error.message().to_owned());
+    config::parse(text, read)
+}
+
+fn read(root: &mut Table<'_, '_>) -> Option<Settings> {
+    let node = root.string("node").unwrap_or_else(random_name);
+    let allow_anonymous = root.boolean("allow_anonymous").unwrap_or(false);
+    let listen: Vec<Listen> = root.tables("listen").into_iter().filter_map(read_listen).collect();
+    if listen.is_empty() && root.is_fine() {
+        root.problem("listen", "nothing to listen on: add `[[listen]]` with `address = \"0.0.0.0:1883\"`");
     }
-    if !problems.is_empty() {
-        return Err(problems.into_vec());
-    }
-    let mut root = Reader::new(table.get_ref(), "", table.span().start);
-    let node = root.string("node", &mut problems);
-    let allow_anonymous = root.boolean("allow_anonymous", &mut problems).unwrap_or(false);
-    let listen: Vec<Listen> = root
-        .tables("listen", &mut problems)
-        .into_iter()
-        .filter_map(|table| read_listen(table, &mut problems))
-        .collect();
-    if listen.is_empty() && problems.is_empty() {
-        problems
-            .add(0, "nothing to listen on: add `[[listen]]` with `address = \"0.0.0.0:1883\"`".to_owned());
-    }
-    let store = root
-        .table("store", &mut problems)
-        .map_or(Some(StoreSettings::Memory), |t| read_store(t, &mut problems));
-    let access = root.table("access", &mut problems);
-    let policy = read_access(access, allow_anonymous, &mut problems);
-    let admin_socket = root
-        .table("admin", &mut problems)
-        .and_then(|mut table| {
-            let socket = table.string("socket", &mut problems);
-            table.finish(&mut problems);
-            socket
-        })
-        .map_or_else(|| PathBuf::from(ADMIN_SOCKET), PathBuf::from);
-    root.finish(&mut problems);
-    match store {
-        Some(store) if problems.is_empty() => Ok(Settings {
-            node: node.unwrap_or_else(random_name),
-            listen,
-            store,
-            policy,
-            admin_socket: Some(admin_socket),
-        }),
-        _ => Err(problems.into_vec()),
-    }
+    let store = root.table("store").map_or(Some(StoreSettings::Memory), read_store);
+    let policy = read_access(root.table("access"), allow_anonymous);
+    let admin_socket = root.table("admin").and_then(|mut table| {
+        let socket = table.string("socket");
+        table.finish();
+        socket
+    });
+    let admin_socket = Some(admin_socket.map_or_else(|| PathBuf::from(ADMIN_SOCKET), PathBuf::from));
+    Some(Settings { node, listen, store: store?, policy, admin_socket })
 }
 
 /// A name for a node that was given none.
@@ -154,80 +124,67 @@ pub fn random_name() -> String {
     format!("node-{:08x}", fastrand::u32(..))
 }
 
-fn read_listen(mut table: Reader<'_>, problems: &mut Problems<'_>) -> Option<Listen> {
-    let at = table.at("address");
-    let address = table.required("address", problems);
-    let address = address.and_then(|text| match text.parse::<SocketAddr>() {
-        Ok(address) => Some(address),
-        Err(_) => {
-            problems
-                .add(at, format!("listen.address: `{text}` is no address and port such as `0.0.0.0:1883`"));
-            None
-        }
-    });
-    let certificates = table.table("tls", problems).map_or_else(Vec::new, |mut tls| {
-        let at = tls.at("certificates");
-        let certificates = tls.strings("certificates", problems);
+fn read_listen(mut table: Table<'_, '_>) -> Option<Listen> {
+    table.require("address");
+    let address = table.parsed("address", "0.0.0.0:1883");
+    let certificates = table.table("tls").map_or_else(Vec::new, |mut tls| {
+        let certificates = tls.strings("certificates");
         if certificates.is_empty() {
-            problems
-                .add(at, "listen.tls: `certificates` must name at least one combined PEM file".to_owned());
+            tls.problem("certificates", "must name at least one combined PEM file");
         }
-        tls.finish(problems);
+        tls.finish();
         certificates.into_iter().map(PathBuf::from).collect()
     });
-    let proxy_protocol = table.boolean("proxy_protocol", problems).unwrap_or(false);
-    table.finish(problems);
+    let proxy_protocol = table.boolean("proxy_protocol").unwrap_or(false);
+    table.finish();
     Some(Listen { address: address?, certificates, proxy_protocol })
 }
 
-fn read_store(mut table: Reader<'_>, problems: &mut Problems<'_>) -> Option<StoreSettings> {
-    let kind = table.one_of("kind", &["memory", "redis"], problems);
-    let at = table.at("url");
-    let url = table.string("url", problems).map(Zeroizing::new);
-    let password = table.string("password", problems).map(Zeroizing::new);
-    let file_at = table.at("password_file");
-    let file = table.string("password_file", problems);
-    let prefix = table.string("prefix", problems).unwrap_or_else(|| "nsd:".to_owned());
-    table.finish(problems);
-    if kind? == "memory" {
+fn read_store(mut table: Table<'_, '_>) -> Option<StoreSettings> {
+    let is_redis = table.required_choice("kind", &[("memory", false), ("redis", true)]);
+    let url = table.string("url").map(Zeroizing::new);
+    let password = table.string("password").map(Zeroizing::new);
+    let file = table.string("password_file");
+    let prefix = table.string("prefix").unwrap_or_else(|| "nsd:".to_owned());
+    table.finish();
+    if !is_redis? {
         return Some(StoreSettings::Memory);
     }
     if password.is_some() && file.is_some() {
-        problems.add(file_at, "store: `password` and `password_file` exclude each other".to_owned());
+        table.problem("password_file", "excludes `password`");
     }
     let password = match file {
         None => password,
         Some(path) => match std::fs::read_to_string(&path).map(Zeroizing::new) {
             Ok(text) => Some(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned())),
             Err(error) => {
-                problems.add(file_at, format!("store.password_file: cannot read `{path}`: {error}"));
+                table.problem("password_file", format!("cannot read `{path}`: {error}"));
                 None
             }
         },
     };
     let Some(url) = url else {
-        problems.add(at, "store: `url` is missing, for example `redis://10.0.0.2:6379/12`".to_owned());
+        if !table.has("url") {
+            table.problem("url", "is missing, for example `redis://10.0.0.2:6379/12`");
+        }
         return None;
     };
     match RedisSettings::parse(&url, password.as_ref().map(|text| text.as_str()), &prefix) {
         Ok(redis) => Some(StoreSettings::Redis(redis)),
         Err(what) => {
-            problems.add(at, format!("store.url: {what}"));
+            table.problem("url", what);
             None
         }
     }
 }
 
-fn read_access(table: Option<Reader<'_>>, allow_anonymous: bool, problems: &mut Problems<'_>) -> Policy {
+fn read_access(table: Option<Table<'_, '_>>, allow_anonymous: bool) -> Policy {
     let (mut devices, mut rule) = (None, None);
     if let Some(mut table) = table {
-        devices = table.boolean("devices", problems);
-        rule = match table.optional_one_of("topic_rule", &["second-level-is-device", "open"], problems) {
-            Some("open") => Some(TopicRule::Open),
-            Some(_) => Some(TopicRule::SecondLevelIsDevice),
-            None => None,
-        };
-        table.finish(problems);
+        devices = table.boolean("devices");
+        let rules = [("second-level-is-device", TopicRule::SecondLevelIsDevice), ("open", TopicRule::Open)];
+        rule = table.choice("topic_rule", &rules);
+        table.finish();
     }
     policy(allow_anonymous, devices, rule)
 }
@@ -290,10 +247,10 @@ mod tests {
         assert_eq!(
             found,
             [
-                "1: unknown key `nod`: did you mean `node`?",
-                "2: allow_anonymous: expected a boolean, found an integer",
-                "4: listen.address: `here` is no address and port such as `0.0.0.0:1883`",
-                "5: listen: unknown key `proxy`: known here are address, tls, proxy_protocol",
+                "1: nod: unknown key: did you mean `node`?",
+                "2: allow_anonymous: expected a boolean, found: integer",
+                "4: listen.address: `here` is not understood; write it like `0.0.0.0:1883`",
+                "5: listen.proxy: unknown key: known here are address, tls, proxy_protocol",
                 "7: store.kind: `disk` is none of memory, redis",
                 "9: access.topic_rule: `opne` is none of second-level-is-device, open: did you mean `open`?",
             ]
@@ -303,9 +260,18 @@ mod tests {
     #[test]
     fn a_broken_file_is_told_by_line_and_a_password_never() {
         assert!(problems("a = \n")[0].starts_with("1: "));
-        assert!(
-            problems("[[listen]]\naddress = \"0.0.0.0:1\"\n[store]\nkind = \"redis\"")[0]
-                .contains("`url` is missing")
+        let listen = "[[listen]]\naddress = \"0.0.0.0:1\"\n";
+        assert_eq!(
+            problems(&format!("{listen}[store]\nkind = \"redis\"")),
+            ["3: store.url: is missing, for example `redis://10.0.0.2:6379/12`"]
+        );
+        assert_eq!(
+            problems(&format!("{listen}[store]\n")),
+            ["3: store.kind: is missing: one of memory, redis"]
+        );
+        assert_eq!(
+            problems(&format!("{listen}tls = {{}}\n")),
+            ["3: listen.tls.certificates: must name at least one combined PEM file"]
         );
         let found = problems(
             "[[listen]]\naddress=\"0.0.0.0:1\"\n[store]\nkind=\"redis\"\nurl=\"redis://:hush@h:99999\"",

@@ -70,6 +70,11 @@ impl Problems<'_> {
     }
 }
 
+/// A list of words as a sentence has it.
+fn listed<T>(choices: &[(&'static str, T)]) -> String {
+    choices.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ")
+}
+
 /// One table, and which of its keys were asked for.
 #[derive(Debug)]
 pub struct Table<'t, 'p> {
@@ -83,6 +88,11 @@ pub struct Table<'t, 'p> {
 impl<'t, 'p> Table<'t, 'p> {
     fn new(table: &'t DeTable<'t>, path: String, start: usize, problems: &'p Problems<'p>) -> Self {
         Self { table, path, start, known: Vec::new(), problems }
+    }
+
+    /// Whether nothing was wrong so far, in the whole file.
+    pub fn is_fine(&self) -> bool {
+        self.problems.is_empty()
     }
 
     pub fn has(&self, key: &str) -> bool {
@@ -183,9 +193,21 @@ impl<'t, 'p> Table<'t, 'p> {
             let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
             let meant =
                 closest(&given, &words).map_or_else(String::new, |word| format!(": did you mean `{word}`?"));
-            self.problem(key, format!("`{given}` is none of {}{meant}", words.join(", ")));
+            self.problem(key, format!("`{given}` is none of {}{meant}", listed(choices)));
         }
         found.map(|(_, value)| *value)
+    }
+
+    /// [`Table::choice`] that must be there.
+    pub fn required_choice<T: Copy>(
+        &mut self,
+        key: &'static str,
+        choices: &[(&'static str, T)],
+    ) -> Option<T> {
+        if !self.has(key) {
+            self.problem(key, format!("is missing: one of {}", listed(choices)));
+        }
+        self.choice(key, choices)
     }
 
     pub fn require(&self, key: &'static str) {
