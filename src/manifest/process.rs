@@ -108,7 +108,7 @@ impl Reader<'_> {
     }
 
     /// Where a key stands: in the topology's table if it is there, else in the process's own.
-    fn at(&self, key: &str) -> String {
+    pub(super) fn at(&self, key: &str) -> String {
         let full = |base: &String| if key.is_empty() { base.clone() } else { format!("{base}.{key}") };
         let top = |at: &str| at.split('[').next().unwrap_or(at).to_owned();
         let written = self.bases.iter().map(full).find(|at| self.places.has(&top(at)));

@@ -10,6 +10,11 @@ const SECOND: &str = "second-level-is-device";
 impl Reader<'_> {
     /// Keys that mean nothing for this source are mistakes, not decoration.
     pub(super) fn fitting_keys(&mut self, keys: &raw::Process, source: &Source) {
+        let unknown = keys.bundled.is_none() && keys.image.is_none() && keys.repository.is_none();
+        if unknown && self.places.has(&self.at("bundled")) {
+            // It was told that there is no such server; what goes with it is not known.
+            return;
+        }
         let broker = [
             ("store", keys.store.is_some()),
             ("allow_anonymous", keys.allow_anonymous.is_some()),
