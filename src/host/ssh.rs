@@ -23,6 +23,8 @@ use crate::system::{Machine, MachineName, Reach};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A dead link is noticed after three of these.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// The lock is taken or refused at once; a shell that says nothing for so long is stuck.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the master outlives a killed `nsd`; while `nsd` runs, `anchor` keeps it.
 const PERSIST_SECONDS: usize = 5;
 
@@ -267,7 +269,8 @@ impl Link {
         let stdout = child.stdout().take().ok_or_else(|| Failure::error("the lock has no output"))?;
         let mut answer = BufReader::new(stdout);
         let mut first = String::new();
-        answer.read_line(&mut first).await.map_err(|error| failed(&error))?;
+        let line = tokio::time::timeout(LOCK_TIMEOUT, answer.read_line(&mut first)).await;
+        line.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())).map_err(|error| failed(&error))?;
         match first.trim() {
             "locked" => Ok(RemoteLock { name: self.name.clone(), child }),
             "held" => {

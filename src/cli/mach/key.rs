@@ -14,7 +14,8 @@ use crate::system::Reach;
 
 /// Make the system's own SSH key pair, and put its public half on the machines
 ///
-/// The pair stands beside system.toml under the name that `[ssh] identity` gives; the private half is kept out of git.
+/// The pair stands beside system.toml under the name that `[ssh] identity` gives;
+/// the private half is kept out of git.
 ///
 ///   nsd mach key                  # make it, print the public half
 ///   nsd mach key --install        # and append it to authorized_keys on every machine

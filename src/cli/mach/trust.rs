@@ -14,9 +14,11 @@ use crate::system::Reach;
 
 /// Record the host keys of machines and git hosts, after showing their fingerprints
 ///
-/// nsd connects only to hosts whose key it knows: machines, and those that repositories are fetched from over SSH. The keys are
-/// kept in `known_hosts` beside system.toml; they are public and may be committed. Compare the fingerprints with what the
-/// machine itself tells: `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`, or with what the git host publishes.
+/// nsd connects only to hosts whose key it knows: machines, and those that
+/// repositories are fetched from over SSH. The keys are kept in `known_hosts`
+/// beside system.toml; they are public and may be committed. Compare the
+/// fingerprints with what the git host publishes, or the machine itself tells:
+/// `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`
 ///
 ///   nsd mach trust                # all machines and git hosts
 ///   nsd mach trust mqtt-3

@@ -9,8 +9,9 @@ use crate::plan;
 
 /// Put a revision on the machines
 ///
-/// Asks all machines what runs, plans the difference, shows it, and performs it step by step; on a failure what was done is
-/// taken back. Deploying what runs already changes nothing.
+/// Asks all machines what runs, plans the difference, shows it, and performs it
+/// step by step; on a failure what was done is taken back. Deploying what runs
+/// already changes nothing.
 ///
 ///   nsd rev deploy head
 ///   nsd rev deploy previous       # back to the one before

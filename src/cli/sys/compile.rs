@@ -14,8 +14,9 @@ use crate::{builder, host, login, render};
 
 /// Compile system.toml for a topology and record it as a revision
 ///
-/// Looks up the commit of each repository and writes a revision into git, beside your branches and without touching them.
-/// The same input gives the same revision. The topology is remembered for the next commands.
+/// Looks up the commit of each repository and writes a revision into git, beside
+/// your branches and without touching them. The same input gives the same revision.
+/// The topology is remembered for the next commands.
 ///
 ///   nsd sys compile direct
 #[derive(clap::Args)]
