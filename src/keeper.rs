@@ -92,20 +92,20 @@ impl Keeper {
 
     fn certificate(&self, name: &SecretName, names: &[String]) -> Result<Secret, Failure> {
         let path = self.certificates.join(format!("{name}.pem"));
-        if let Some(found) = read_kept(&path)? {
-            return Ok(found);
+        if !path.exists() {
+            let combined = self_signed(names).map_err(|error| {
+                let what = format!("cannot make the certificate `{name}` for {}", names.join(", "));
+                Failure::new(Kind::System, what).because(&error)
+            })?;
+            keep_first(&path, combined.reveal().as_bytes())?;
         }
-        let combined = self_signed(names).map_err(|error| {
-            Failure::new(
-                Kind::System,
-                format!("cannot make the certificate `{name}` for {}", names.join(", ")),
-            )
-            .because(&error)
-        })?;
-        keep_first(&path, combined.reveal().as_bytes())?;
         let kept = read_kept(&path)?.ok_or_else(|| vanished(&path))?;
-        let public = kept.reveal().split("-----BEGIN PRIVATE").next().unwrap_or_default().to_owned();
-        write_atomically(&self.public_certificate(name), public.as_bytes(), 0o644)?;
+        let public = self.public_certificate(name);
+        // Whoever made the whole may have been killed before this.
+        if !public.exists() {
+            let half = kept.reveal().split("-----BEGIN PRIVATE").next().unwrap_or_default();
+            write_atomically(&public, half.as_bytes(), 0o644)?;
+        }
         Ok(kept)
     }
 }
@@ -315,5 +315,8 @@ mod tests {
         assert_eq!(keeper(dir.path()).one(&name(), &source).unwrap(), first);
         let public = std::fs::read_to_string(keeper(dir.path()).public_certificate(&name())).unwrap();
         assert!(public.contains("BEGIN CERTIFICATE") && !public.contains("PRIVATE"));
+        std::fs::remove_file(keeper(dir.path()).public_certificate(&name())).unwrap();
+        keeper(dir.path()).one(&name(), &source).unwrap();
+        assert!(keeper(dir.path()).public_certificate(&name()).exists(), "it is made again");
     }
 }
