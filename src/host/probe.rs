@@ -41,7 +41,14 @@ pub(crate) async fn await_healthy(host: &Host, container: &ContainerName) -> Res
         }
         let answer = timeout(health.timeout, probe(host, container, &health.probe, &status)).await;
         let why = match answer {
-            Ok(Ok(())) => return Ok(()),
+            Ok(Ok(())) => {
+                // A stranger on the port (on the machine's own network) would answer in its place.
+                let now = host.engine.status(container).await?;
+                if now.state.runs() && now.restarts == status.restarts {
+                    return Ok(());
+                }
+                "it answered and then ended".to_owned()
+            }
             Ok(Err(why)) => why,
             Err(_) => format!("no answer within {:?}", health.timeout),
         };
