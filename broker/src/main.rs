@@ -115,7 +115,15 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 fn quick(arguments: &Arguments) -> Result<Settings, String> {
     let store = match arguments.store.as_str() {
         "memory" => StoreSettings::Memory,
-        url if url.starts_with("redis://") => StoreSettings::Redis(RedisSettings::parse(url, None, "nsd:")?),
+        url if url.starts_with("redis://") => {
+            let redis = RedisSettings::parse(url, None, "nsd:")?;
+            if redis.info.redis_settings().password().is_some() {
+                // Everybody on this machine can read a process's arguments.
+                return Err("a password belongs in a settings file (`password_file` of `[store]`), not here"
+                    .to_owned());
+            }
+            StoreSettings::Redis(redis)
+        }
         _ => return Err("neither `memory` nor `redis://HOST:PORT[/DB]`".to_owned()),
     };
     let mut addresses = arguments.listen.clone();
