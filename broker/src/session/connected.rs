@@ -24,6 +24,8 @@ pub(super) struct Connected {
     pub(super) filters: HashSet<Box<str>>,
     /// QoS 1 messages that are not acknowledged yet.
     pub(super) unacknowledged: u16,
+    /// QoS 1 and 2 messages that are not safe yet.
+    pub(super) unsafe_yet: u16,
     /// QoS 2 messages between their PUBLISH and their PUBREL.
     pub(super) receiving: HashMap<PacketId, Receiving>,
 }
@@ -58,6 +60,7 @@ impl Connected {
             aliases: Vec::new(),
             filters: HashSet::default(),
             unacknowledged: 0,
+            unsafe_yet: 0,
             receiving: HashMap::new(),
         }
     }
@@ -95,6 +98,7 @@ impl Connected {
         let Some(id) = publish.packet_id else { return Verdict::Route(None) };
         if publish.qos == Qos::AtLeastOnce {
             self.unacknowledged += 1;
+            self.unsafe_yet += 1;
             return Verdict::Route(Some(Receipt { id, qos: publish.qos }));
         }
         match self.receiving.get(&id) {
@@ -105,6 +109,7 @@ impl Connected {
             }
             None => {
                 self.receiving.insert(id, Receiving::AwaitingStored);
+                self.unsafe_yet += 1;
                 Verdict::Route(Some(Receipt { id, qos: publish.qos }))
             }
         }

@@ -71,11 +71,12 @@ impl Session {
         }
     }
 
-    /// Whether more may be read: not while a decision is awaited, nor from a client whose messages pile up here.
+    /// Whether more may be read: not while a decision is awaited, nor from a client whose messages pile up here. Those
+    /// that wait for its own PUBREL do not count: to wait for it without reading would be to wait forever.
     pub fn may_read(&self) -> bool {
         match &self.phase {
             Phase::AwaitingConnect { .. } => true,
-            Phase::Connected(client) => client.unfinished() < usize::from(limits::RECEIVE_MAXIMUM),
+            Phase::Connected(client) => client.unsafe_yet < limits::RECEIVE_MAXIMUM,
             Phase::AwaitingAdmission(_) | Phase::Closed => false,
         }
     }
@@ -86,6 +87,13 @@ impl Session {
             Phase::AwaitingConnect { deadline } => Some(*deadline),
             Phase::Connected(client) if !client.silence.is_zero() => Some(client.heard + client.silence),
             _ => None,
+        }
+    }
+
+    /// The client was not listened to, for our own reasons: its silence does not count.
+    pub fn excuse(&mut self, now: Instant) {
+        if let Phase::Connected(client) = &mut self.phase {
+            client.heard = now;
         }
     }
 
@@ -126,12 +134,13 @@ impl Session {
     /// A routed message is safe, or could not be made so: the publisher gets its answer.
     pub fn on_stored(&mut self, receipt: Receipt, reason: ReasonCode) -> Effects<'static> {
         let Phase::Connected(client) = &mut self.phase else { return Effects::none() };
+        client.unsafe_yet = client.unsafe_yet.saturating_sub(1);
         let kind = if receipt.qos == Qos::ExactlyOnce {
             // A refused message is over with its PUBREC (MQTT-4.3.3-4).
             if reason.is_failure() {
                 client.receiving.remove(&receipt.id);
-            } else {
-                client.receiving.insert(receipt.id, Receiving::AwaitingReleased);
+            } else if let Some(state) = client.receiving.get_mut(&receipt.id) {
+                *state = Receiving::AwaitingReleased;
             }
             AckKind::PubRec
         } else {

@@ -220,6 +220,35 @@ fn too_many_at_once_is_an_error_in_v5_and_a_pause_before() {
 }
 
 #[test]
+fn only_what_is_not_safe_yet_stops_reading() {
+    let now = Instant::now();
+    for version in [Version::V311, Version::V5] {
+        let mut session = connected(version, open(), now);
+        for number in 1..=limits::RECEIVE_MAXIMUM {
+            assert!(session.may_read());
+            let publish = Publish { packet_id: Some(id(number)), ..publish("t", Qos::ExactlyOnce) };
+            assert!(!session.on_packet(Packet::Publish(publish), now).is_empty());
+        }
+        assert!(!session.may_read(), "none of them is safe");
+        for number in 1..=limits::RECEIVE_MAXIMUM {
+            let receipt = Receipt { id: id(number), qos: Qos::ExactlyOnce };
+            drop(session.on_stored(receipt, ReasonCode::Success));
+        }
+        assert!(session.may_read(), "their PUBRELs must be heard");
+    }
+}
+
+#[test]
+fn who_is_not_listened_to_is_not_silent() {
+    let now = Instant::now();
+    let mut session = connected(Version::V5, open(), now);
+    let Some(deadline) = session.deadline() else { panic!("a keep alive") };
+    session.excuse(deadline);
+    assert!(session.on_tick(deadline).is_empty());
+    assert!(!session.on_tick(deadline + (deadline - now)).is_empty());
+}
+
+#[test]
 fn random_input_never_panics_and_never_speaks_after_its_end() {
     for seed in 0..300 {
         let mut random = fastrand::Rng::with_seed(seed);
