@@ -25,6 +25,11 @@ pub const TOPIC_ALIAS_MAXIMUM: u16 = 64;
 pub const OUTBOX_MARK: usize = 512 * 1024;
 /// Bytes waiting for one client above which QoS 0 is dropped (counted) even before its publishers' patience ends.
 pub const OUTBOX_CEILING: usize = 4 * 1024 * 1024;
+/// Bytes of answers (PINGRESP, PUBACK, SUBACK, …) that a client has not taken, above which it is not read from: who asks
+/// without listening waits.
+pub const REPLIES_MARK: usize = 64 * 1024;
+/// SUBSCRIBE packets of one client on their way to the other nodes, at which it is not read from.
+pub const SUBSCRIBES_WAITING: usize = 64;
 /// How long publishers wait for one slow receiver; after that it loses QoS 0 until it has caught up.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Topics whose receivers one thread remembers; at the limit it forgets all and starts over.
@@ -39,6 +44,8 @@ pub const BUS_PACKET: usize = 256 * 1024;
 pub const FAREWELL: Duration = Duration::from_millis(500);
 /// How long a graceful stop waits for clients to be told before it aborts them.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(8);
+/// How long a stopping node may take to hand over what is gathered and to leave the cluster; without Redis it just goes.
+pub const LEAVE_DEADLINE: Duration = Duration::from_secs(2);
 /// argon2 runs at the same time: each takes a core and tens of megabytes for tens of milliseconds.
 pub const PASSWORD_CHECKS: usize = 2;
 /// How long a right password is remembered (as a keyed hash), so that a reconnecting fleet does not pay argon2 again.

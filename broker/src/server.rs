@@ -101,10 +101,12 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
     let drain = Drain::new();
     let workers = (0..threads).map(|index| Worker::start(index, &node, drain.watch()));
     let workers = workers.collect::<Result<Vec<_>, _>>()?;
-    let permits = usize::try_from(open_files.saturating_sub(SPARE_FILES)).unwrap_or(usize::MAX);
+    let spare = SPARE_FILES.min(open_files / 2);
+    let permits = usize::try_from(open_files - spare).unwrap_or(usize::MAX);
     let permits = Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
     let bound = settings.listen.iter().map(|listen| bind(listen.address)).collect::<Result<Vec<_>, _>>()?;
     let mut server = Server { node, addresses: Vec::new(), drain, workers, cluster, acceptors: Vec::new() };
+    server.node.set_ready(true);
     for (socket, door) in bound.into_iter().zip(doors) {
         let listener = Listener::new(socket, Arc::clone(&permits))?;
         info!(address = %listener.address(), tls = door.tls.is_some(), "listening");
@@ -119,7 +121,6 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
             .collect();
         server.acceptors.push(tokio::spawn(accept(listener, Arc::new(door), hands)));
     }
-    server.node.set_ready(true);
     Ok(server)
 }
 
@@ -287,7 +288,15 @@ async fn join_cluster(node: Arc<Node>, bus: Arc<Bus>, link: Arc<Link>) -> Result
             match enter_cluster(&node, &bus, &link).await {
                 Ok(flusher) => {
                     let _ = started.send(Ok(()));
-                    flusher.run(stopped).await;
+                    let mut asked = stopped.clone();
+                    let late = async {
+                        let _ = asked.wait_for(|stop| *stop).await;
+                        tokio::time::sleep(limits::LEAVE_DEADLINE).await;
+                    };
+                    tokio::select! {
+                        () = flusher.run(stopped) => {}
+                        () = late => warn!("redis did not answer in time: others learn of this stop by our lease"),
+                    }
                 }
                 Err(error) => drop(started.send(Err(error))),
             }

@@ -10,7 +10,7 @@ use redis::{RedisError, Value};
 use tracing::{debug, warn};
 
 use super::Bus;
-use crate::hub::Hub;
+use crate::hub::{Hub, Retained};
 use crate::message::Message;
 use crate::store::keys::{Keys, node_of};
 
@@ -133,11 +133,12 @@ impl Mirror {
                 break;
             }
         }
-        let mut retained = hub.retained.write();
-        retained.clear();
+        let mut retained = Retained::default();
         for (message, since) in found.iter().filter_map(|stored| read_stored(stored)) {
             retained.set(message, since);
         }
+        // The old ones are freed after the lock.
+        let _old = std::mem::replace(&mut *hub.retained.write(), retained);
         self.retained = version.unwrap_or(0);
         Ok(())
     }

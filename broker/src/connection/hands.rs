@@ -1,6 +1,6 @@
 //! Carries out what a session asks for: the one place where effects become deeds.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
@@ -8,19 +8,28 @@ use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use nsd_wire::{
-    Ack, ConnAck, Disconnect, Publish, Qos, ReasonCode, RetainHandling, SubAck, UnsubAck, Version, connack,
+    Ack, AckKind, ConnAck, Disconnect, Publish, Qos, ReasonCode, RetainHandling, SubAck, UnsubAck, Version,
+    connack,
 };
 use tracing::{debug, info, warn};
 
 use crate::access::Grant;
-use crate::hub::{self, Kept, Outbox, Parcel, Put, Terms};
+use crate::hub::{self, Outbox, Parcel, Terms};
 use crate::limits;
 use crate::message::Message;
 use crate::node::Node;
 use crate::session::{Effect, Effects, Opening, Receipt, Reply, Subscribing, Unsubscribing};
 
-/// Retained messages sent in one go before live ones get their turn.
+/// Retained topics looked at in one go before live messages get their turn.
 const RETAINED_SLICE: usize = 256;
+
+/// What is retained for a subscription, on its way: at most one of these per filter that the client has.
+struct Wanted {
+    filter: Box<str>,
+    terms: Terms,
+    /// The last topic that was looked at.
+    after: Option<Box<str>>,
+}
 
 pub(super) struct Hands {
     pub(super) peer: SocketAddr,
@@ -43,7 +52,7 @@ pub(super) struct Hands {
     /// Subscriptions on their way to the other nodes; their SUBACK follows.
     becoming_known: VecDeque<(u32, Subscribing)>,
     tokens: u32,
-    retained: VecDeque<(Arc<Kept>, Terms)>,
+    retained: VecDeque<Wanted>,
     epoch: u64,
 }
 
@@ -96,6 +105,10 @@ impl Hands {
         if self.node.was_taken_over(client, epoch) {
             outbox.notify(hub::Event::Leave(ReasonCode::SessionTakenOver));
         }
+        // The stop has told everybody who was there; this client came in meanwhile.
+        if !self.node.is_ready() {
+            outbox.notify(hub::Event::Leave(ReasonCode::ServerShuttingDown));
+        }
         if opening.wants_session {
             debug!(
                 client,
@@ -114,8 +127,9 @@ impl Hands {
                 Effect::Route { publish, receipt } => self.route(&publish, receipt, wire),
                 Effect::Send(reply) => self.reply(&reply),
                 Effect::Settle { kind, id, reason } => {
-                    if let Some(outbox) = &self.outbox {
-                        outbox.settle(kind, id, reason);
+                    let release = self.outbox.as_ref().and_then(|outbox| outbox.settle(kind, id, reason));
+                    if let Some(reason) = release {
+                        self.reply(&Reply::Ack { kind: AckKind::PubRel, id, reason });
                     }
                 }
                 Effect::Subscribe(subscribing) => self.subscribe(subscribing),
@@ -189,6 +203,10 @@ impl Hands {
         }
     }
 
+    pub(super) fn has_many_subscribes(&self) -> bool {
+        self.becoming_known.len() >= limits::SUBSCRIBES_WAITING
+    }
+
     /// The other nodes know, or could not be told.
     pub(super) fn on_known(&mut self, token: u32, reason: ReasonCode) {
         while self.becoming_known.front().is_some_and(|(waiting, _)| *waiting <= token) {
@@ -203,47 +221,51 @@ impl Hands {
         let codes: Vec<_> = subscribing.wishes.iter().map(|wish| code(wish.code)).collect();
         let ack = SubAck::new(subscribing.packet_id, &codes);
         encoded(ack.encode(self.version, &mut self.replies));
-        let retained = self.node.hub.retained.read();
-        for wish in subscribing.wishes.iter().filter(|wish| !code(wish.code).is_failure()) {
-            let wanted = match wish.options.retain_handling {
+        let (mut known, mut wanted) = (HashSet::new(), Vec::new());
+        // Backwards: of a filter that is named twice, the last counts.
+        for wish in subscribing.wishes.iter().rev().filter(|wish| !code(wish.code).is_failure()) {
+            let wants = match wish.options.retain_handling {
                 RetainHandling::Send => true,
                 RetainHandling::SendIfNew => wish.new,
                 RetainHandling::DoNotSend => false,
             };
-            if wanted {
+            if wants && known.insert(&*wish.filter) {
                 let ids = wish.id.into_iter().collect();
                 let terms = Terms { qos: wish.options.qos, retain_as_published: true, ids };
-                self.retained
-                    .extend(retained.matching(&wish.filter).into_iter().map(|kept| (kept, terms.clone())));
+                wanted.push(Wanted { filter: wish.filter.clone(), terms, after: None });
             }
         }
+        // Who subscribes again before all has come begins anew.
+        self.retained.retain(|waiting| !known.contains(&*waiting.filter));
+        self.retained.extend(wanted.into_iter().rev());
     }
 
-    /// Sends retained messages in slices, as fast as the client takes them.
-    pub(super) fn continue_retained(&mut self) {
-        if self.retained.is_empty() {
-            return;
-        }
-        let Some(outbox) = self.outbox.as_ref().filter(|outbox| outbox.has_room()) else { return };
+    /// Sends retained messages in slices, as fast as the client takes them. Tells whether there was something to do.
+    pub(super) fn continue_retained(&mut self) -> bool {
+        let Some(outbox) = self.outbox.as_ref().filter(|outbox| outbox.has_room()) else { return false };
+        let Some(mut wanted) = self.retained.pop_front() else { return false };
         let now = SystemTime::now();
-        let count = RETAINED_SLICE.min(self.retained.len());
-        let mut wake = false;
-        for (kept, terms) in self.retained.drain(..count) {
-            let Some(waited) = kept.waited(now) else { continue };
-            let publish = kept.message.publish();
-            wake |= outbox.deliver(&Parcel::retained(&publish, waited), &terms) != Put::Lost;
+        let (found, last) =
+            self.node.hub.retained.read().slice(&wanted.filter, wanted.after.as_deref(), RETAINED_SLICE);
+        for kept in found {
+            if let Some(waited) = kept.waited(now) {
+                outbox.deliver(&Parcel::retained(&kept.message.publish(), waited), &wanted.terms);
+            }
         }
-        if wake {
-            outbox.wake();
+        if last.is_some() {
+            wanted.after = last;
+            self.retained.push_front(wanted);
         }
-        if self.retained.is_empty() {
-            self.retained = VecDeque::new();
-        }
+        true
     }
 
     fn unsubscribe(&mut self, unsubscribing: &Unsubscribing) {
         let Some(outbox) = &self.outbox else { return };
         self.node.hub.unsubscribe(outbox, unsubscribing.filters.iter().map(|filter| &**filter));
+        if !self.retained.is_empty() {
+            let gone: HashSet<_> = unsubscribing.filters.iter().collect();
+            self.retained.retain(|waiting| !gone.contains(&waiting.filter));
+        }
         self.for_bus = true;
         let ack = UnsubAck::new(unsubscribing.packet_id, &unsubscribing.codes);
         encoded(ack.encode(self.version, &mut self.replies));

@@ -39,6 +39,10 @@ struct Connection {
     /// Being written; `sent` of it is.
     unsent: Vec<u8>,
     sent: usize,
+    /// The socket took nothing more at the last attempt.
+    stuck: bool,
+    /// A TLS stream took bytes that it has not passed on yet.
+    unflushed: bool,
     timer: Pin<Box<Sleep>>,
     armed: Instant,
     /// When patience with full receivers ends.
@@ -63,6 +67,8 @@ pub async fn serve(stream: Stream, peer: SocketAddr, node: Arc<Node>) {
         partial: Vec::new(),
         unsent: Vec::new(),
         sent: 0,
+        stuck: false,
+        unflushed: false,
         timer: Box::pin(sleep_until(armed.into())),
         armed,
         patience: None,
@@ -89,7 +95,7 @@ impl Connection {
             let mut progress = self.read(context, now);
             self.hands.publish_batch();
             progress |= self.take(context);
-            self.hands.continue_retained();
+            progress |= self.hands.continue_retained();
             progress |= self.write(context);
             if let Some(opening) = self.hands.opening.take() {
                 return Poll::Ready(Next::Admit(opening));
@@ -112,7 +118,15 @@ impl Connection {
 
     /// Reads once, if more may be read. Tells whether something came.
     fn read(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
-        if self.hands.closing || self.is_waiting_for_room(context, now) {
+        if self.hands.closing {
+            return false;
+        }
+        if self.is_waiting_for_room(context, now) || self.hands.has_many_subscribes() {
+            self.session.excuse(now);
+            return false;
+        }
+        // Not excused: this client does not take what it asked for.
+        if self.hands.replies.len() > limits::REPLIES_MARK {
             return false;
         }
         if !self.partial.is_empty() && self.session.may_read() {
@@ -125,6 +139,7 @@ impl Connection {
             }
         }
         if !self.session.may_read() || self.hands.closing {
+            self.session.excuse(now);
             return false;
         }
         let Self { stream, session, hands, partial, .. } = self;
@@ -188,7 +203,7 @@ impl Connection {
     /// Takes what others have left for this client.
     fn take(&mut self, context: &Context<'_>) -> bool {
         let Some(outbox) = &self.hands.outbox else { return false };
-        let taken = outbox.take(context, self.unsent.is_empty());
+        let taken = outbox.take(context, self.is_all_sent());
         if !taken.bytes.is_empty() {
             self.unsent = taken.bytes;
         }
@@ -215,8 +230,9 @@ impl Connection {
         loop {
             if self.is_all_sent() && !self.hands.replies.is_empty() {
                 self.unsent = std::mem::take(&mut self.hands.replies);
-            } else if !self.hands.replies.is_empty() && self.sent == 0 {
-                // Replies first: a CONNACK or SUBACK goes before the messages it lets through.
+            } else if !self.hands.replies.is_empty() && self.sent == 0 && !self.stuck {
+                // Replies first: a CONNACK or SUBACK goes before the messages it lets through. Once the socket is
+                // full, they gather behind: to move all that waits for each of them would cost too much.
                 let mut replies = std::mem::take(&mut self.hands.replies);
                 replies.extend_from_slice(&self.unsent);
                 hub::give_buffer(std::mem::replace(&mut self.unsent, replies));
@@ -229,7 +245,9 @@ impl Connection {
             if self.is_all_sent() {
                 return again;
             }
-            match self.poll_write(context) {
+            let wrote = self.poll_write(context);
+            self.stuck = wrote.is_pending();
+            match wrote {
                 Poll::Pending => return again,
                 Poll::Ready(Ok(())) => again = self.hands.outbox.is_some(),
                 Poll::Ready(Err(error)) => return self.lost(Some(&error)),
@@ -245,16 +263,20 @@ impl Connection {
             }
             self.sent += wrote;
         }
-        self.sent = 0;
-        hub::give_buffer(std::mem::take(&mut self.unsent));
-        if self.stream.is_tls() {
+        if !self.unsent.is_empty() {
+            self.sent = 0;
+            hub::give_buffer(std::mem::take(&mut self.unsent));
+            self.unflushed = self.stream.is_tls();
+        }
+        if self.unflushed {
             ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+            self.unflushed = false;
         }
         Poll::Ready(Ok(()))
     }
 
     fn is_all_sent(&self) -> bool {
-        self.unsent.is_empty()
+        self.unsent.is_empty() && !self.unflushed
     }
 
     /// One timer for all deadlines; it is moved only toward the present, and looks again when it fires early.

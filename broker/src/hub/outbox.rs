@@ -163,24 +163,23 @@ impl Outbox {
         }
     }
 
-    /// The client tells how far it is with a message; what becomes possible is put in.
-    pub fn settle(&self, kind: AckKind, id: PacketId, reason: ReasonCode) {
+    /// The client tells how far it is with a message; what becomes possible is put in. The answer: a PUBREL is due,
+    /// with this reason.
+    pub fn settle(&self, kind: AckKind, id: PacketId, reason: ReasonCode) -> Option<ReasonCode> {
         let mut state = self.state.lock();
         let settled = match kind {
             AckKind::PubAck => state.outbound.on_puback(id),
             AckKind::PubRec => state.outbound.on_pubrec(id, reason),
             AckKind::PubComp => state.outbound.on_pubcomp(id),
-            AckKind::PubRel => return,
+            AckKind::PubRel => return None,
         };
         match settled {
-            Settled::Unknown => {}
-            Settled::Done => state.advance(),
-            Settled::Release(reason) => {
-                state.ready();
-                let ack = nsd_wire::Ack::with_reason(id, reason);
-                // Two bytes of identifier always fit a packet.
-                let _ = ack.encode(AckKind::PubRel, self.version, &mut state.bytes);
+            Settled::Unknown => None,
+            Settled::Done => {
+                state.advance();
+                None
             }
+            Settled::Release(reason) => Some(reason),
         }
     }
 

@@ -64,22 +64,27 @@ impl Retained {
         self.by_topic.values()
     }
 
-    /// What a new subscription to `filter` gets.
-    pub fn matching(&self, filter: &str) -> Vec<Arc<Kept>> {
+    /// A part of what a new subscription to `filter` gets: of the topics behind `after`, at most `most` are looked at.
+    /// Also the topic to go on behind; `None`: that was all.
+    pub fn slice(
+        &self,
+        filter: &str,
+        after: Option<&str>,
+        most: usize,
+    ) -> (Vec<Arc<Kept>>, Option<Box<str>>) {
         if !topic::has_wildcard(filter) {
-            return self.by_topic.get(filter).cloned().into_iter().collect();
+            return (self.by_topic.get(filter).cloned().into_iter().collect(), None);
         }
         let wild = filter.find(['+', '#']).unwrap_or(filter.len());
         // `a/#` matches `a` too, which sorts before `a/`.
         let prefix =
             filter[..wild].strip_suffix('/').filter(|_| filter.ends_with('#')).unwrap_or(&filter[..wild]);
-        let from = (Bound::Included(prefix), Bound::Unbounded);
-        self.by_topic
-            .range::<str, _>(from)
-            .take_while(|(topic, _)| topic.starts_with(prefix))
-            .filter(|(topic, _)| topic::matches(filter, topic))
-            .map(|(_, kept)| Arc::clone(kept))
-            .collect()
+        let from = (after.map_or(Bound::Included(prefix), Bound::Excluded), Bound::Unbounded);
+        let ahead = self.by_topic.range::<str, _>(from).take_while(|(topic, _)| topic.starts_with(prefix));
+        let looked_at: Vec<_> = ahead.take(most).collect();
+        let last = looked_at.last().filter(|_| looked_at.len() == most).map(|(topic, _)| (*topic).clone());
+        let matching = looked_at.into_iter().filter(|(topic, _)| topic::matches(filter, topic));
+        (matching.map(|(_, kept)| Arc::clone(kept)).collect(), last)
     }
 }
 
@@ -100,7 +105,15 @@ mod tests {
             assert!(retained.set(message(topic, b"1"), now));
         }
         let found = |retained: &Retained, filter: &str| -> Vec<String> {
-            retained.matching(filter).iter().map(|kept| kept.message.publish().topic.to_owned()).collect()
+            let (mut topics, mut after) = (Vec::new(), None);
+            loop {
+                let (found, last) = retained.slice(filter, after.as_deref(), 2);
+                topics.extend(found.iter().map(|kept| kept.message.publish().topic.to_owned()));
+                if last.is_none() {
+                    return topics;
+                }
+                after = last;
+            }
         };
         assert_eq!(found(&retained, "a/#"), ["a", "a/b", "a/b/c"]);
         assert_eq!(found(&retained, "a/+"), ["a/b"]);
