@@ -14,10 +14,10 @@ use crate::message::Message;
 use crate::settings::Settings;
 use crate::store::Store;
 
-/// How long a kick is remembered for a connection that is still on its way in.
-const KICK_MEMORY: Duration = Duration::from_secs(30);
-/// How many are remembered; the oldest third goes beyond that.
-const KICKS: usize = 10_000;
+/// How long a kick is remembered at least, unless there are too many: longer than an admission takes.
+const KICK_MEMORY: Duration = Duration::from_secs(15);
+/// How many young ones are remembered; at the limit they become the old ones, and those before them are forgotten.
+const KICKS: usize = 50_000;
 
 #[derive(Debug)]
 pub struct Node {
@@ -28,11 +28,33 @@ pub struct Node {
     pub started: Instant,
     /// Client ids that were claimed elsewhere lately, with the epoch of the claim: a kick may overtake the answer to
     /// the claim it revokes.
-    kicks: Mutex<HashMap<Box<str>, (u64, Instant)>>,
+    kicks: Mutex<Kicks>,
     /// The inbox is subscribed.
     hears: AtomicBool,
     /// Clients may come: everything they need stands.
     ready: AtomicBool,
+}
+
+/// Two generations, so that forgetting costs nothing.
+#[derive(Debug)]
+struct Kicks {
+    young: HashMap<Box<str>, u64>,
+    old: HashMap<Box<str>, u64>,
+    since: Instant,
+}
+
+impl Kicks {
+    fn remember(&mut self, client_id: &str, epoch: u64, now: Instant) {
+        if self.young.len() >= KICKS || now.duration_since(self.since) >= KICK_MEMORY {
+            self.old = std::mem::take(&mut self.young);
+            self.since = now;
+        }
+        self.young.insert(client_id.into(), epoch);
+    }
+
+    fn newest(&self, client_id: &str) -> Option<u64> {
+        self.young.get(client_id).or_else(|| self.old.get(client_id)).copied()
+    }
 }
 
 impl Node {
@@ -44,7 +66,7 @@ impl Node {
             door: Door::new(settings.policy.clone(), Arc::clone(&store)),
             store,
             started: Instant::now(),
-            kicks: Mutex::new(HashMap::new()),
+            kicks: Mutex::new(Kicks { young: HashMap::new(), old: HashMap::new(), since: Instant::now() }),
             hears: AtomicBool::new(true),
             ready: AtomicBool::new(false),
         }
@@ -69,17 +91,12 @@ impl Node {
 
     /// Another node owns this client id from this epoch on.
     pub fn taken_over(&self, client_id: &str, epoch: u64, now: Instant) {
-        let mut kicks = self.kicks.lock();
-        if kicks.len() >= KICKS {
-            kicks.retain(|_, (_, at)| now.duration_since(*at) < KICK_MEMORY / 3);
-        }
-        kicks.insert(client_id.into(), (epoch, now));
-        drop(kicks);
+        self.kicks.lock().remember(client_id, epoch, now);
         self.hub.taken_over(client_id, epoch);
     }
 
     pub fn was_taken_over(&self, client_id: &str, epoch: u64) -> bool {
-        self.kicks.lock().get(client_id).is_some_and(|(claimed, _)| *claimed > epoch)
+        self.kicks.lock().newest(client_id).is_some_and(|claimed| claimed > epoch)
     }
 
     /// Publishes on behalf of nobody who is connected: a will. There is no publisher to slow down.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use foldhash::{HashMap, HashMapExt};
 use futures_util::StreamExt;
 use nsd_wire::Version;
-use redis::RedisError;
+use redis::aio::PubSubSink;
+use redis::{RedisError, Value};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
@@ -19,6 +20,9 @@ use crate::store::Link;
 
 /// Between two attempts to listen again.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How often a quiet inbox is asked whether it still hears, and how long the answer may take: a connection whose other
+/// end is gone without a word would stay deaf forever.
+const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
 /// What one full receiver here may cost the messages of all others: after that it loses QoS 0.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -42,21 +46,29 @@ async fn hear(
     ready: &mut Option<oneshot::Sender<()>>,
     last: &mut HashMap<u64, u64>,
 ) -> Result<(), RedisError> {
-    let timed_out = |_elapsed| RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
     let connecting = async {
         let mut pubsub = link.client().get_async_pubsub().await?;
         pubsub.subscribe(link.keys.inbox(own)).await?;
         Ok::<_, RedisError>(pubsub)
     };
-    let pubsub = tokio::time::timeout(Duration::from_secs(5), connecting).await.map_err(timed_out)??;
+    let pubsub =
+        tokio::time::timeout(Duration::from_secs(5), connecting).await.map_err(|_elapsed| timed_out())??;
     node.hear(true);
     match ready.take() {
         Some(ready) => drop(ready.send(())),
         None => info!("the inbox is heard again"),
     }
-    let mut messages = pubsub.into_on_message();
+    let (mut sink, mut messages) = pubsub.split();
     let mut full = Vec::new();
-    while let Some(message) = messages.next().await {
+    loop {
+        let message = tokio::select! {
+            message = messages.next() => message,
+            () = tokio::time::sleep(PING.0) => {
+                still_hears(&mut sink, link).await?;
+                continue;
+            }
+        };
+        let Some(message) = message else { return Ok(()) };
         match codec::read(message.get_payload_bytes()) {
             Some(Inbound::Batch { sender, number, messages }) => {
                 let newest = last.entry(sender).or_default();
@@ -70,7 +82,22 @@ async fn hear(
             None => warn!("the inbox got something that no node of this version writes"),
         }
     }
-    Ok(())
+}
+
+/// While Redis answers nobody, silence says nothing: the subscription may well be there when it goes on.
+async fn still_hears(sink: &mut PubSubSink, link: &Link) -> Result<(), RedisError> {
+    let mut ping = std::pin::pin!(sink.ping::<Value>());
+    loop {
+        match tokio::time::timeout(PING.1, &mut ping).await {
+            Ok(answer) => return answer.map(drop),
+            Err(_elapsed) if link.is_there() => return Err(timed_out()),
+            Err(_elapsed) => {}
+        }
+    }
+}
+
+fn timed_out() -> RedisError {
+    RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut))
 }
 
 fn deliver(node: &Node, messages: codec::Messages<'_>, full: &mut Vec<Arc<Outbox>>) {

@@ -142,7 +142,7 @@ impl Bus {
         receipt: Option<(&Arc<Outbox>, Receipt)>,
     ) -> bool {
         let mut lane = self.lane().lock();
-        let (waiting, durable) = (lane.bytes.len(), receipt.is_some() || publish.retain);
+        let (waiting, durable) = (lane.bytes.len(), publish.qos != Qos::AtMostOnce || publish.retain);
         if !durable && (waiting > 2 * limits::LANE_MARK || !self.is_connected()) {
             if routed.nodes.is_some() {
                 self.counters.dropped.fetch_add(1, Ordering::Relaxed);
