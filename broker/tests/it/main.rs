@@ -3,7 +3,10 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a helper of a test fails as the test would")]
 
 mod access;
+mod away;
 mod cluster;
+mod limits;
+mod listeners;
 mod misuse;
 mod one_node;
 mod start;

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -77,6 +78,10 @@ impl Redis {
         self.process = Self::launch(self.port, self.directory.path(), &[]);
     }
 
+    pub(crate) fn signal(&self, signal: &str) {
+        send_signal(&self.process, signal);
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/5", self.port)
     }
@@ -93,12 +98,17 @@ impl Drop for Redis {
     }
 }
 
+fn send_signal(process: &Child, signal: &str) {
+    let done = Command::new("kill").args([signal, &process.id().to_string()]).status().unwrap();
+    assert!(done.success());
+}
+
 /// A broker process; killed when dropped.
 pub(crate) struct Broker {
     pub(crate) address: SocketAddr,
     pub(crate) socket: PathBuf,
     process: Child,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Broker {
@@ -116,21 +126,37 @@ impl Broker {
 
     /// A broker with these settings; listener and admin socket are added.
     pub(crate) fn start(settings: &str) -> Self {
+        Self::launch(settings, "", Command::new(env!("CARGO_BIN_EXE_nsd-broker")))
+    }
+
+    /// An open broker whose listener has more settings.
+    pub(crate) fn listening(listener: &str) -> Self {
+        let command = Command::new(env!("CARGO_BIN_EXE_nsd-broker"));
+        Self::launch("allow_anonymous = true", listener, command)
+    }
+
+    /// An open broker that may have so many files open.
+    pub(crate) fn with_files(limit: u32) -> Self {
+        let mut shell = Command::new("sh");
+        let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_nsd-broker")]);
+        Self::launch("allow_anonymous = true", "", shell)
+    }
+
+    fn launch(settings: &str, listener: &str, mut command: Command) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let address: SocketAddr = ([127, 0, 0, 1], port()).into();
         let socket = directory.path().join("broker.sock");
         let file = directory.path().join("broker.toml");
         let text = format!(
-            "{settings}\n[admin]\nsocket = \"{}\"\n[[listen]]\naddress = \"{address}\"\n",
+            "{settings}\n[admin]\nsocket = \"{}\"\n[[listen]]\naddress = \"{address}\"\n{listener}\n",
             socket.display()
         );
         std::fs::write(&file, text).unwrap();
-        let process = Command::new(env!("CARGO_BIN_EXE_nsd-broker"))
-            .args(["--config", &file.display().to_string()])
-            .env("RUST_LOG", "warn")
-            .spawn()
-            .unwrap();
-        let mut broker = Self { address, socket, process, _directory: directory };
+        let log = std::fs::File::create(directory.path().join("log")).unwrap();
+        command.args(["--config", &file.display().to_string()]).env("RUST_LOG", "debug").stderr(log);
+        let process = command.spawn().unwrap();
+        let mut broker = Self { address, socket, process, directory };
         eventually("the broker listens", SOON * 2, || {
             assert!(broker.process.try_wait().unwrap().is_none(), "the broker has ended");
             TcpStream::connect(address).is_ok()
@@ -139,8 +165,16 @@ impl Broker {
     }
 
     pub(crate) fn signal(&self, signal: &str) {
-        let done = Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap();
-        assert!(done.success());
+        send_signal(&self.process, signal);
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// What it has logged so far, at every level but the finest.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap()
     }
 
     /// Waits for the process's own end.
@@ -175,6 +209,11 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let warnings: Vec<_> =
+                self.log().lines().filter(|line| !line.contains("DEBUG")).map(str::to_owned).collect();
+            let _ = std::io::stderr().write_all(format!("{}\n", warnings.join("\n")).as_bytes());
+        }
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -190,8 +229,13 @@ pub(crate) struct Message {
     pub(crate) ids: Vec<u32>,
 }
 
+trait Duplex: Read + Write + Send {}
+impl<T: Read + Write + Send> Duplex for T {}
+
 pub(crate) struct Client {
-    stream: TcpStream,
+    /// Of the connection below any TLS.
+    pub(crate) socket: TcpStream,
+    stream: Box<dyn Duplex>,
     pub(crate) version: Version,
     read: Vec<u8>,
     next_id: u16,
@@ -199,20 +243,58 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn open(address: SocketAddr, version: Version) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(SOON)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self { stream, version, read: Vec::new(), next_id: 1 }
+        let socket = TcpStream::connect(address).unwrap();
+        let stream = Box::new(socket.try_clone().unwrap());
+        Self::over(socket, stream, version)
     }
 
-    pub(crate) fn connect(address: SocketAddr, connect: &Connect<'_>) -> Self {
-        let mut client = Self::open(address, connect.version);
-        client.send(&Packet::Connect(*connect));
-        let reason = client.expect(|packet| match packet {
+    fn over(socket: TcpStream, stream: Box<dyn Duplex>, version: Version) -> Self {
+        socket.set_read_timeout(Some(SOON)).unwrap();
+        socket.set_nodelay(true).unwrap();
+        Self { socket, stream, version, read: Vec::new(), next_id: 1 }
+    }
+
+    /// Over TLS, trusting one certificate for `localhost`; an error where the broker shows another.
+    pub(crate) fn tls(
+        address: SocketAddr,
+        trusted: &[u8],
+        version: Version,
+        id: &str,
+    ) -> std::io::Result<Self> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(trusted.to_vec().into()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = "localhost".try_into().unwrap();
+        let mut connection = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut socket = TcpStream::connect(address)?;
+        socket.set_read_timeout(Some(SOON))?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut socket)?;
+        }
+        let stream = rustls::StreamOwned::new(connection, socket.try_clone()?);
+        let mut client = Self::over(socket, Box::new(stream), version);
+        client.login(&Connect::new(version, id));
+        Ok(client)
+    }
+
+    /// Sends a CONNECT, which must be accepted.
+    pub(crate) fn login(&mut self, connect: &Connect<'_>) {
+        self.send(&Packet::Connect(*connect));
+        let reason = self.expect(|packet| match packet {
             Packet::ConnAck(ack) => Some(ack.reason),
             _ => None,
         });
         assert_eq!(reason, ReasonCode::Success);
+    }
+
+    pub(crate) fn connect(address: SocketAddr, connect: &Connect<'_>) -> Self {
+        let mut client = Self::open(address, connect.version);
+        client.login(connect);
         client
     }
 
@@ -263,7 +345,7 @@ impl Client {
             if left.is_zero() {
                 return Err(Gone::Silent);
             }
-            self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1)))).unwrap();
+            self.socket.set_read_timeout(Some(left.max(Duration::from_millis(1)))).unwrap();
             let mut buffer = [0; 16 * 1024];
             match self.stream.read(&mut buffer) {
                 Ok(0) => return Err(Gone::Closed),
@@ -337,13 +419,18 @@ impl Client {
     }
 
     pub(crate) fn publish_as(&mut self, publish: Publish<'_>) -> ReasonCode {
+        self.publish_within(SOON, publish)
+    }
+
+    pub(crate) fn publish_within(&mut self, limit: Duration, publish: Publish<'_>) -> ReasonCode {
         let id = (publish.qos != Qos::AtMostOnce).then(|| self.id());
         self.send(&Packet::Publish(Publish { packet_id: id, ..publish }));
         let Some(id) = id else { return ReasonCode::Success };
-        let answer = self.expect(|packet| match packet {
-            Packet::PubAck(ack) | Packet::PubRec(ack) if ack.packet_id == id => Some(ack.reason),
-            _ => None,
+        let answer = self.next(limit, |packet| match packet {
+            Packet::PubAck(ack) | Packet::PubRec(ack) if ack.packet_id == id => Ok(ack.reason),
+            other => Err(format!("{other:?}")),
         });
+        let answer = answer.expect("an answer").unwrap_or_else(|other| panic!("no answer: {other}"));
         if publish.qos == Qos::ExactlyOnce && !answer.is_failure() {
             self.send(&Packet::PubRel(Ack::new(id)));
             self.expect(|packet| matches!(packet, Packet::PubComp(ack) if ack.packet_id == id).then_some(()));
@@ -398,7 +485,7 @@ impl Client {
 
     /// As a cut cable or a crash would: no DISCONNECT.
     pub(crate) fn vanish(self) {
-        drop(self.stream);
+        drop(self);
     }
 }
 

@@ -1,0 +1,126 @@
+//! Redis that does not answer, does not allow, or must not be shown.
+
+use std::process::Command;
+use std::time::Duration;
+
+use nsd_wire::{Connect, Publish, Qos, ReasonCode, Version};
+
+use crate::support::{Broker, Client, Redis, SOON, eventually, port};
+
+fn at_least_once(payload: &[u8]) -> Publish<'_> {
+    Publish { qos: Qos::AtLeastOnce, ..Publish::new("t", payload) }
+}
+
+#[test]
+fn redis_frozen_and_thawed() {
+    let redis = Redis::start();
+    let (a, b) = (Broker::node(&redis), Broker::node(&redis));
+    let mut near = a.client(Version::V311, "near");
+    near.subscribe("t", Qos::AtLeastOnce);
+    let mut far = b.client(Version::V311, "far");
+    far.subscribe("t", Qos::AtLeastOnce);
+    let mut publisher = a.client(Version::V5, "p");
+
+    redis.signal("-STOP");
+    publisher.publish("t", b"local", Qos::AtMostOnce);
+    assert_eq!(near.message().payload, b"local", "local QoS 0 goes on");
+    let waiting = std::thread::spawn(move || {
+        let reason = publisher.publish_within(SOON * 2, at_least_once(b"held"));
+        (publisher, reason)
+    });
+    assert_eq!(near.message().payload, b"held");
+    eventually("health says degraded", SOON * 2, || a.ask("health").1["degraded"] == true);
+    let (good, health) = a.ask("health");
+    assert!(good && health["live"] == true && health["ready"] == true, "{health}");
+    assert!(!waiting.is_finished(), "what is not safe is not acknowledged");
+    let refused = Client::refused(a.address, &Connect::new(Version::V5, "new"));
+    assert_eq!(refused, ReasonCode::ServerUnavailable);
+
+    redis.signal("-CONT");
+    let (mut publisher, reason) = waiting.join().unwrap();
+    assert_eq!(reason, ReasonCode::Success);
+    eventually("health is good again", SOON * 2, || {
+        [&a, &b].iter().all(|node| node.ask("health").1["degraded"] == false)
+    });
+    for number in 0..50_u32 {
+        assert_eq!(publisher.publish("t", &number.to_be_bytes(), Qos::AtLeastOnce), ReasonCode::Success);
+    }
+    let mut heard = Vec::new();
+    while heard.last() != Some(&49_u32.to_be_bytes().to_vec()) {
+        heard.push(far.message().payload);
+    }
+    heard.retain(|payload| payload != b"local");
+    let mut expected = vec![b"held".to_vec()];
+    expected.extend((0..50_u32).map(|number| number.to_be_bytes().to_vec()));
+    assert_eq!(heard, expected, "nothing is lost, nothing comes twice");
+    b.client(Version::V5, "new").ping();
+}
+
+#[test]
+fn redis_frozen_for_long_is_told_and_does_not_hold_up_a_stop() {
+    let redis = Redis::start();
+    let mut broker = Broker::node(&redis);
+    let mut publisher = broker.client(Version::V5, "p");
+    redis.signal("-STOP");
+    let reason = publisher.publish_within(Duration::from_secs(20), at_least_once(b"x"));
+    assert_eq!(reason, ReasonCode::UnspecifiedError, "refused after a time, neither lost nor kept for ever");
+    publisher.ping();
+    let stopped = std::time::Instant::now();
+    broker.signal("-TERM");
+    assert_eq!(publisher.disconnected(), ReasonCode::ServerShuttingDown);
+    assert_eq!(broker.wait(), Some(0));
+    assert!(stopped.elapsed() < Duration::from_secs(7), "{:?}", stopped.elapsed());
+}
+
+#[test]
+fn a_redis_user_that_may_not_run_config_is_warned_about_and_works() {
+    let redis = Redis::start();
+    let rules = ["nsd", "on", ">hush", "~*", "&*", "+@all", "-config"];
+    let _: () = redis::cmd("ACL").arg("SETUSER").arg(&rules).query(&mut redis.connection()).unwrap();
+    let broker = Broker::start(&format!(
+        "allow_anonymous = true\n[store]\nkind = \"redis\"\nurl = \"redis://nsd@127.0.0.1:{}/5\"\npassword = \"hush\"",
+        redis.port
+    ));
+    let log = broker.log();
+    assert!(log.contains("WARN") && log.contains("cannot ask for maxmemory-policy"), "{log}");
+    let mut client = broker.client(Version::V5, "c");
+    client.subscribe("t", Qos::AtLeastOnce);
+    assert_eq!(client.publish("kept", b"x", Qos::AtLeastOnce), ReasonCode::Success);
+}
+
+#[test]
+fn a_password_of_redis_is_never_shown() {
+    let mut redis = Redis::with(&["--requirepass", "hush-hush"]);
+    let output = Command::new(env!("CARGO_BIN_EXE_nsd-broker"))
+        .args(["--store", &format!("redis://:hush-hush@127.0.0.1:{}/5", redis.port)])
+        .args(["--listen", &format!("127.0.0.1:{}", port())])
+        .env("RUST_LOG", "trace")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(64), "arguments are read by everybody on the machine");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("password_file") && !text.contains("hush-hush"), "{text}");
+
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("password");
+    std::fs::write(&file, "hush-hush\n").unwrap();
+    let broker = Broker::start(&format!(
+        "allow_anonymous = true\n[store]\nkind = \"redis\"\nurl = \"redis://127.0.0.1:{}/5\"\npassword_file = \"{}\"",
+        redis.port,
+        file.display()
+    ));
+    broker.client(Version::V5, "c").ping();
+    redis.kill();
+    eventually("redis is missed", SOON, || broker.log().contains("redis is away"));
+    let pid = broker.pid();
+    let told = ["ps", "-ww", "-o", "args=", "-p", &pid.to_string()].map(str::to_owned);
+    let listed = Command::new(&told[0]).args(&told[1..]).output().unwrap();
+    let mut seen = String::from_utf8(listed.stdout).unwrap();
+    assert!(seen.contains("nsd-broker"), "{seen}");
+    for name in ["cmdline", "environ"] {
+        seen += &String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/{name}")).unwrap());
+    }
+    seen += &broker.log();
+    seen += &broker.ask("stats").1.to_string();
+    assert!(!seen.contains("hush-hush"), "{seen}");
+}

@@ -1,0 +1,120 @@
+//! What stands in front of MQTT: TLS and the PROXY header.
+
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use nsd_wire::{Connect, Packet, Publish, Qos, ReasonCode, Version};
+use rcgen::{CertificateParams, KeyPair};
+
+use crate::support::{Broker, Client, Gone, SOON, eventually};
+
+const TLS_ALERT: u8 = 0x15;
+
+/// Writes a combined PEM file with a new certificate for `localhost`; the certificate.
+fn certify(file: &Path) -> Vec<u8> {
+    let key = KeyPair::generate().unwrap();
+    let certificate =
+        CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    std::fs::write(file, format!("{}{}", certificate.pem(), key.serialize_pem())).unwrap();
+    certificate.der().to_vec()
+}
+
+fn over_tls(file: &Path) -> Broker {
+    Broker::listening(&format!("tls = {{ certificates = [\"{}\"] }}", file.display()))
+}
+
+#[test]
+fn tls_with_a_combined_pem_that_changes_live() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("x.pem");
+    let old = certify(&file);
+    let broker = over_tls(&file);
+    let mut client = Client::tls(broker.address, &old, Version::V5, "old").unwrap();
+    client.subscribe("t", Qos::AtLeastOnce);
+    assert_eq!(client.publish("t/other", &[7; 100_000], Qos::AtLeastOnce), ReasonCode::Success);
+
+    std::fs::write(&file, "no certificate").unwrap();
+    eventually("the bad file is refused", SOON * 2, || broker.log().contains("the old ones stay in use"));
+    Client::tls(broker.address, &old, Version::V311, "still").unwrap().ping();
+
+    let new = certify(&file);
+    eventually("the new certificate is shown", SOON * 2, || {
+        Client::tls(broker.address, &new, Version::V311, "new").is_ok()
+    });
+    assert!(Client::tls(broker.address, &old, Version::V311, "new").is_err(), "the old one is not shown");
+    let mut other = Client::tls(broker.address, &new, Version::V311, "other").unwrap();
+    other.publish("t", b"x", Qos::AtLeastOnce);
+    assert_eq!(client.message().payload, b"x", "who was connected stays so");
+    let mut plain = Client::open(broker.address, Version::V5);
+    plain.send(&Packet::Connect(Connect::new(Version::V5, "plain")));
+    let mut answer = Vec::new();
+    let _ = plain.socket.read_to_end(&mut answer);
+    assert!(answer.first().is_none_or(|byte| *byte == TLS_ALERT), "TLS or nothing: {answer:02x?}");
+}
+
+/// Bytes of the broker's side that the kernel still holds for this client.
+fn unsent(client: &Client) -> u64 {
+    let ports = [client.socket.peer_addr().unwrap().port(), client.socket.local_addr().unwrap().port()];
+    let ends = ports.map(|port| format!("0100007F:{port:04X}"));
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let fields = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let line = fields.into_iter().find(|line| line[1] == ends[0] && line[2] == ends[1]).unwrap();
+    u64::from_str_radix(line[4].split(':').next().unwrap(), 16).unwrap()
+}
+
+#[test]
+fn a_slow_reader_over_tls_gets_the_last_bytes_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("x.pem");
+    let trusted = certify(&file);
+    let broker = over_tls(&file);
+    let mut slow = Client::tls(broker.address, &trusted, Version::V311, "slow").unwrap();
+    slow.subscribe("t", Qos::AtMostOnce);
+    let mut publisher = Client::tls(broker.address, &trusted, Version::V311, "p").unwrap();
+    // Until the kernel takes no more: the last messages are then in the TLS stream's own buffer.
+    let (mut sent, mut before, mut same) = (0, 0, 0);
+    while same < 3 {
+        publisher.publish("t", &[b'x'; 4000], Qos::AtLeastOnce);
+        sent += 1;
+        std::thread::sleep(Duration::from_millis(5));
+        let now = unsent(&slow);
+        same = if now == before && now > 0 { same + 1 } else { 0 };
+        before = now;
+        assert!(sent < 5000, "the socket is never full");
+    }
+    for number in 0..sent {
+        assert_eq!(slow.message().payload.len(), 4000, "message {number} of {sent}");
+    }
+}
+
+#[test]
+fn the_proxy_header_tells_the_clients_address() {
+    let broker = Broker::listening("proxy_protocol = true");
+    let mut bytes = b"PROXY TCP4 203.0.113.7 192.0.2.1 40000 1883\r\n".to_vec();
+    Packet::Connect(Connect::new(Version::V5, "v1")).encode(Version::V5, &mut bytes).unwrap();
+    let mut one = Client::open(broker.address, Version::V5);
+    one.send_raw(&bytes);
+    one.expect(|packet| matches!(packet, Packet::ConnAck(_)).then_some(()));
+    one.ping();
+    assert!(broker.log().contains("203.0.113.7:40000"), "{}", broker.log());
+
+    let mut two = Client::open(broker.address, Version::V311);
+    let header = nsd_edge::proxy_header::ProxyHeader::Proxied {
+        source: "[2001:db8::5]:41000".parse().unwrap(),
+        destination: "[2001:db8::1]:1883".parse().unwrap(),
+    };
+    let mut bytes = Vec::new();
+    nsd_edge::proxy_header::write_v2(header, &mut bytes);
+    // In pieces, as a network may cut it.
+    for byte in bytes {
+        two.send_raw(&[byte]);
+    }
+    two.login(&Connect::new(Version::V311, "v2"));
+    assert!(broker.log().contains("[2001:db8::5]:41000"), "{}", broker.log());
+
+    let mut none = Client::open(broker.address, Version::V5);
+    none.send(&Packet::Connect(Connect::new(Version::V5, "none")));
+    assert_eq!(none.next(SOON * 2, |_| ()), Err(Gone::Closed), "without a header nobody comes in");
+    one.publish_as(Publish { qos: Qos::ExactlyOnce, ..Publish::new("t", b"x") });
+}
