@@ -87,12 +87,22 @@ impl Hub {
         self.subscriptions.read().len()
     }
 
-    /// Makes this connection the one of its client id; the one before is sent away (MQTT-3.1.4-3).
+    /// Makes this connection the one of its client id; the one before is sent away (MQTT-3.1.4-3). Which of two came
+    /// first is decided by the store: the answer to an earlier claim may get here after the answer to a later one.
     pub fn enter(&self, outbox: &Arc<Outbox>) {
         self.counters.connects.fetch_add(1, Ordering::Relaxed);
-        let before = self.clients.lock().insert(outbox.client_id.clone(), Arc::clone(outbox));
-        if let Some(before) = before {
-            before.notify(Event::Leave(ReasonCode::SessionTakenOver));
+        let mut clients = self.clients.lock();
+        let older = match clients.get_mut(&outbox.client_id) {
+            Some(known) if known.ownership() > outbox.ownership() => Some(Arc::clone(outbox)),
+            Some(known) => Some(std::mem::replace(known, Arc::clone(outbox))),
+            None => {
+                clients.insert(outbox.client_id.clone(), Arc::clone(outbox));
+                None
+            }
+        };
+        drop(clients);
+        if let Some(older) = older {
+            older.notify(Event::Leave(ReasonCode::SessionTakenOver));
         }
     }
 
@@ -166,5 +176,27 @@ impl Hub {
     /// All clients, for a stop.
     pub fn send_away(&self, reason: ReasonCode) {
         self.clients().iter().for_each(|outbox| outbox.notify(Event::Leave(reason)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nsd_wire::Version;
+
+    use super::*;
+
+    #[test]
+    fn the_later_claim_stays_whichever_answer_comes_first() {
+        let hub = Hub::new(None);
+        let claimed = |epoch| {
+            let outbox = Outbox::new(hub.next_id(), "lamp".into(), Version::V5, 10, 1024);
+            outbox.set_ownership(epoch);
+            Arc::new(outbox)
+        };
+        let (earlier, later) = (claimed(1), claimed(2));
+        for order in [[&earlier, &later], [&later, &earlier]] {
+            order.into_iter().for_each(|outbox| hub.enter(outbox));
+            assert_eq!(hub.clients().iter().map(|outbox| outbox.id).collect::<Vec<_>>(), [later.id]);
+        }
     }
 }

@@ -5,7 +5,6 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use nsd_wire::{
@@ -16,17 +15,10 @@ use nsd_wire::{
 /// How long anything may take that should happen at once.
 pub(crate) const SOON: Duration = Duration::from_secs(5);
 
-static NEXT_PORT: AtomicU16 = AtomicU16::new(21_100);
-
-/// A port of this suite's own range that nobody listens on.
+/// A port that nobody listens on, chosen by the kernel: two runs of this suite at once do not meet.
 pub(crate) fn port() -> u16 {
-    loop {
-        let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
-        assert!(port < 22_000, "the range of test ports is used up");
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
+    let free = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
+    free.expect("the kernel has a free port").port()
 }
 
 pub(crate) fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
