@@ -30,6 +30,13 @@ pub fn push(batch: &mut Vec<u8>, message: &[u8]) {
     batch.extend_from_slice(message);
 }
 
+/// Gives a batch of [`begin`] another number.
+pub fn set_number(batch: &mut [u8], number: u64) {
+    if let Some(place) = batch.get_mut(HEADER - 8..HEADER) {
+        place.copy_from_slice(&number.to_be_bytes());
+    }
+}
+
 /// `None` for what no node of ours writes.
 pub fn read(bytes: &[u8]) -> Option<Inbound<'_>> {
     match bytes.first()? {
@@ -68,7 +75,10 @@ mod tests {
         push(&mut batch, b"one");
         push(&mut batch, b"");
         push(&mut batch, b"three");
-        let Some(Inbound::Batch { sender: 7, number: 9, messages }) = read(&batch) else { panic!("a batch") };
+        set_number(&mut batch, 10);
+        let Some(Inbound::Batch { sender: 7, number: 10, messages }) = read(&batch) else {
+            panic!("a batch")
+        };
         assert_eq!(messages.collect::<Vec<_>>(), [&b"one"[..], b"", b"three"]);
         assert_eq!(read(b"K12:a:b"), Some(Inbound::Kick { epoch: 12, client_id: "a:b" }));
     }

@@ -57,11 +57,22 @@ pub struct Flusher {
     number: u64,
     /// When the lease was renewed last.
     renewed: Option<Instant>,
+    /// Packets that nobody heard, for nodes that are not known to be gone: their inboxes may only be cut off for a
+    /// moment. They go with the next batch; beyond `limits::LANE_MARK` bytes they are lost, counted.
+    unheard: Packets,
 }
 
 impl Flusher {
     pub fn new(node: Arc<Node>, bus: Arc<Bus>, link: Arc<Link>) -> Self {
-        Self { node, bus, link, mirror: Mirror::default(), number: 0, renewed: None }
+        Self {
+            node,
+            bus,
+            link,
+            mirror: Mirror::default(),
+            number: 0,
+            renewed: None,
+            unheard: Packets::default(),
+        }
     }
 
     /// Registers this node and reads what the others share. After this, clients may come.
@@ -125,6 +136,10 @@ impl Flusher {
         let replies: Vec<Value> = prepared.pipeline.query_async(&mut connection).await?;
         self.bus.counters.batches.fetch_add(1, Ordering::Relaxed);
         self.bus.counters.commands.fetch_add(replies.len() as u64, Ordering::Relaxed);
+        let first = replies.len().saturating_sub(prepared.packets.len() + 2);
+        // What an attempt before this one kept is part of this one.
+        self.unheard = Packets::default();
+        self.keep_unheard(&prepared.packets, &replies[first..]);
         let mut newest = replies.iter().rev().map(scripts::version);
         let (retained, routes) = (newest.next().unwrap_or(0), newest.next().unwrap_or(0));
         // A repeated batch may have been cut off after the mirror caught up and before the newcomers were sent to.
@@ -156,8 +171,21 @@ impl Flusher {
             return Ok(());
         }
         let mut pipeline = redis::pipe();
-        packets.write(&mut pipeline, &self.link);
-        pipeline.query_async(connection).await
+        let packets = packets.write(&mut pipeline, &self.link);
+        let replies: Vec<Value> = pipeline.query_async(connection).await?;
+        self.keep_unheard(&packets, &replies);
+        Ok(())
+    }
+
+    /// `replies` begin with those to the PUBLISHes of these packets.
+    fn keep_unheard(&mut self, packets: &[(u64, Vec<u8>)], replies: &[Value]) {
+        for ((node, packet), reply) in packets.iter().zip(replies) {
+            if *reply == Value::Int(0) {
+                self.unheard.by_node.entry(*node).or_default().push(packet.clone());
+            }
+        }
+        let lost = self.unheard.shorten(limits::LANE_MARK);
+        self.bus.counters.dropped.fetch_add(lost, Ordering::Relaxed);
     }
 
     fn prepare(&mut self, batch: &Batch) -> Prepared {
@@ -174,7 +202,10 @@ impl Flusher {
             scripts::add(&mut pipeline, &scripts::ROUTES, &names, &args);
         }
         let generation = self.node.hub.generation();
-        let (mut packets, mut targets, now) = (Packets::default(), Vec::new(), SystemTime::now());
+        let (mut targets, now) = (Vec::new(), SystemTime::now());
+        let mut packets = std::mem::take(&mut self.unheard);
+        packets.by_node.retain(|node, _| self.mirror.knows(*node));
+        packets.number_anew(&mut self.number);
         let nobody: Arc<[u64]> = Arc::default();
         for (bytes, entry) in batch.messages() {
             if entry.retain
@@ -197,9 +228,9 @@ impl Flusher {
             }
             targets.push(nodes);
         }
-        packets.write(&mut pipeline, &self.link);
+        let packets = packets.write(&mut pipeline, &self.link);
         pipeline.cmd("GET").arg(keys.route_version()).cmd("GET").arg(keys.retained_version());
-        Prepared { pipeline, targets, tried: false }
+        Prepared { pipeline, packets, targets, tried: false }
     }
 
     /// The waiters first: what they wait for was announced before them.
@@ -341,6 +372,8 @@ impl Flusher {
 /// A batch as Redis gets it, and where each of its messages goes.
 struct Prepared {
     pipeline: Pipeline,
+    /// What its PUBLISHes carry and to whom, in their order; two more commands follow them.
+    packets: Vec<(u64, Vec<u8>)>,
     targets: Vec<Arc<[u64]>>,
     tried: bool,
 }
@@ -386,12 +419,42 @@ impl Packets {
         }
     }
 
-    fn write(self, pipeline: &mut Pipeline, link: &Link) {
-        for (node, packets) in self.by_node {
-            for packet in packets {
-                pipeline.cmd("PUBLISH").arg(link.keys.inbox(node)).arg(packet);
-            }
+    /// Nobody heard them, so under a new number they are not taken for a repetition, and come in order.
+    fn number_anew(&mut self, number: &mut u64) {
+        for packet in self.by_node.values_mut().flatten() {
+            *number += 1;
+            codec::set_number(packet, *number);
         }
+    }
+
+    /// Gives up the newest until no more than `most` bytes are left; how many packets that were.
+    fn shorten(&mut self, most: usize) -> u64 {
+        let (mut left, mut lost) = (most, 0);
+        for packets in self.by_node.values_mut() {
+            let kept = packets.iter().take_while(|packet| match left.checked_sub(packet.len()) {
+                Some(less) => {
+                    left = less;
+                    true
+                }
+                None => false,
+            });
+            let kept = kept.count();
+            lost += (packets.len() - kept) as u64;
+            packets.truncate(kept);
+        }
+        lost
+    }
+
+    fn write(self, pipeline: &mut Pipeline, link: &Link) -> Vec<(u64, Vec<u8>)> {
+        let each = self
+            .by_node
+            .into_iter()
+            .flat_map(|(node, packets)| packets.into_iter().map(move |packet| (node, packet)));
+        let packets: Vec<_> = each.collect();
+        for (node, packet) in &packets {
+            pipeline.cmd("PUBLISH").arg(link.keys.inbox(*node)).arg(packet);
+        }
+        packets
     }
 }
 

@@ -32,6 +32,11 @@ impl Mirror {
         self.routes != routes || self.retained != retained
     }
 
+    /// Whether a node wants something, as far as we know.
+    pub(super) fn knows(&self, node: u64) -> bool {
+        self.filters.contains_key(&node)
+    }
+
     /// Reads everything anew.
     pub(super) async fn load(
         &mut self,

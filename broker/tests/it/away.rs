@@ -57,6 +57,26 @@ fn redis_frozen_and_thawed() {
 }
 
 #[test]
+fn what_is_acknowledged_around_a_restart_of_redis_reaches_other_nodes() {
+    let mut redis = Redis::start();
+    let (a, b) = (Broker::node(&redis), Broker::node(&redis));
+    let mut far = b.client(Version::V311, "far");
+    far.subscribe("t", Qos::AtLeastOnce);
+    let mut publisher = a.client(Version::V5, "p");
+    for round in 0..5_u8 {
+        redis.kill();
+        redis.restart();
+        // The publisher's node is back before the other one's inbox, or after it.
+        for number in 0..20_u8 {
+            let payload = [round, number];
+            assert_eq!(publisher.publish("t", &payload, Qos::AtLeastOnce), ReasonCode::Success);
+        }
+        let heard: Vec<_> = (0..20).map(|_| far.message().payload).collect();
+        assert_eq!(heard, (0..20_u8).map(|number| vec![round, number]).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn redis_frozen_for_long_is_told_and_does_not_hold_up_a_stop() {
     let redis = Redis::start();
     let mut broker = Broker::node(&redis);
