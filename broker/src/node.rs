@@ -116,3 +116,24 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kicks_are_remembered_for_a_while_and_bounded() {
+        let now = Instant::now();
+        let mut kicks = Kicks { young: HashMap::new(), old: HashMap::new(), since: now };
+        kicks.remember("first", 1, now);
+        kicks.remember("first", 2, now);
+        assert_eq!(kicks.newest("first"), Some(2));
+        kicks.remember("later", 3, now + KICK_MEMORY);
+        assert_eq!((kicks.newest("first"), kicks.newest("later")), (Some(2), Some(3)));
+        for number in 0..3 * KICKS {
+            kicks.remember(&number.to_string(), 4, now + KICK_MEMORY);
+        }
+        assert!(kicks.young.len() <= KICKS && kicks.old.len() <= KICKS);
+        assert_eq!((kicks.newest("first"), kicks.newest(&(3 * KICKS - 1).to_string())), (None, Some(4)));
+    }
+}

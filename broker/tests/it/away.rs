@@ -1,6 +1,10 @@
 //! Redis that does not answer, does not allow, or must not be shown.
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nsd_wire::{Connect, Publish, Qos, ReasonCode, Version};
@@ -143,4 +147,60 @@ fn a_password_of_redis_is_never_shown() {
     seen += &broker.log();
     seen += &broker.ask("stats").1.to_string();
     assert!(!seen.contains("hush-hush"), "{seen}");
+}
+
+/// A way to Redis that can go dead without a word, as a network does: connections stay open and carry nothing.
+struct Way {
+    port: u16,
+    /// Connections made before the last cut are dead.
+    cuts: Arc<AtomicU32>,
+}
+
+impl Way {
+    fn to(redis: &Redis) -> Self {
+        let (port, cuts, target) = (port(), Arc::new(AtomicU32::new(0)), redis.port);
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let now = Arc::clone(&cuts);
+        std::thread::spawn(move || {
+            for near in listener.incoming().map_while(Result::ok) {
+                let Ok(far) = TcpStream::connect(("127.0.0.1", target)) else { return };
+                for (from, to) in [(&near, &far), (&far, &near)] {
+                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let (cuts, born) = (Arc::clone(&now), now.load(Ordering::SeqCst));
+                    std::thread::spawn(move || carry(from, to, || cuts.load(Ordering::SeqCst) == born));
+                }
+            }
+        });
+        Self { port, cuts }
+    }
+}
+
+fn carry(mut from: TcpStream, mut to: TcpStream, alive: impl Fn() -> bool) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        if alive() && to.write_all(&buffer[..read]).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn an_inbox_that_went_deaf_without_a_word_is_opened_anew() {
+    let redis = Redis::start();
+    let way = Way::to(&redis);
+    let a = Broker::node(&redis);
+    let b = Broker::start(&format!(
+        "allow_anonymous = true\n[store]\nkind = \"redis\"\nurl = \"redis://127.0.0.1:{}/5\"",
+        way.port
+    ));
+    let mut far = b.client(Version::V311, "far");
+    far.subscribe("t", Qos::AtMostOnce);
+    let mut publisher = a.client(Version::V5, "p");
+    publisher.publish("t", b"before", Qos::AtLeastOnce);
+    assert_eq!(far.message().payload, b"before");
+    way.cuts.fetch_add(1, Ordering::SeqCst);
+    eventually("the far client hears again", SOON * 5, || {
+        publisher.publish("t", b"after", Qos::AtLeastOnce);
+        far.message_within(Duration::from_millis(200)).is_some()
+    });
 }
