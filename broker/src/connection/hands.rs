@@ -242,6 +242,9 @@ impl Hands {
 
     /// Sends retained messages in slices, as fast as the client takes them. Tells whether there was something to do.
     pub(super) fn continue_retained(&mut self) -> bool {
+        if self.retained.is_empty() {
+            return false;
+        }
         let Some(outbox) = self.outbox.as_ref().filter(|outbox| outbox.has_room()) else { return false };
         let Some(mut wanted) = self.retained.pop_front() else { return false };
         let now = SystemTime::now();
