@@ -148,10 +148,11 @@ impl Stage<'_> {
         let backends = self.backends().await?;
         let balancer = self.balancer(2).await?;
         let sessions = self.clients(2000).await?;
-        let args = ["connect", "--json", "--duration", "11s", "--at-once", "8", "--sources", "4", "--target"]
-            .map(String::from)
-            .into_iter()
-            .chain([self.address().to_string()]);
+        let args =
+            ["connect", "--json", "--duration", "11s", "--at-once", "8", "--sources", "64", "--target"]
+                .map(String::from)
+                .into_iter()
+                .chain([self.address().to_string()]);
         let churn = Program::new(self.load, args).on(Some(LOAD_PROCESSOR));
         let churn = churn.command().stdout(std::process::Stdio::piped()).spawn()?;
         for round in 0..10 {

@@ -99,7 +99,7 @@ pub(crate) const BROKER: &[Row] = &[
     Row {
         key: "connect",
         work: "connect + disconnect",
-        load: &["connect", "--sources", "8"],
+        load: &["connect", "--sources", "64"],
         figures: &[(Figure::Cpu, 1.0)],
         smoke: true,
         ..ROW
@@ -156,7 +156,7 @@ pub(crate) const BALANCER: &[Row] = &[
         key: "connect",
         work: "new connection, CONNECT → CONNACK",
         door: Door::Connack,
-        load: &["connect", "--sources", "8"],
+        load: &["connect", "--sources", "64"],
         figures: &[(Figure::Cpu, 0.95)],
         smoke: true,
         ..ROW
@@ -165,7 +165,7 @@ pub(crate) const BALANCER: &[Row] = &[
         key: "handshake",
         work: "full TLS 1.3 handshake, CONNECT → CONNACK",
         door: Door::ConnackTls,
-        load: &["connect", "--sources", "8", TLS[0], TLS[1], TLS[2]],
+        load: &["connect", "--sources", "64", TLS[0], TLS[1], TLS[2]],
         figures: &[(Figure::Cpu, 0.65)],
         smoke: true,
         ..ROW
