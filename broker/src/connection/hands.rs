@@ -31,6 +31,10 @@ struct Wanted {
     after: Option<Box<str>>,
 }
 
+/// Client ids of our balancer's and orchestrator's health checks: they come every few seconds without credentials, and
+/// an answer, not a welcome, is what they want. They are counted like every refusal, but would drown the log.
+const CHECKS: [&str; 2] = ["nsd-check-", "nsd-probe-"];
+
 pub(super) struct Hands {
     pub(super) peer: SocketAddr,
     node: Arc<Node>,
@@ -92,7 +96,12 @@ impl Hands {
         let decided = tokio::time::timeout(limits::ADMISSION_DEADLINE, deciding).await;
         let (grant, epoch) = decided.unwrap_or(Err(ReasonCode::ServerUnavailable)).inspect_err(|reason| {
             self.node.hub.counters.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            info!(peer = %self.peer, client, reason = reason.text(), "refused");
+            let (peer, reason) = (self.peer, reason.text());
+            if CHECKS.iter().any(|prefix| client.starts_with(prefix)) {
+                debug!(%peer, client, reason, "refused");
+            } else {
+                info!(%peer, client, reason, "refused");
+            }
         })?;
         let hub = &self.node.hub;
         let (window, most) = (opening.receive_maximum, opening.maximum_packet_size);
