@@ -224,7 +224,7 @@ machine_start_processes() {
       bash "$LAB_SCRIPTS/inside.sh" init
   ) </dev/null >>"$dir/console.log" 2>&1 &
   disown
-  for tries in {1..50}; do
+  for tries in {1..600}; do
     machine_is_running "$name" && return
     sleep 0.05
   done
@@ -247,14 +247,14 @@ machine_plug() {
 }
 
 machine_await() {
-  local name=$1 pid address deadline=$((SECONDS + 40))
+  local name=$1 pid address deadline=$((SECONDS + 120))
   address=$(address_of "$name")
   while ((SECONDS < deadline)); do
     pid=$(machine_pid "$name") || die "$name ended while starting: $(tail -n 5 "$LAB/machines/$name/console.log")"
     machine_answers "$(role_of "$name")" "$pid" "$address" && return
     sleep 0.1
   done
-  die "$name does not answer within 40 s; see $LAB/machines/$name/console.log"
+  die "$name does not answer within 120 s; see $LAB/machines/$name/console.log"
 }
 
 machine_answers() {
@@ -280,7 +280,7 @@ machine_kill() {
   machine_is_frozen "$name" && cgroup_freeze "$name" off
   if first=$(machine_pid "$name"); then
     kill -9 "$first" 2>/dev/null || true
-    for tries in {1..40}; do
+    for tries in {1..200}; do
       machine_is_running "$name" || break
       sleep 0.05
     done
