@@ -156,7 +156,7 @@ fn read(root: &mut Table<'_, '_>) -> Option<Settings> {
         table.finish();
         (access, format.unwrap_or_default())
     });
-    let stop_grace = duration(root, "stop_grace").unwrap_or(limits::STOP_GRACE);
+    let stop_grace = root.duration("stop_grace", &limits::DURATIONS).unwrap_or(limits::STOP_GRACE);
     let threads = root.number("threads", 1, 256).and_then(|threads| usize::try_from(threads).ok());
     let mut seen = Seen::default();
     let mut frontends = Vec::new();
@@ -299,7 +299,8 @@ fn read_policy(table: &mut Table<'_, '_>) -> Policy {
         .choice("balance", &[("leastconn", Balance::LeastConnections), ("roundrobin", Balance::RoundRobin)])
         .unwrap_or(Balance::LeastConnections);
     let on_down = table.choice("on_down", &[("close", OnDown::Close), ("keep", OnDown::Keep)]);
-    let connect_timeout = duration(table, "connect_timeout").unwrap_or(limits::CONNECT_TIMEOUT);
+    let connect_timeout =
+        table.duration("connect_timeout", &limits::DURATIONS).unwrap_or(limits::CONNECT_TIMEOUT);
     let check = table.table("check").map_or_else(Check::default, |mut table| {
         let check = read_check(&mut table);
         table.finish();
@@ -322,8 +323,8 @@ fn read_check(table: &mut Table<'_, '_>) -> Check {
     let (rise, fall) = (count("rise").unwrap_or(default.rise), count("fall").unwrap_or(default.fall));
     Check {
         kind: table.choice("kind", &kinds).unwrap_or(default.kind),
-        interval: duration(table, "interval").unwrap_or(default.interval),
-        timeout: duration(table, "timeout").unwrap_or(default.timeout),
+        interval: table.duration("interval", &limits::DURATIONS).unwrap_or(default.interval),
+        timeout: table.duration("timeout", &limits::DURATIONS).unwrap_or(default.timeout),
         rise,
         fall,
     }
@@ -349,17 +350,6 @@ fn read_name(table: &mut Table<'_, '_>) -> Option<String> {
         table.problem("name", format!("`{name}`: a name has 1 to 128 letters, digits, and any of `._-$:`"));
     }
     Some(name)
-}
-
-fn duration(table: &mut Table<'_, '_>, key: &'static str) -> Option<Duration> {
-    let text = table.string(key)?;
-    let value = humantime::parse_duration(&text).ok();
-    let fits = value.filter(|value| limits::DURATIONS.contains(value));
-    if fits.is_none() {
-        table
-            .problem(key, format!("`{text}` is no time between 1ms and 1day; write it like `2s` or `500ms`"));
-    }
-    fits
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tracing::warn;
 
 use crate::access::{Check, Claim, Grant, Policy, Refusal, StoredSecret};
+use crate::connection::Peer;
 use crate::limits;
 use crate::session::Opening;
 use crate::store::Store;
@@ -36,7 +37,7 @@ impl Door {
     }
 
     /// Who this is and what it may do; the error is what its CONNACK says.
-    pub async fn admit(&self, opening: &Opening) -> Result<Grant, ReasonCode> {
+    pub async fn admit(&self, opening: &Opening, _peer: &Peer) -> Result<Grant, ReasonCode> {
         let password = opening.password.as_ref().map(|password| password.as_slice());
         let claim = self.policy.claim(opening.user_name.as_deref(), password).map_err(told)?;
         let grant = match claim {

@@ -12,6 +12,7 @@
 //! | [`hub`] | the clients living on this node, and how a message reaches them |
 //! | [`bus`] | the other nodes: batches to Redis, the inbox, the mirror of what all share |
 //! | [`door`] | look-ups and password checks before a client is let in |
+//! | [`entry`] | everything before the first byte of MQTT: PROXY header, TLS |
 //! | [`node`] | what all connections of one broker share |
 //! | [`connection`] | one client: bytes in, session, effects, bytes out |
 //! | [`server`] | threads, listeners, start and stop |
@@ -22,6 +23,7 @@ pub mod admin;
 pub mod bus;
 pub mod connection;
 pub mod door;
+pub mod entry;
 pub mod hub;
 pub mod limits;
 pub mod message;

@@ -2,25 +2,75 @@
 
 use std::time::Duration;
 
-/// A client must have sent its whole CONNECT by then, or is closed: an open socket costs a descriptor.
-pub const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// The limits that an operator may set, in `[limits]` of the settings. All others are the constants below.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// A client must have sent its whole CONNECT by then, or is closed: an open socket costs a descriptor.
+    pub connect_deadline: Duration,
+    /// Largest packet taken from a client; a larger one ends the connection (v5: 0x95). Told to v5 clients in CONNACK.
+    pub packet_bytes: usize,
+    /// Levels of a topic or filter; matching recurses by level. More is an invalid topic (v5: 0x90 / 0x8F).
+    pub topic_levels: usize,
+    /// Filters one client may hold; the next is refused in its SUBACK (0x97).
+    pub subscriptions_per_client: usize,
+    /// QoS 1 and 2 messages a client may have unacknowledged by us (v5: Receive Maximum in CONNACK; a v5 client over it
+    /// is disconnected with 0x93, a v3 client is simply not read from until there is room).
+    pub receive_maximum: u16,
+    /// QoS 1 and 2 messages sent and not yet acknowledged by one client; further ones wait in its queue.
+    pub send_window: u16,
+    /// Topic aliases a v5 client may set, and as many are used toward it if it allows them; a higher one ends its
+    /// connection (0x94). An alias costs its topic's bytes.
+    pub topic_aliases: u16,
+    /// Longest silence a client may ask for; one that asks for more, or for no limit, gets this one (v5: Server Keep
+    /// Alive). Zero: as the client likes.
+    pub keep_alive: u16,
+    /// How long a session may outlive its connection; who asks for more gets this (v5: told in CONNACK).
+    pub session_expiry: Duration,
+    /// QoS 1 and 2 messages that wait for one session, in number and in bytes of their packets.
+    pub queue_messages: usize,
+    pub queue_bytes: usize,
+    /// What happens to a session that has reached either.
+    pub queue_policy: QueuePolicy,
+    /// Retained messages of one node's own store; a further topic is refused (v5: 0x97). In Redis, its memory decides.
+    pub retained: usize,
+}
+
+/// What gives way when a session's queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueuePolicy {
+    /// The message that has waited longest and was never sent.
+    DropOldest,
+    /// The new message.
+    DropNewest,
+    /// The client: it is disconnected (0x97) and its session ends.
+    Disconnect,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect_deadline: Duration::from_secs(10),
+            packet_bytes: 1024 * 1024,
+            topic_levels: 128,
+            subscriptions_per_client: 10_000,
+            receive_maximum: 1024,
+            send_window: 4096,
+            topic_aliases: 64,
+            keep_alive: 0,
+            // What Mosquitto calls forever is a leak; two weeks outlast holidays.
+            session_expiry: Duration::from_secs(14 * 86_400),
+            queue_messages: 1000,
+            queue_bytes: 4 * 1024 * 1024,
+            queue_policy: QueuePolicy::DropOldest,
+            retained: 1_000_000,
+        }
+    }
+}
+
 /// A whole admission (look-up, password check, ownership) may take this long; then the CONNECT is refused as unavailable.
 pub const ADMISSION_DEADLINE: Duration = Duration::from_secs(5);
-/// Largest packet taken from a client; a larger one ends the connection (v5: 0x95). Told to v5 clients in CONNACK.
-pub const MAX_PACKET: usize = 1024 * 1024;
 /// Largest packet before a client is known: a CONNECT with the longest will a sane client sends.
 pub const MAX_CONNECT_PACKET: usize = 128 * 1024;
-/// Levels of a topic or filter; matching recurses by level. More is an invalid topic (v5: 0x90 / 0x8F).
-pub const MAX_TOPIC_LEVELS: usize = 128;
-/// Filters one client may hold; the next is refused in its SUBACK (0x97).
-pub const MAX_FILTERS_PER_CLIENT: usize = 10_000;
-/// QoS 1 and 2 messages a client may have unacknowledged by us (v5: Receive Maximum in CONNACK; a v5 client over it
-/// is disconnected with 0x93, a v3 client is simply not read from until there is room).
-pub const RECEIVE_MAXIMUM: u16 = 1024;
-/// QoS 1 and 2 messages sent and not yet acknowledged by one client; further ones wait in its backlog.
-pub const SEND_WINDOW: u16 = 4096;
-/// Topic aliases a v5 client may set; a higher one ends its connection (0x94). An alias costs its topic's bytes.
-pub const TOPIC_ALIAS_MAXIMUM: u16 = 64;
 /// Bytes waiting for one client above which its publishers are no longer read from.
 pub const OUTBOX_MARK: usize = 512 * 1024;
 /// Bytes waiting for one client above which QoS 0 is dropped (counted) even before its publishers' patience ends.
@@ -52,5 +102,3 @@ pub const PASSWORD_CHECKS: usize = 2;
 pub const PASSWORD_MEMORY: Duration = Duration::from_secs(60);
 /// How many right passwords are remembered; at the limit all are forgotten.
 pub const PASSWORDS_REMEMBERED: usize = 10_000;
-/// Retained messages of one node's memory store; a further topic is refused (v5: 0x97). In Redis, its memory decides.
-pub const MAX_RETAINED: usize = 1_000_000;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use nsd_broker::limits::Limits;
 use nsd_broker::settings::{self, Listen, RedisSettings, Settings, SettingsError, StoreSettings};
 use nsd_broker::{admin, server};
 use nsd_edge::admin::{AdminSocket, Method, StatusCode, call};
@@ -134,7 +135,8 @@ fn quick(arguments: &Arguments) -> Result<Settings, String> {
     let listen =
         listen.map(|address| Listen { address, certificates: Vec::new(), proxy_protocol: false }).collect();
     let policy = settings::policy(arguments.allow_anonymous, None, None);
-    Ok(Settings { node: settings::random_name(), listen, store, policy, admin_socket: None })
+    let limits = Limits::default();
+    Ok(Settings { node: settings::random_name(), listen, store, policy, limits, admin_socket: None })
 }
 
 /// Signals are caught before anything else: as PID 1 they would have no effect, and a stop during the start is a stop.

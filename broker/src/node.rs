@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use crate::bus::Bus;
 use crate::door::Door;
 use crate::hub::{self, Hub};
+use crate::limits::Limits;
 use crate::message::Message;
 use crate::settings::Settings;
 use crate::store::Store;
@@ -25,6 +26,7 @@ pub struct Node {
     pub hub: Arc<Hub>,
     pub store: Arc<Store>,
     pub door: Door,
+    pub limits: Arc<Limits>,
     pub started: Instant,
     /// Client ids that were claimed elsewhere lately, with the epoch of the claim: a kick may overtake the answer to
     /// the claim it revokes.
@@ -62,7 +64,8 @@ impl Node {
         let store = Arc::new(store);
         Self {
             name: settings.node.clone(),
-            hub: Arc::new(Hub::new(bus)),
+            hub: Arc::new(Hub::new(bus, &settings.limits)),
+            limits: Arc::new(settings.limits.clone()),
             door: Door::new(settings.policy.clone(), Arc::clone(&store)),
             store,
             started: Instant::now(),

@@ -8,19 +8,18 @@ use std::time::Duration;
 
 use nsd_edge::drain::{Drain, Watch};
 use nsd_edge::listen::{BindError, Listener, bind};
-use nsd_edge::proxy_header::{self, ProxyHeader};
-use nsd_edge::stream::Stream;
-use nsd_edge::tls::{HANDSHAKE_TIMEOUT, TlsError, TlsServer};
+use nsd_edge::tls::TlsError;
 use nsd_wire::ReasonCode;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::bus::{self, Bus, Flusher};
 use crate::connection;
+use crate::entry::Entry;
 use crate::limits;
 use crate::node::Node;
-use crate::settings::{Listen, Settings, StoreSettings};
+use crate::settings::{Settings, StoreSettings};
 use crate::store::{Link, MemoryStore, RedisStore, StartError, Store};
 
 /// New sockets waiting for one worker; beyond that they wait in the kernel.
@@ -70,19 +69,13 @@ struct Arrival {
     socket: TcpStream,
     peer: std::net::SocketAddr,
     permit: OwnedSemaphorePermit,
-    door: Arc<Door>,
-}
-
-/// How connections of one listener begin.
-struct Door {
-    tls: Option<Arc<TlsServer>>,
-    proxy_protocol: bool,
+    entry: Arc<Entry>,
 }
 
 /// Starts everything; when this returns, clients are let in. Handlers stand before the first listener opens.
 pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
     let open_files = nsd_edge::listen::raise_open_files();
-    let doors = settings.listen.iter().map(Door::new).collect::<Result<Vec<_>, _>>()?;
+    let entries = settings.listen.iter().map(Entry::new).collect::<Result<Vec<_>, _>>()?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (node, cluster) = match &settings.store {
         StoreSettings::Memory => {
@@ -107,11 +100,11 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
     let bound = settings.listen.iter().map(|listen| bind(listen.address)).collect::<Result<Vec<_>, _>>()?;
     let mut server = Server { node, addresses: Vec::new(), drain, workers, cluster, acceptors: Vec::new() };
     server.node.set_ready(true);
-    for (socket, door) in bound.into_iter().zip(doors) {
+    for (socket, entry) in bound.into_iter().zip(entries) {
         let listener = Listener::new(socket, Arc::clone(&permits))?;
-        info!(address = %listener.address(), tls = door.tls.is_some(), "listening");
+        info!(address = %listener.address(), tls = entry.tls.is_some(), "listening");
         server.addresses.push(listener.address());
-        if let Some(tls) = &door.tls {
+        if let Some(tls) = &entry.tls {
             tokio::spawn(Arc::clone(tls).follow(server.drain.watch()));
         }
         let hands: Vec<_> = server
@@ -119,7 +112,7 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
             .iter()
             .map(|worker| (worker.sockets.clone(), Arc::clone(&worker.clients)))
             .collect();
-        server.acceptors.push(tokio::spawn(accept(listener, Arc::new(door), hands)));
+        server.acceptors.push(tokio::spawn(accept(listener, Arc::new(entry), hands)));
     }
     Ok(server)
 }
@@ -154,48 +147,9 @@ impl Server {
     }
 }
 
-impl Door {
-    fn new(listen: &Listen) -> Result<Self, TlsError> {
-        let tls = match listen.certificates.is_empty() {
-            true => None,
-            false => Some(Arc::new(TlsServer::load(&listen.certificates)?)),
-        };
-        Ok(Self { tls, proxy_protocol: listen.proxy_protocol })
-    }
-
-    /// Everything before the first byte of MQTT.
-    async fn open(
-        &self,
-        socket: TcpStream,
-        peer: std::net::SocketAddr,
-    ) -> Option<(Stream, std::net::SocketAddr)> {
-        let mut socket = tokio::net::TcpStream::from_std(socket).ok()?;
-        let mut peer = peer;
-        if self.proxy_protocol {
-            match proxy_header::read(&mut socket).await {
-                Ok(ProxyHeader::Proxied { source, .. }) => peer = source,
-                Ok(ProxyHeader::Local) => {}
-                Err(error) => {
-                    info!(%peer, %error, "no PROXY header, closed");
-                    return None;
-                }
-            }
-        }
-        let Some(tls) = &self.tls else { return Some((Stream::from(socket), peer)) };
-        // Boxed: the handshake's future is large and soon over.
-        match Box::pin(tls.handshake(socket, HANDSHAKE_TIMEOUT)).await {
-            Ok(stream) => Some((Stream::Tls(Box::new(stream)), peer)),
-            Err(error) => {
-                debug!(%peer, %error, "no TLS handshake, closed");
-                None
-            }
-        }
-    }
-}
-
 async fn accept(
     listener: Listener,
-    door: Arc<Door>,
+    entry: Arc<Entry>,
     workers: Vec<(mpsc::Sender<Arrival>, Arc<AtomicUsize>)>,
 ) {
     loop {
@@ -207,7 +161,7 @@ async fn accept(
         };
         clients.fetch_add(1, Ordering::Relaxed);
         let (socket, peer, permit) = (accepted.socket, accepted.peer, accepted.permit);
-        let arrival = Arrival { socket, peer, permit, door: Arc::clone(&door) };
+        let arrival = Arrival { socket, peer, permit, entry: Arc::clone(&entry) };
         if sockets.send(arrival).await.is_err() {
             return;
         }
@@ -239,10 +193,10 @@ async fn serve_arrivals(
             arrival = arrivals.recv() => arrival,
             () = drain.draining() => break,
         };
-        let Some(Arrival { socket, peer, permit, door }) = arrival else { break };
+        let Some(Arrival { socket, peer, permit, entry }) = arrival else { break };
         let (node, count, watch) = (Arc::clone(&node), Counted(Arc::clone(&clients)), drain.clone());
         tokio::spawn(async move {
-            if let Some((stream, peer)) = door.open(socket, peer).await {
+            if let Some((stream, peer)) = entry.open(socket, peer).await {
                 connection::serve(stream, peer, node).await;
             }
             drop((permit, count, watch));

@@ -3,7 +3,9 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -137,6 +139,21 @@ impl<'t, 'p> Table<'t, 'p> {
             self.problem(key, format!("must be between {least} and {most}"));
         }
         fits
+    }
+
+    /// A length of time as people write it (`500ms`, `2s`, `1h 30m`), between the two, both included.
+    pub fn duration(&mut self, key: &'static str, range: &RangeInclusive<Duration>) -> Option<Duration> {
+        let text = self.string(key)?;
+        let value = humantime::parse_duration(&text).ok().filter(|value| range.contains(value));
+        if value.is_none() {
+            let (least, most) =
+                (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
+            self.problem(
+                key,
+                format!("`{text}` is no time between {least} and {most}; write it like `2s` or `500ms`"),
+            );
+        }
+        value
     }
 
     pub fn strings(&mut self, key: &'static str) -> Vec<String> {

@@ -138,7 +138,7 @@ impl Mirror {
                 break;
             }
         }
-        let mut retained = Retained::default();
+        let mut retained = Retained::new(usize::MAX);
         for (message, since) in found.iter().filter_map(|stored| read_stored(stored)) {
             retained.set(message, since);
         }

@@ -1,7 +1,6 @@
 //! Carries out what a session asks for: the one place where effects become deeds.
 
 use std::collections::{HashSet, VecDeque};
-use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,6 +12,7 @@ use nsd_wire::{
 };
 use tracing::{debug, info, warn};
 
+use super::Peer;
 use crate::access::Grant;
 use crate::hub::{self, Outbox, Parcel, Terms};
 use crate::limits;
@@ -36,7 +36,7 @@ struct Wanted {
 const CHECKS: [&str; 2] = ["nsd-check-", "nsd-probe-"];
 
 pub(super) struct Hands {
-    pub(super) peer: SocketAddr,
+    pub(super) peer: Peer,
     node: Arc<Node>,
     version: Version,
     pub(super) outbox: Option<Arc<Outbox>>,
@@ -61,7 +61,7 @@ pub(super) struct Hands {
 }
 
 impl Hands {
-    pub(super) fn new(node: Arc<Node>, peer: SocketAddr) -> Self {
+    pub(super) fn new(node: Arc<Node>, peer: Peer) -> Self {
         Self {
             peer,
             node,
@@ -86,7 +86,7 @@ impl Hands {
     pub(super) async fn admit(&mut self, opening: &Opening) -> Result<Grant, ReasonCode> {
         let client = &*opening.client_id;
         let deciding = async {
-            let grant = self.node.door.admit(opening).await?;
+            let grant = self.node.door.admit(opening, &self.peer).await?;
             let epoch = self.node.store.claim(client, opening.will.as_ref()).await.map_err(|error| {
                 warn!(client, %error, "cannot claim a client id");
                 ReasonCode::ServerUnavailable
@@ -96,7 +96,7 @@ impl Hands {
         let decided = tokio::time::timeout(limits::ADMISSION_DEADLINE, deciding).await;
         let (grant, epoch) = decided.unwrap_or(Err(ReasonCode::ServerUnavailable)).inspect_err(|reason| {
             self.node.hub.counters.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            let (peer, reason) = (self.peer, reason.text());
+            let (peer, reason) = (self.peer.address, reason.text());
             if CHECKS.iter().any(|prefix| client.starts_with(prefix)) {
                 debug!(%peer, client, reason, "refused");
             } else {
@@ -104,7 +104,8 @@ impl Hands {
             }
         })?;
         let hub = &self.node.hub;
-        let (window, most) = (opening.receive_maximum, opening.maximum_packet_size);
+        let window = opening.receive_maximum.min(self.node.limits.send_window);
+        let most = opening.maximum_packet_size;
         let mut outbox = Outbox::new(hub.next_id(), client.into(), opening.version, window, most);
         outbox.will = hub.bus.is_some().then(|| opening.will.clone()).flatten();
         outbox.set_ownership(epoch);
@@ -124,7 +125,7 @@ impl Hands {
                 "asked for a persistent session; sessions end with their connection in this version"
             );
         }
-        debug!(peer = %self.peer, client, device = grant.device(), version = ?opening.version, "connected");
+        debug!(peer = %self.peer.address, client, device = grant.device(), version = ?opening.version, "connected");
         self.outbox = Some(outbox);
         Ok(grant)
     }
@@ -309,7 +310,7 @@ impl Hands {
         if self.replies.capacity() == 0 {
             self.replies = hub::take_buffer();
         }
-        let (version, out) = (self.version, &mut self.replies);
+        let (version, limits, out) = (self.version, &self.node.limits, &mut self.replies);
         match reply {
             Reply::Ack { kind, id, reason } => {
                 encoded(Ack::with_reason(*id, *reason).encode(*kind, version, out));
@@ -328,10 +329,10 @@ impl Hands {
                     let properties = &mut ack.properties;
                     properties.assigned_client_id = assigned_id.as_deref();
                     properties.session_expiry = forgets_session.then_some(0);
-                    properties.receive_maximum = NonZeroU16::new(limits::RECEIVE_MAXIMUM);
+                    properties.receive_maximum = NonZeroU16::new(limits.receive_maximum);
                     properties.maximum_packet_size =
-                        u32::try_from(limits::MAX_PACKET).ok().and_then(NonZeroU32::new);
-                    properties.topic_alias_maximum = Some(limits::TOPIC_ALIAS_MAXIMUM);
+                        u32::try_from(limits.packet_bytes).ok().and_then(NonZeroU32::new);
+                    properties.topic_alias_maximum = Some(limits.topic_aliases);
                     properties.shared_subscription_available = Some(false);
                     properties.maximum_qos = Some(Qos::ExactlyOnce);
                 }

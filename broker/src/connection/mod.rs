@@ -30,6 +30,14 @@ const READS_A_TURN: usize = 4;
 /// A timer that means "none".
 const NEVER: Duration = Duration::from_secs(86_400);
 
+/// Where a connection comes from.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    pub address: SocketAddr,
+    /// Whom a client certificate names, checked here or by a balancer that we trust.
+    pub certified: Option<Box<str>>,
+}
+
 struct Connection {
     stream: Stream,
     session: Session,
@@ -57,12 +65,12 @@ enum Next {
 }
 
 /// Serves one client until it is gone.
-pub async fn serve(stream: Stream, peer: SocketAddr, node: Arc<Node>) {
+pub async fn serve(stream: Stream, peer: Peer, node: Arc<Node>) {
     let now = Instant::now();
     let armed = now + NEVER;
     let mut connection = Connection {
         stream,
-        session: Session::new(now),
+        session: Session::new(Arc::clone(&node.limits), now),
         hands: Hands::new(node, peer),
         partial: Vec::new(),
         unsent: Vec::new(),
@@ -174,7 +182,7 @@ impl Connection {
 
     fn lost(&mut self, error: Option<&io::Error>) -> bool {
         if let Some(error) = error {
-            debug!(peer = %self.hands.peer, %error, "connection lost");
+            debug!(peer = %self.hands.peer.address, %error, "connection lost");
         }
         let effects = self.session.on_end(Ending::Lost);
         self.hands.carry_out(effects, None);
@@ -332,7 +340,7 @@ fn act_on(session: &mut Session, hands: &mut Hands, bytes: &[u8], now: Instant) 
             }
             Err(error) => ReadError::Frame(error),
         };
-        debug!(peer = %hands.peer, %error, "refused a packet");
+        debug!(peer = %hands.peer.address, %error, "refused a packet");
         let effects = session.on_error(error);
         hands.carry_out(effects, None);
     }

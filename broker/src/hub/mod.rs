@@ -23,6 +23,7 @@ pub use retained::{Kept, Retained};
 pub use route::{Routed, route, wake_receivers};
 
 use crate::bus::Bus;
+use crate::limits::Limits;
 use crate::topic::Tree;
 
 /// One client's subscription to one filter.
@@ -55,11 +56,13 @@ pub struct Counters {
 }
 
 impl Hub {
-    pub fn new(bus: Option<Arc<Bus>>) -> Self {
+    pub fn new(bus: Option<Arc<Bus>>, limits: &Limits) -> Self {
+        // In a cluster this mirrors what Redis has accepted.
+        let retained = if bus.is_some() { usize::MAX } else { limits.retained };
         Self {
             subscriptions: RwLock::default(),
             clients: Mutex::new(HashMap::new()),
-            retained: RwLock::default(),
+            retained: RwLock::new(Retained::new(retained)),
             bus,
             generation: AtomicU64::new(1),
             next_id: AtomicU64::new(1),
@@ -187,7 +190,7 @@ mod tests {
 
     #[test]
     fn the_later_claim_stays_whichever_answer_comes_first() {
-        let hub = Hub::new(None);
+        let hub = Hub::new(None, &Limits::default());
         let claimed = |epoch| {
             let outbox = Outbox::new(hub.next_id(), "lamp".into(), Version::V5, 10, 1024);
             outbox.set_ownership(epoch);

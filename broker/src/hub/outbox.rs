@@ -90,7 +90,7 @@ impl Outbox {
     pub fn new(id: u64, client_id: Box<str>, version: Version, window: u16, max_packet: usize) -> Self {
         let state = State {
             bytes: Vec::new(),
-            outbound: Outbound::new(window.min(limits::SEND_WINDOW)),
+            outbound: Outbound::new(window),
             backlog: Backlog::default(),
             events: Vec::new(),
             waker: None,

@@ -7,13 +7,14 @@ use std::time::{Duration, SystemTime};
 
 use nsd_wire::topic;
 
-use crate::limits;
 use crate::message::Message;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Retained {
     /// Sorted, so that the part of a filter before its first wildcard narrows the search.
     by_topic: BTreeMap<Box<str>, Arc<Kept>>,
+    /// How many topics are taken.
+    most: usize,
 }
 
 #[derive(Debug)]
@@ -33,6 +34,10 @@ impl Kept {
 }
 
 impl Retained {
+    pub fn new(most: usize) -> Self {
+        Self { by_topic: BTreeMap::new(), most }
+    }
+
     pub fn len(&self) -> usize {
         self.by_topic.len()
     }
@@ -48,7 +53,7 @@ impl Retained {
             self.by_topic.remove(publish.topic);
             return true;
         }
-        if self.by_topic.len() >= limits::MAX_RETAINED && !self.by_topic.contains_key(publish.topic) {
+        if self.by_topic.len() >= self.most && !self.by_topic.contains_key(publish.topic) {
             return false;
         }
         let topic = publish.topic.into();
@@ -100,7 +105,7 @@ mod tests {
     #[test]
     fn the_newest_of_each_topic_by_filter() {
         let now = SystemTime::now();
-        let mut retained = Retained::default();
+        let mut retained = Retained::new(10);
         for topic in ["a", "a/b", "a/b/c", "ab/c", "$SYS/a", "b"] {
             assert!(retained.set(message(topic, b"1"), now));
         }

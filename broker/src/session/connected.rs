@@ -7,10 +7,10 @@ use nsd_wire::{
     Ack, AckKind, Packet, PacketId, Publish, Qos, ReasonCode, Subscribe, Unsubscribe, Version, topic,
 };
 
-use super::TOPICS;
 use super::effect::{Effect, Effects, Receipt, Reply, Subscribing, Unsubscribing, Wish};
+use super::topics;
 use crate::access::Grant;
-use crate::limits;
+use crate::limits::Limits;
 use crate::message::Message;
 
 #[derive(Debug)]
@@ -71,17 +71,22 @@ impl Connected {
 
     /// What becomes of a message: a topic that cannot be and an alias never set end the connection, a topic that is
     /// not the client's is refused as far as its version allows, one sent twice is routed once.
-    pub(super) fn judge_publish(&mut self, version: Version, publish: &Publish<'_>) -> Verdict {
+    pub(super) fn judge_publish(
+        &mut self,
+        version: Version,
+        publish: &Publish<'_>,
+        limits: &Limits,
+    ) -> Verdict {
         if publish.qos != Qos::AtMostOnce
             && version.is_v5()
-            && self.unfinished() >= usize::from(limits::RECEIVE_MAXIMUM)
+            && self.unfinished() >= usize::from(limits.receive_maximum)
         {
             return Verdict::End(ReasonCode::ReceiveMaximumExceeded);
         }
-        if !TOPICS.allow(publish.topic) {
+        if !topics(limits).allow(publish.topic) {
             return Verdict::End(ReasonCode::TopicNameInvalid);
         }
-        if let Err(reason) = self.learn_alias(publish) {
+        if let Err(reason) = self.learn_alias(publish, limits.topic_aliases) {
             return Verdict::End(reason);
         }
         if !self.grant.may_publish(self.topic_of(publish)) {
@@ -115,10 +120,10 @@ impl Connected {
         }
     }
 
-    fn learn_alias(&mut self, publish: &Publish<'_>) -> Result<(), ReasonCode> {
+    fn learn_alias(&mut self, publish: &Publish<'_>, most: u16) -> Result<(), ReasonCode> {
         let Some(alias) = publish.properties.topic_alias else { return Ok(()) };
         let at = usize::from(alias.get()) - 1;
-        if at >= usize::from(limits::TOPIC_ALIAS_MAXIMUM) {
+        if at >= usize::from(most) {
             return Err(ReasonCode::TopicAliasInvalid);
         }
         if publish.topic.is_empty() {
@@ -142,10 +147,17 @@ impl Connected {
     }
 
     /// Every packet but PUBLISH.
-    pub(super) fn on_other(&mut self, packet: &Packet<'_>, now: Instant) -> Result<Effects<'static>, Done> {
+    pub(super) fn on_other(
+        &mut self,
+        packet: &Packet<'_>,
+        limits: &Limits,
+        now: Instant,
+    ) -> Result<Effects<'static>, Done> {
         self.heard = now;
         match packet {
-            Packet::Subscribe(subscribe) => Ok(Effects::one(Effect::Subscribe(self.on_subscribe(subscribe)))),
+            Packet::Subscribe(subscribe) => {
+                Ok(Effects::one(Effect::Subscribe(self.on_subscribe(subscribe, limits))))
+            }
             Packet::Unsubscribe(wish) => Ok(Effects::one(Effect::Unsubscribe(self.on_unsubscribe(wish)))),
             Packet::PubAck(ack) => Ok(settle(AckKind::PubAck, ack)),
             Packet::PubRec(ack) => Ok(settle(AckKind::PubRec, ack)),
@@ -169,11 +181,11 @@ impl Connected {
         Effects::one(Effect::Send(Reply::Ack { kind: AckKind::PubComp, id, reason }))
     }
 
-    fn on_subscribe(&mut self, subscribe: &Subscribe<'_>) -> Subscribing {
+    fn on_subscribe(&mut self, subscribe: &Subscribe<'_>, limits: &Limits) -> Subscribing {
         let id = subscribe.properties.subscription_id;
         let wishes = subscribe.filters.iter().map(|wish| {
             let code = self
-                .judge(wish.filter)
+                .judge(wish.filter, limits)
                 .map_or_else(|refusal| refusal, |()| ReasonCode::granted(wish.options.qos));
             let new = !code.is_failure() && self.filters.insert(wish.filter.into());
             Wish { filter: wish.filter.into(), options: wish.options, id, code, new }
@@ -182,8 +194,8 @@ impl Connected {
         Subscribing { packet_id: subscribe.packet_id, wishes }
     }
 
-    fn judge(&self, filter: &str) -> Result<(), ReasonCode> {
-        if !TOPICS.allow(filter) {
+    fn judge(&self, filter: &str, limits: &Limits) -> Result<(), ReasonCode> {
+        if !topics(limits).allow(filter) {
             return Err(ReasonCode::TopicFilterInvalid);
         }
         if topic::Shared::is_shared(filter) {
@@ -192,7 +204,7 @@ impl Connected {
         if !self.grant.may_subscribe(filter) {
             return Err(ReasonCode::NotAuthorized);
         }
-        if self.filters.len() >= limits::MAX_FILTERS_PER_CLIENT && !self.filters.contains(filter) {
+        if self.filters.len() >= limits.subscriptions_per_client && !self.filters.contains(filter) {
             return Err(ReasonCode::QuotaExceeded);
         }
         Ok(())

@@ -5,13 +5,14 @@ mod connected;
 mod effect;
 mod outbound;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nsd_wire::{AckKind, Connect, DecodeError, Packet, Publish, Qos, ReadError, ReasonCode, Version, topic};
 use zeroize::Zeroizing;
 
 use crate::access::Grant;
-use crate::limits;
+use crate::limits::{self, Limits};
 use crate::message::Message;
 
 use connected::{Connected, Done, Receiving, Verdict};
@@ -19,11 +20,10 @@ use connected::{Connected, Done, Receiving, Verdict};
 pub use effect::{Effect, Effects, Opening, Receipt, Reply, Subscribing, Unsubscribing, Wish};
 pub use outbound::{Outbound, Settled};
 
-const TOPICS: topic::Limits = topic::Limits { bytes: u16::MAX as usize, levels: limits::MAX_TOPIC_LEVELS };
-
 #[derive(Debug)]
 pub struct Session {
     version: Version,
+    limits: Arc<Limits>,
     phase: Phase,
 }
 
@@ -54,9 +54,9 @@ pub enum Ending {
 }
 
 impl Session {
-    pub fn new(now: Instant) -> Self {
-        let deadline = now + limits::CONNECT_DEADLINE;
-        Self { version: Version::V311, phase: Phase::AwaitingConnect { deadline } }
+    pub fn new(limits: Arc<Limits>, now: Instant) -> Self {
+        let deadline = now + limits.connect_deadline;
+        Self { version: Version::V311, limits, phase: Phase::AwaitingConnect { deadline } }
     }
 
     pub fn version(&self) -> Version {
@@ -66,8 +66,8 @@ impl Session {
     /// The largest packet to take next.
     pub fn max_packet(&self) -> usize {
         match self.phase {
-            Phase::Connected(_) => limits::MAX_PACKET,
-            _ => limits::MAX_CONNECT_PACKET,
+            Phase::Connected(_) => self.limits.packet_bytes,
+            _ => limits::MAX_CONNECT_PACKET.min(self.limits.packet_bytes),
         }
     }
 
@@ -76,7 +76,7 @@ impl Session {
     pub fn may_read(&self) -> bool {
         match &self.phase {
             Phase::AwaitingConnect { .. } => true,
-            Phase::Connected(client) => client.unsafe_yet < limits::RECEIVE_MAXIMUM,
+            Phase::Connected(client) => client.unsafe_yet < self.limits.receive_maximum,
             Phase::AwaitingAdmission(_) | Phase::Closed => false,
         }
     }
@@ -106,7 +106,7 @@ impl Session {
                 Effects::one(Effect::Close)
             }
             (Phase::Connected(_), Packet::Publish(publish)) => self.on_publish(publish, now),
-            (Phase::Connected(client), packet) => match client.on_other(&packet, now) {
+            (Phase::Connected(client), packet) => match client.on_other(&packet, &self.limits, now) {
                 Ok(effects) => effects,
                 Err(Done::Left { keep_will }) => self.leave(keep_will, None),
                 Err(Done::Wrong(reason)) => self.leave(true, version.is_v5().then_some(reason)),
@@ -219,7 +219,9 @@ impl Session {
         }
         let will = match &connect.will {
             None => None,
-            Some(will) if !TOPICS.allow(will.topic) => return refuse(self, ReasonCode::TopicNameInvalid),
+            Some(will) if !topics(&self.limits).allow(will.topic) => {
+                return refuse(self, ReasonCode::TopicNameInvalid);
+            }
             Some(will) => Message::of_will(will),
         };
         let client_id: Box<str> = if assigned_id {
@@ -259,7 +261,7 @@ impl Session {
         let version = self.version;
         let Phase::Connected(client) = &mut self.phase else { return Effects::none() };
         client.heard = now;
-        let receipt = match client.judge_publish(version, &publish) {
+        let receipt = match client.judge_publish(version, &publish, &self.limits) {
             Verdict::Route(receipt) => receipt,
             Verdict::Answer(reply) => return Effects::one(Effect::Send(reply)),
             Verdict::Ignore => return Effects::none(),
@@ -282,6 +284,10 @@ impl Session {
         let (will, filters) = (client.will.filter(|_| keep_will), client.filters.into_iter().collect());
         effects.and(Effect::Leave { will, filters }).and(Effect::Close)
     }
+}
+
+fn topics(limits: &Limits) -> topic::Limits {
+    topic::Limits { bytes: u16::MAX as usize, levels: limits.topic_levels }
 }
 
 #[cfg(test)]

@@ -9,6 +9,10 @@ use nsd_wire::{Ack, Subscribe, Unsubscribe};
 use super::*;
 use crate::access::{Policy, TopicRule};
 
+fn new(now: Instant) -> Session {
+    Session::new(Arc::default(), now)
+}
+
 fn open() -> Grant {
     Policy { allow_anonymous: true, devices: false, topic_rule: TopicRule::Open }.grant(None)
 }
@@ -59,7 +63,7 @@ fn connect(version: Version) -> Connect<'static> {
 }
 
 fn connected(version: Version, grant: Grant, now: Instant) -> Session {
-    let mut session = Session::new(now);
+    let mut session = new(now);
     assert_eq!(names(session.on_packet(Packet::Connect(connect(version)), now)), ["admit"]);
     assert!(!session.may_read());
     assert_eq!(names(session.on_admitted(Ok(grant), now)), ["accepted"]);
@@ -70,17 +74,17 @@ fn connected(version: Version, grant: Grant, now: Instant) -> Session {
 fn before_a_connect_nothing_else_is_taken() {
     let now = Instant::now();
     for packet in [Packet::PingReq, Packet::Publish(publish("a", Qos::AtMostOnce))] {
-        assert_eq!(names(Session::new(now).on_packet(packet, now)), ["close"]);
+        assert_eq!(names(new(now).on_packet(packet, now)), ["close"]);
     }
-    let mut session = Session::new(now);
-    assert!(names(session.on_tick(now + limits::CONNECT_DEADLINE / 2)).is_empty());
-    assert_eq!(names(session.on_tick(now + limits::CONNECT_DEADLINE)), ["close"]);
+    let mut session = new(now);
+    assert!(names(session.on_tick(now + Limits::default().connect_deadline / 2)).is_empty());
+    assert_eq!(names(session.on_tick(now + Limits::default().connect_deadline)), ["close"]);
 }
 
 #[test]
 fn a_refusal_is_told_and_closes() {
     let now = Instant::now();
-    let mut session = Session::new(now);
+    let mut session = new(now);
     session.on_packet(Packet::Connect(connect(Version::V5)), now);
     assert_eq!(
         names(session.on_admitted(Err(ReasonCode::BadUserNameOrPassword), now)),
@@ -200,7 +204,10 @@ fn aliases_are_learnt_and_checked() {
     assert_eq!(names(session.on_packet(with("", 3), now)), ["route long/topic -"]);
     assert_eq!(names(session.on_packet(with("", 2), now))[0], "disconnect 82");
     let mut session = connected(Version::V5, open(), now);
-    assert_eq!(names(session.on_packet(with("a", limits::TOPIC_ALIAS_MAXIMUM + 1), now))[0], "disconnect 94");
+    assert_eq!(
+        names(session.on_packet(with("a", Limits::default().topic_aliases + 1), now))[0],
+        "disconnect 94"
+    );
 }
 
 #[test]
@@ -209,7 +216,7 @@ fn too_many_at_once_is_an_error_in_v5_and_a_pause_before() {
     let mut v3 = connected(Version::V311, open(), now);
     let mut v5 = connected(Version::V5, open(), now);
     let message = Packet::Publish(publish("a", Qos::AtLeastOnce));
-    for _ in 0..limits::RECEIVE_MAXIMUM {
+    for _ in 0..Limits::default().receive_maximum {
         v3.on_packet(message, now);
         v5.on_packet(message, now);
     }
@@ -224,13 +231,13 @@ fn only_what_is_not_safe_yet_stops_reading() {
     let now = Instant::now();
     for version in [Version::V311, Version::V5] {
         let mut session = connected(version, open(), now);
-        for number in 1..=limits::RECEIVE_MAXIMUM {
+        for number in 1..=Limits::default().receive_maximum {
             assert!(session.may_read());
             let publish = Publish { packet_id: Some(id(number)), ..publish("t", Qos::ExactlyOnce) };
             assert!(!session.on_packet(Packet::Publish(publish), now).is_empty());
         }
         assert!(!session.may_read(), "none of them is safe");
-        for number in 1..=limits::RECEIVE_MAXIMUM {
+        for number in 1..=Limits::default().receive_maximum {
             let receipt = Receipt { id: id(number), qos: Qos::ExactlyOnce };
             drop(session.on_stored(receipt, ReasonCode::Success));
         }
@@ -253,7 +260,7 @@ fn random_input_never_panics_and_never_speaks_after_its_end() {
     for seed in 0..300 {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut now = Instant::now();
-        let mut session = Session::new(now);
+        let mut session = new(now);
         let mut over = false;
         for _ in 0..200 {
             now += Duration::from_millis(random.u64(..20_000));

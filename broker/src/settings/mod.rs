@@ -1,15 +1,22 @@
 //! The broker's settings: text → table → checked value. All problems are reported at once, each with its line and a
 //! guess at what was meant; nothing after this module checks a setting again.
 
-use std::fmt;
-use std::net::SocketAddr;
+mod access;
+mod limits;
+mod listen;
+mod store;
+
 use std::path::{Path, PathBuf};
 
 use nsd_edge::config::{self, Problem, Table};
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use zeroize::Zeroizing;
 
-use crate::access::{Policy, TopicRule};
+use crate::access::Policy;
+use crate::limits::Limits;
+
+pub use access::policy;
+pub use listen::Listen;
+pub use store::{RedisSettings, StoreSettings};
 
 /// Where the admin socket is unless the file says otherwise.
 pub const ADMIN_SOCKET: &str = "/run/nsd/broker.sock";
@@ -21,59 +28,9 @@ pub struct Settings {
     pub listen: Vec<Listen>,
     pub store: StoreSettings,
     pub policy: Policy,
+    pub limits: Limits,
     /// `None`: no admin socket (quick flags without one).
     pub admin_socket: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listen {
-    pub address: SocketAddr,
-    /// Combined PEM files; empty: no TLS.
-    pub certificates: Vec<PathBuf>,
-    /// Each connection begins with a PROXY protocol header that tells the client's address.
-    pub proxy_protocol: bool,
-}
-
-#[derive(Debug, Clone)]
-pub enum StoreSettings {
-    Memory,
-    Redis(RedisSettings),
-}
-
-#[derive(Clone)]
-pub struct RedisSettings {
-    pub info: ConnectionInfo,
-    pub prefix: String,
-}
-
-/// Where a Redis is, without its password.
-impl fmt::Debug for RedisSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.place())
-    }
-}
-
-impl RedisSettings {
-    /// For logs and errors: address and database, never credentials.
-    pub fn place(&self) -> String {
-        format!("redis {} db {}", self.info.addr(), self.info.redis_settings().db())
-    }
-
-    /// `redis://[:PASSWORD@]HOST:PORT[/DB]`; a password given apart wins over the URL's.
-    pub fn parse(url: &str, password: Option<&str>, prefix: &str) -> Result<Self, String> {
-        // The error of the client library may repeat the URL, and with it a password.
-        let info = url
-            .into_connection_info()
-            .map_err(|_| "is no `redis://[:PASSWORD@]HOST:PORT[/DB]`".to_owned())?;
-        if !matches!(info.addr(), ConnectionAddr::Tcp(..) | ConnectionAddr::Unix(_)) {
-            return Err("only redis:// and unix:// are understood so far".to_owned());
-        }
-        let mut redis = info.redis_settings().clone();
-        if let Some(password) = password {
-            redis = redis.set_password(password);
-        }
-        Ok(Self { info: info.set_redis_settings(redis), prefix: prefix.to_owned() })
-    }
 }
 
 /// Why there are no settings; `Display` has one line per problem.
@@ -104,96 +61,25 @@ pub fn parse(text: &str) -> Result<Settings, Vec<Problem>> {
 fn read(root: &mut Table<'_, '_>) -> Option<Settings> {
     let node = root.string("node").unwrap_or_else(random_name);
     let allow_anonymous = root.boolean("allow_anonymous").unwrap_or(false);
-    let listen: Vec<Listen> = root.tables("listen").into_iter().filter_map(read_listen).collect();
+    let listen: Vec<Listen> = root.tables("listen").into_iter().filter_map(listen::read).collect();
     if listen.is_empty() && root.is_fine() {
         root.problem("listen", "nothing to listen on: add `[[listen]]` with `address = \"0.0.0.0:1883\"`");
     }
-    let store = root.table("store").map_or(Some(StoreSettings::Memory), read_store);
-    let policy = read_access(root.table("access"), allow_anonymous);
+    let store = root.table("store").map_or(Some(StoreSettings::Memory), store::read);
+    let policy = access::read(root.table("access"), allow_anonymous);
+    let limits = root.table("limits").map_or_else(Limits::default, limits::read);
     let admin_socket = root.table("admin").and_then(|mut table| {
         let socket = table.string("socket");
         table.finish();
         socket
     });
     let admin_socket = Some(admin_socket.map_or_else(|| PathBuf::from(ADMIN_SOCKET), PathBuf::from));
-    Some(Settings { node, listen, store: store?, policy, admin_socket })
+    Some(Settings { node, listen, store: store?, policy, limits, admin_socket })
 }
 
 /// A name for a node that was given none.
 pub fn random_name() -> String {
     format!("node-{:08x}", fastrand::u32(..))
-}
-
-fn read_listen(mut table: Table<'_, '_>) -> Option<Listen> {
-    table.require("address");
-    let address = table.parsed("address", "0.0.0.0:1883");
-    let certificates = table.table("tls").map_or_else(Vec::new, |mut tls| {
-        let certificates = tls.strings("certificates");
-        if certificates.is_empty() {
-            tls.problem("certificates", "must name at least one combined PEM file");
-        }
-        tls.finish();
-        certificates.into_iter().map(PathBuf::from).collect()
-    });
-    let proxy_protocol = table.boolean("proxy_protocol").unwrap_or(false);
-    table.finish();
-    Some(Listen { address: address?, certificates, proxy_protocol })
-}
-
-fn read_store(mut table: Table<'_, '_>) -> Option<StoreSettings> {
-    let is_redis = table.required_choice("kind", &[("memory", false), ("redis", true)]);
-    let url = table.string("url").map(Zeroizing::new);
-    let password = table.string("password").map(Zeroizing::new);
-    let file = table.string("password_file");
-    let prefix = table.string("prefix").unwrap_or_else(|| "nsd:".to_owned());
-    table.finish();
-    if !is_redis? {
-        return Some(StoreSettings::Memory);
-    }
-    if password.is_some() && file.is_some() {
-        table.problem("password_file", "excludes `password`");
-    }
-    let password = match file {
-        None => password,
-        Some(path) => match std::fs::read_to_string(&path).map(Zeroizing::new) {
-            Ok(text) => Some(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned())),
-            Err(error) => {
-                table.problem("password_file", format!("cannot read `{path}`: {error}"));
-                None
-            }
-        },
-    };
-    let Some(url) = url else {
-        if !table.has("url") {
-            table.problem("url", "is missing, for example `redis://10.0.0.2:6379/12`");
-        }
-        return None;
-    };
-    match RedisSettings::parse(&url, password.as_ref().map(|text| text.as_str()), &prefix) {
-        Ok(redis) => Some(StoreSettings::Redis(redis)),
-        Err(what) => {
-            table.problem("url", what);
-            None
-        }
-    }
-}
-
-fn read_access(table: Option<Table<'_, '_>>, allow_anonymous: bool) -> Policy {
-    let (mut devices, mut rule) = (None, None);
-    if let Some(mut table) = table {
-        devices = table.boolean("devices");
-        let rules = [("second-level-is-device", TopicRule::SecondLevelIsDevice), ("open", TopicRule::Open)];
-        rule = table.choice("topic_rule", &rules);
-        table.finish();
-    }
-    policy(allow_anonymous, devices, rule)
-}
-
-/// The defaults are the safe ones: devices only, each in its own topics, unless anonymous clients were asked for.
-pub fn policy(allow_anonymous: bool, devices: Option<bool>, rule: Option<TopicRule>) -> Policy {
-    let devices = devices.unwrap_or(!allow_anonymous);
-    let default = if devices { TopicRule::SecondLevelIsDevice } else { TopicRule::Open };
-    Policy { allow_anonymous, devices, topic_rule: rule.unwrap_or(default) }
 }
 
 #[cfg(test)]

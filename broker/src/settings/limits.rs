@@ -1,0 +1,48 @@
+//! `[limits]`: how much of everything one client may take.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use nsd_edge::config::Table;
+
+use crate::limits::{Limits, QueuePolicy};
+
+const DEADLINES: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
+const EXPIRIES: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(0xffff_fffe);
+/// What the wire format can say at most.
+const MOST_BYTES: u64 = 268_435_455;
+
+pub(super) fn read(mut table: Table<'_, '_>) -> Limits {
+    let policies = [
+        ("drop-oldest", QueuePolicy::DropOldest),
+        ("drop-newest", QueuePolicy::DropNewest),
+        ("disconnect", QueuePolicy::Disconnect),
+    ];
+    let default = Limits::default();
+    let limits = Limits {
+        connect_deadline: table.duration("connect_deadline", &DEADLINES).unwrap_or(default.connect_deadline),
+        packet_bytes: size(&mut table, "packet_bytes", 1024, MOST_BYTES).unwrap_or(default.packet_bytes),
+        topic_levels: size(&mut table, "topic_levels", 1, 1024).unwrap_or(default.topic_levels),
+        subscriptions_per_client: size(&mut table, "subscriptions_per_client", 1, 10_000_000)
+            .unwrap_or(default.subscriptions_per_client),
+        receive_maximum: short(&mut table, "receive_maximum", 1).unwrap_or(default.receive_maximum),
+        send_window: short(&mut table, "send_window", 1).unwrap_or(default.send_window),
+        topic_aliases: short(&mut table, "topic_aliases", 0).unwrap_or(default.topic_aliases),
+        keep_alive: short(&mut table, "keep_alive", 0).unwrap_or(default.keep_alive),
+        session_expiry: table.duration("session_expiry", &EXPIRIES).unwrap_or(default.session_expiry),
+        queue_messages: size(&mut table, "queue_messages", 1, 10_000_000).unwrap_or(default.queue_messages),
+        queue_bytes: size(&mut table, "queue_bytes", 1024, 1 << 40).unwrap_or(default.queue_bytes),
+        queue_policy: table.choice("queue_policy", &policies).unwrap_or(default.queue_policy),
+        retained: size(&mut table, "retained", 0, 1_000_000_000).unwrap_or(default.retained),
+    };
+    table.finish();
+    limits
+}
+
+fn size(table: &mut Table<'_, '_>, key: &'static str, least: u64, most: u64) -> Option<usize> {
+    table.number(key, least, most).and_then(|number| usize::try_from(number).ok())
+}
+
+fn short(table: &mut Table<'_, '_>, key: &'static str, least: u64) -> Option<u16> {
+    table.number(key, least, u16::MAX.into()).and_then(|number| u16::try_from(number).ok())
+}

@@ -1,0 +1,87 @@
+//! `[store]`: where sessions, retained messages and devices are kept.
+
+use std::fmt;
+
+use nsd_edge::config::Table;
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use zeroize::Zeroizing;
+
+#[derive(Debug, Clone)]
+pub enum StoreSettings {
+    Memory,
+    Redis(RedisSettings),
+}
+
+#[derive(Clone)]
+pub struct RedisSettings {
+    pub info: ConnectionInfo,
+    pub prefix: String,
+}
+
+/// Where a Redis is, without its password.
+impl fmt::Debug for RedisSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.place())
+    }
+}
+
+impl RedisSettings {
+    /// For logs and errors: address and database, never credentials.
+    pub fn place(&self) -> String {
+        format!("redis {} db {}", self.info.addr(), self.info.redis_settings().db())
+    }
+
+    /// `redis://[:PASSWORD@]HOST:PORT[/DB]`; a password given apart wins over the URL's.
+    pub fn parse(url: &str, password: Option<&str>, prefix: &str) -> Result<Self, String> {
+        // The error of the client library may repeat the URL, and with it a password.
+        let info = url
+            .into_connection_info()
+            .map_err(|_| "is no `redis://[:PASSWORD@]HOST:PORT[/DB]`".to_owned())?;
+        if !matches!(info.addr(), ConnectionAddr::Tcp(..) | ConnectionAddr::Unix(_)) {
+            return Err("only redis:// and unix:// are understood so far".to_owned());
+        }
+        let mut redis = info.redis_settings().clone();
+        if let Some(password) = password {
+            redis = redis.set_password(password);
+        }
+        Ok(Self { info: info.set_redis_settings(redis), prefix: prefix.to_owned() })
+    }
+}
+
+pub(super) fn read(mut table: Table<'_, '_>) -> Option<StoreSettings> {
+    let is_redis = table.required_choice("kind", &[("memory", false), ("redis", true)]);
+    let url = table.string("url").map(Zeroizing::new);
+    let password = table.string("password").map(Zeroizing::new);
+    let file = table.string("password_file");
+    let prefix = table.string("prefix").unwrap_or_else(|| "nsd:".to_owned());
+    table.finish();
+    if !is_redis? {
+        return Some(StoreSettings::Memory);
+    }
+    if password.is_some() && file.is_some() {
+        table.problem("password_file", "excludes `password`");
+    }
+    let password = match file {
+        None => password,
+        Some(path) => match std::fs::read_to_string(&path).map(Zeroizing::new) {
+            Ok(text) => Some(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned())),
+            Err(error) => {
+                table.problem("password_file", format!("cannot read `{path}`: {error}"));
+                None
+            }
+        },
+    };
+    let Some(url) = url else {
+        if !table.has("url") {
+            table.problem("url", "is missing, for example `redis://10.0.0.2:6379/12`");
+        }
+        return None;
+    };
+    match RedisSettings::parse(&url, password.as_ref().map(|text| text.as_str()), &prefix) {
+        Ok(redis) => Some(StoreSettings::Redis(redis)),
+        Err(what) => {
+            table.problem("url", what);
+            None
+        }
+    }
+}
