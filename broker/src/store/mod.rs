@@ -1,6 +1,7 @@
 //! What is kept outside of a connection: device records and who owns which client id. One seam, two stores; the same
 //! tests run on both.
 
+pub mod change;
 pub mod keys;
 mod memory;
 mod redis;
