@@ -48,7 +48,7 @@ impl Door {
             }
         };
         match &opening.will {
-            Some(will) if !grant.may_publish(will.publish().topic) => Err(ReasonCode::NotAuthorized),
+            Some(will) if !grant.may_publish(will.message.publish().topic) => Err(ReasonCode::NotAuthorized),
             _ => Ok(grant),
         }
     }

@@ -10,6 +10,9 @@
 //! | [`access`] | pure: who may connect, publish, subscribe |
 //! | [`store`] | device records and ownership of client ids: memory or Redis |
 //! | [`hub`] | the clients living on this node, and how a message reaches them |
+//! | [`queue`] | pure: the messages of one persistent session toward its client |
+//! | [`lanes`] | what threads gather for one that stores or sends it |
+//! | [`journal`] | what must be in this node's own store before somebody is answered |
 //! | [`bus`] | the other nodes: batches to Redis, the inbox, the mirror of what all share |
 //! | [`door`] | look-ups and password checks before a client is let in |
 //! | [`entry`] | everything before the first byte of MQTT: PROXY header, TLS |
@@ -25,9 +28,12 @@ pub mod connection;
 pub mod door;
 pub mod entry;
 pub mod hub;
+pub mod journal;
+pub mod lanes;
 pub mod limits;
 pub mod message;
 pub mod node;
+pub mod queue;
 pub mod server;
 pub mod session;
 pub mod settings;

@@ -1,7 +1,7 @@
 //! A message that outlives the packet it came in: retained, a will, on its way to another node. Pure.
 //! It is kept as the bytes of one v5 PUBLISH, so that there is one form in memory, in the store and between nodes.
 
-use nsd_wire::{PacketId, Publish, Qos, Version, Will};
+use nsd_wire::{PacketId, Publish, Qos, Version};
 
 /// A whole message. Its packet identifier is a placeholder; alias and subscription identifiers are not in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,20 +24,6 @@ impl Message {
         publish.encode(Version::V5, out).is_ok()
     }
 
-    pub fn of_will(will: &Will<'_>) -> Option<Self> {
-        let mut publish = Publish::new(will.topic, will.payload);
-        publish.qos = will.qos;
-        publish.retain = will.retain;
-        let (from, to) = (&will.properties, &mut publish.properties);
-        to.payload_format = from.payload_format;
-        to.message_expiry = from.message_expiry;
-        to.content_type = from.content_type;
-        to.response_topic = from.response_topic;
-        to.correlation_data = from.correlation_data;
-        to.user = from.user;
-        Self::new(&publish)
-    }
-
     /// Takes bytes that another node or the store hands over, if they are one message.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         read(bytes).map(|_| Self(bytes.into()))
@@ -49,6 +35,31 @@ impl Message {
 
     pub fn publish(&self) -> Publish<'_> {
         read(&self.0).expect("a message is built from a PUBLISH or checked to be one")
+    }
+}
+
+/// What is published for a client that is gone without a word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Will {
+    pub message: Message,
+    /// Seconds between the end of the connection and the publishing, unless the session ends before.
+    pub delay: u32,
+}
+
+impl Will {
+    /// `None` as for [`Message::new`].
+    pub fn new(will: &nsd_wire::Will<'_>) -> Option<Self> {
+        let mut publish = Publish::new(will.topic, will.payload);
+        publish.qos = will.qos;
+        publish.retain = will.retain;
+        let (from, to) = (&will.properties, &mut publish.properties);
+        to.payload_format = from.payload_format;
+        to.message_expiry = from.message_expiry;
+        to.content_type = from.content_type;
+        to.response_topic = from.response_topic;
+        to.correlation_data = from.correlation_data;
+        to.user = from.user;
+        Some(Self { message: Message::new(&publish)?, delay: from.delay.unwrap_or(0) })
     }
 }
 

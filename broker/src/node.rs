@@ -2,16 +2,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use foldhash::{HashMap, HashMapExt};
+use nsd_wire::ReasonCode;
 use parking_lot::Mutex;
 
 use crate::bus::Bus;
 use crate::door::Door;
-use crate::hub::{self, Hub};
+use crate::hub::{self, Capacity, Entered, Hub, Newcomer, Outbox, Parting};
+use crate::journal::{Journal, ToStore};
 use crate::limits::Limits;
-use crate::message::Message;
+use crate::message::{Message, Will};
+use crate::session::Opening;
 use crate::settings::Settings;
 use crate::store::Store;
 
@@ -60,11 +63,16 @@ impl Kicks {
 }
 
 impl Node {
-    pub fn new(settings: &Settings, store: Store, bus: Option<Arc<Bus>>) -> Self {
+    pub fn new(
+        settings: &Settings,
+        store: Store,
+        bus: Option<Arc<Bus>>,
+        journal: Option<Arc<Journal>>,
+    ) -> Self {
         let store = Arc::new(store);
         Self {
             name: settings.node.clone(),
-            hub: Arc::new(Hub::new(bus, &settings.limits)),
+            hub: Arc::new(Hub::new(bus, journal, &settings.limits)),
             limits: Arc::new(settings.limits.clone()),
             door: Door::new(settings.policy.clone(), Arc::clone(&store)),
             store,
@@ -102,21 +110,93 @@ impl Node {
         self.kicks.lock().newest(client_id).is_some_and(|claimed| claimed > epoch)
     }
 
+    /// How long a session is kept whose client asks for so many seconds. In a cluster, sessions end with their
+    /// connections so far.
+    pub fn expiry(&self, asked: u32) -> u32 {
+        let most = u32::try_from(self.limits.session_expiry.as_secs()).unwrap_or(u32::MAX);
+        if self.hub.bus.is_some() { 0 } else { asked.min(most) }
+    }
+
+    /// The client is let in; what it must be able to rely on is stored.
+    pub async fn enter(&self, opening: &Opening, epoch: u64) -> Result<Entered, ReasonCode> {
+        let capacity = Capacity {
+            version: opening.version,
+            window: opening.receive_maximum.min(self.limits.send_window),
+            packet_bytes: opening.maximum_packet_size,
+            topic_aliases: opening.topic_aliases.min(self.limits.topic_aliases),
+        };
+        let newcomer = Newcomer {
+            client_id: &opening.client_id,
+            capacity,
+            clean_start: opening.clean_start,
+            expiry: self.expiry(opening.expiry),
+            epoch,
+            will: opening.will.clone(),
+        };
+        let mut entered = self.hub.enter(newcomer).ok_or(ReasonCode::ServerBusy)?;
+        if let Some(will) = entered.will.take() {
+            self.publish(&will.message);
+        }
+        let Some(journal) = &self.hub.journal else { return Ok(entered) };
+        // A will is stored before the client may count on it, and one that was is forgotten.
+        if opening.will.is_some() || entered.resumed.is_some() {
+            journal.will_changed(&entered.outbox);
+        } else if entered.outbox.session.is_none() {
+            return Ok(entered);
+        }
+        match journal.stored().await {
+            ReasonCode::Success => Ok(entered),
+            reason => {
+                let parting = Parting { filters: &[], expiry: Some(0), keep_will: false };
+                self.hub.part(&entered.outbox, entered.attachment, &parting);
+                self.hub.leave(&entered.outbox);
+                Err(reason)
+            }
+        }
+    }
+
+    /// A will that is due, if there is one; in any case it is not to be kept any longer.
+    pub fn publish_will(&self, outbox: &Arc<Outbox>, will: Option<Will>) {
+        if let Some(will) = &will {
+            self.publish(&will.message);
+        }
+        if let Some(journal) = &self.hub.journal {
+            journal.will_changed(outbox);
+            journal.flush();
+        }
+    }
+
+    /// Ends sessions and publishes wills whose time has come, for ever.
+    pub async fn look_after_the_absent(self: Arc<Self>) {
+        loop {
+            if let Some((outbox, will)) = self.hub.next_due().await {
+                self.publish_will(&outbox, Some(will));
+            }
+        }
+    }
+
     /// Publishes on behalf of nobody who is connected: a will. There is no publisher to slow down.
     pub fn publish(&self, message: &Message) {
         let publish = message.publish();
         let routed = hub::route(&self.hub, &publish, None, 0, &mut Vec::new());
         hub::wake_receivers();
-        match &self.hub.bus {
-            Some(bus) => {
-                bus.send(&publish, &routed, None);
-                bus.flush();
-            }
-            None if publish.retain => {
-                self.hub.retained.write().set(message.clone(), std::time::SystemTime::now());
-            }
-            None => {}
+        if let Some(bus) = &self.hub.bus {
+            bus.send(&publish, &routed, None);
+            return bus.flush();
         }
+        let (message, now) = (Arc::new(message.clone()), SystemTime::now());
+        let retained = publish.retain && self.hub.retained.write().set(Arc::clone(&message), now);
+        let Some(journal) = &self.hub.journal else {
+            return routed.lasting.enqueue(&message, now, false, &self.limits);
+        };
+        if retained {
+            journal.retained(publish.topic, None);
+        }
+        if !routed.lasting.is_empty() {
+            let lasting = routed.lasting;
+            journal.send(ToStore { message, since: now, lasting, retained: false, hold: None }, None);
+        }
+        journal.flush();
     }
 }
 

@@ -80,13 +80,13 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
     let (node, cluster) = match &settings.store {
         StoreSettings::Memory => {
             let store = Store::Memory(MemoryStore::default());
-            (Arc::new(Node::new(settings, store, None)), None)
+            (Arc::new(Node::new(settings, store, None, None)), None)
         }
         StoreSettings::Redis(redis) => {
             let link = Arc::new(Link::new(redis)?);
             let bus = Arc::new(Bus::new(threads + 2));
             let store = Store::Redis(RedisStore::new(Arc::clone(&link), bus.node));
-            let node = Arc::new(Node::new(settings, store, Some(Arc::clone(&bus))));
+            let node = Arc::new(Node::new(settings, store, Some(Arc::clone(&bus)), None));
             let cluster = join_cluster(Arc::clone(&node), bus, link).await?;
             (node, Some(cluster))
         }
@@ -100,6 +100,7 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
     let bound = settings.listen.iter().map(|listen| bind(listen.address)).collect::<Result<Vec<_>, _>>()?;
     let mut server = Server { node, addresses: Vec::new(), drain, workers, cluster, acceptors: Vec::new() };
     server.node.set_ready(true);
+    tokio::spawn(Arc::clone(&server.node).look_after_the_absent());
     for (socket, entry) in bound.into_iter().zip(entries) {
         let listener = Listener::new(socket, Arc::clone(&permits))?;
         info!(address = %listener.address(), tls = entry.tls.is_some(), "listening");

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::mirror::{Mirror, write_stored};
-use super::{Bus, Lane, RouteChange, Waiter, codec};
+use super::{Bus, Load, RouteChange, Waiter, codec};
 use crate::hub::Event;
 use crate::limits;
 use crate::message::{self, Message};
@@ -37,7 +37,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 /// Everything gathered since the last batch.
 #[derive(Debug)]
 struct Batch {
-    lanes: Vec<Lane>,
+    lanes: Vec<Load>,
     changes: Vec<RouteChange>,
     waiters: Vec<Waiter>,
 }
@@ -237,12 +237,7 @@ impl Flusher {
     fn gather(&self) -> Batch {
         let waiters = std::mem::take(&mut *self.bus.waiters.lock());
         let changes = std::mem::take(&mut *self.bus.changes.lock());
-        let lanes = self.bus.lanes.iter().map(|lane| {
-            let mut lane = std::mem::take(&mut *lane.lock());
-            lane.blocked.drain(..).for_each(std::task::Waker::wake);
-            lane
-        });
-        Batch { lanes: lanes.collect(), changes, waiters }
+        Batch { lanes: self.bus.lanes.take(), changes, waiters }
     }
 
     async fn upkeep(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
@@ -282,8 +277,13 @@ impl Flusher {
             pipeline.cmd("HSETNX").arg(keys.client(&outbox.client_id)).arg("node").arg(&own).ignore();
             pipeline.cmd("HSETNX").arg(keys.client(&outbox.client_id)).arg("epoch").arg(epoch).ignore();
             pipeline.cmd("SADD").arg(keys.clients_on(self.bus.node)).arg(&*outbox.client_id).ignore();
-            if let Some(will) = &outbox.will {
-                pipeline.cmd("HSET").arg(keys.wills(self.bus.node)).arg(epoch).arg(will.bytes()).ignore();
+            if let Some(will) = outbox.will() {
+                pipeline
+                    .cmd("HSET")
+                    .arg(keys.wills(self.bus.node))
+                    .arg(epoch)
+                    .arg(will.message.bytes())
+                    .ignore();
             }
         }
         if pipeline.cmd_iter().next().is_some() {
@@ -392,17 +392,10 @@ impl Batch {
 
     fn answer(self, reason: ReasonCode) {
         for lane in self.lanes {
-            let mut receipts = lane.receipts.into_iter().peekable();
-            while let Some((outbox, receipt)) = receipts.next() {
-                let mut events = vec![Event::Stored(receipt, reason)];
-                while let Some((_, receipt)) = receipts.next_if(|(next, _)| next.id == outbox.id) {
-                    events.push(Event::Stored(receipt, reason));
-                }
-                outbox.notify_all(events);
-            }
+            lane.receipts.answer(reason);
         }
-        for Waiter { outbox, token } in self.waiters {
-            outbox.notify(Event::Known { token, reason });
+        for Waiter { caller, token } in self.waiters {
+            caller.notify(Event::Known { token, reason });
         }
     }
 }

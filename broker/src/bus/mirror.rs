@@ -1,6 +1,7 @@
 //! This node's picture of what all nodes share: who wants which filter, and what is retained. It follows the change
 //! logs; where a log no longer reaches back far enough, everything is read anew.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
@@ -140,7 +141,7 @@ impl Mirror {
         }
         let mut retained = Retained::new(usize::MAX);
         for (message, since) in found.iter().filter_map(|stored| read_stored(stored)) {
-            retained.set(message, since);
+            retained.set(Arc::new(message), since);
         }
         // The old ones are freed after the lock.
         let _old = std::mem::replace(&mut *hub.retained.write(), retained);
@@ -200,12 +201,12 @@ fn number(id: &str) -> u64 {
 fn apply_retained(fields: &HashMap<String, Vec<u8>>, hub: &Hub) {
     let Some(stored) = fields.get("m") else { return };
     if let Some((message, since)) = read_stored(stored) {
-        hub.retained.write().set(message, since);
+        hub.retained.write().set(Arc::new(message), since);
     } else if stored.is_empty()
         && let Some(topic) = fields.get("t").and_then(|topic| std::str::from_utf8(topic).ok())
         && let Some(nothing) = Message::new(&nsd_wire::Publish::new(topic, b""))
     {
-        hub.retained.write().set(nothing, SystemTime::UNIX_EPOCH);
+        hub.retained.write().set(Arc::new(nothing), SystemTime::UNIX_EPOCH);
     }
 }
 

@@ -9,10 +9,9 @@ mod flusher;
 mod inbox;
 mod mirror;
 
-use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 
 use nsd_wire::{Publish, Qos};
 use parking_lot::{Mutex, RwLock};
@@ -21,7 +20,8 @@ use tokio::sync::Notify;
 pub use flusher::Flusher;
 pub use inbox::listen;
 
-use crate::hub::{Outbox, Routed};
+use crate::hub::Routed;
+use crate::lanes::{Caller, Lanes, Receipts};
 use crate::limits;
 use crate::message::Message;
 use crate::session::Receipt;
@@ -32,7 +32,7 @@ use crate::topic::Tree;
 pub struct Bus {
     /// Random at every start: a restarted node is another node, and nothing of the old one is mistaken for its own.
     pub node: u64,
-    lanes: Vec<Mutex<Lane>>,
+    lanes: Lanes<Load>,
     changes: Mutex<Vec<RouteChange>>,
     waiters: Mutex<Vec<Waiter>>,
     work: Notify,
@@ -62,18 +62,17 @@ pub struct RouteChange {
 /// A connection that wants to know when all that was announced before is known to every node.
 #[derive(Debug)]
 pub(crate) struct Waiter {
-    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) caller: Caller,
     pub(crate) token: u32,
 }
 
 /// What one thread has for the others.
 #[derive(Debug, Default)]
-pub(crate) struct Lane {
+pub(crate) struct Load {
     /// Messages, one after another, as `message` writes them.
     pub(crate) bytes: Vec<u8>,
     pub(crate) entries: Vec<Entry>,
-    pub(crate) receipts: Vec<(Arc<Outbox>, Receipt)>,
-    blocked: Vec<Waker>,
+    pub(crate) receipts: Receipts,
 }
 
 #[derive(Debug)]
@@ -85,16 +84,11 @@ pub(crate) struct Entry {
     pub(crate) retain: bool,
 }
 
-thread_local! {
-    static LANE: Cell<Option<usize>> = const { Cell::new(None) };
-}
-static THREADS: AtomicUsize = AtomicUsize::new(0);
-
 impl Bus {
     pub fn new(lanes: usize) -> Self {
         Self {
             node: fastrand::u64(1..),
-            lanes: (0..lanes.max(1)).map(|_| Mutex::default()).collect(),
+            lanes: Lanes::new(lanes),
             changes: Mutex::default(),
             waiters: Mutex::default(),
             work: Notify::new(),
@@ -129,42 +123,39 @@ impl Bus {
     }
 
     /// Tells the connection once everything announced so far is known.
-    pub fn when_known(&self, outbox: &Arc<Outbox>, token: u32) {
-        self.waiters.lock().push(Waiter { outbox: Arc::clone(outbox), token });
+    pub fn when_known(&self, caller: Caller, token: u32) {
+        self.waiters.lock().push(Waiter { caller, token });
     }
 
     /// Takes a message for the next batch. Each goes along, wanted elsewhere or not: only the batch learns whether
     /// another node's subscription is older than the message but newer than our mirror. `false`: wait for room.
-    pub fn send(
-        &self,
-        publish: &Publish<'_>,
-        routed: &Routed,
-        receipt: Option<(&Arc<Outbox>, Receipt)>,
-    ) -> bool {
-        let mut lane = self.lane().lock();
-        let (waiting, durable) = (lane.bytes.len(), publish.qos != Qos::AtMostOnce || publish.retain);
+    pub fn send(&self, publish: &Publish<'_>, routed: &Routed, receipt: Option<(Caller, Receipt)>) -> bool {
+        let durable = publish.qos != Qos::AtMostOnce || publish.retain;
+        let waiting = self.lanes.bytes();
         if !durable && (waiting > 2 * limits::LANE_MARK || !self.is_connected()) {
             if routed.nodes.is_some() {
                 self.counters.dropped.fetch_add(1, Ordering::Relaxed);
             }
             return true;
         }
-        if Message::write(publish, &mut lane.bytes) {
-            let length = lane.bytes.len() - waiting;
-            let (nodes, generation) = (routed.nodes.clone(), routed.generation);
-            lane.entries.push(Entry { length, nodes, generation, retain: publish.retain });
-        }
-        if let Some((outbox, receipt)) = receipt {
-            lane.receipts.push((Arc::clone(outbox), receipt));
-        }
+        self.lanes.put(|load| {
+            let before = load.bytes.len();
+            if Message::write(publish, &mut load.bytes) {
+                let length = load.bytes.len() - before;
+                let (nodes, generation) = (routed.nodes.clone(), routed.generation);
+                load.entries.push(Entry { length, nodes, generation, retain: publish.retain });
+            }
+            if let Some((caller, receipt)) = receipt {
+                load.receipts.push(caller, receipt);
+            }
+            load.bytes.len() - before
+        });
         waiting < limits::LANE_MARK || publish.qos == Qos::AtMostOnce && !self.is_connected()
     }
 
     /// Whoever waits for room looks again.
     fn wake_blocked(&self) {
-        for lane in &self.lanes {
-            lane.lock().blocked.drain(..).for_each(Waker::wake);
-        }
+        self.lanes.wake_blocked();
     }
 
     /// Something was put in: the flusher may start.
@@ -174,22 +165,9 @@ impl Bus {
 
     /// Ready once this thread's lane has room; without Redis, QoS 0 does not wait for it.
     pub fn poll_room(&self, durable: bool, context: &Context<'_>) -> Poll<()> {
-        let mut lane = self.lane().lock();
-        if lane.bytes.len() < limits::LANE_MARK || (!durable && !self.is_connected()) {
+        if !durable && !self.is_connected() {
             return Poll::Ready(());
         }
-        if !lane.blocked.iter().any(|waker| waker.will_wake(context.waker())) {
-            lane.blocked.push(context.waker().clone());
-        }
-        Poll::Pending
-    }
-
-    fn lane(&self) -> &Mutex<Lane> {
-        let index = LANE.get().unwrap_or_else(|| {
-            let index = THREADS.fetch_add(1, Ordering::Relaxed);
-            LANE.set(Some(index));
-            index
-        });
-        &self.lanes[index % self.lanes.len()]
+        self.lanes.poll_room(limits::LANE_MARK, context)
     }
 }

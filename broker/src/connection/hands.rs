@@ -7,18 +7,20 @@ use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use nsd_wire::{
-    Ack, AckKind, ConnAck, Disconnect, Publish, Qos, ReasonCode, RetainHandling, SubAck, UnsubAck, Version,
-    connack,
+    Ack, AckKind, ConnAck, Disconnect, PacketId, Publish, Qos, ReasonCode, RetainHandling, SubAck, UnsubAck,
+    Version, connack,
 };
 use tracing::{debug, info, warn};
 
 use super::Peer;
-use crate::access::Grant;
-use crate::hub::{self, Outbox, Parcel, Terms};
+use crate::hub::{self, Lasting, Outbox, Parcel, Parting, Settlement, Terms};
+use crate::journal::ToStore;
+use crate::lanes::Caller;
 use crate::limits;
 use crate::message::Message;
 use crate::node::Node;
-use crate::session::{Effect, Effects, Opening, Receipt, Reply, Subscribing, Unsubscribing};
+use crate::session::{Admitted, Effect, Effects, Opening, Receipt, Reply, Subscribing, Unsubscribing};
+use crate::store::change::Seq;
 
 /// Retained topics looked at in one go before live messages get their turn.
 const RETAINED_SLICE: usize = 256;
@@ -40,6 +42,7 @@ pub(super) struct Hands {
     node: Arc<Node>,
     version: Version,
     pub(super) outbox: Option<Arc<Outbox>>,
+    pub(super) attachment: u64,
     pub(super) replies: Vec<u8>,
     /// A DISCONNECT: goes behind every message that is waiting.
     pub(super) last_word: Vec<u8>,
@@ -49,8 +52,10 @@ pub(super) struct Hands {
     pub(super) full: Vec<Arc<Outbox>>,
     /// The lane toward other nodes is full; whether what we put in must not be lost.
     bus_full: Option<bool>,
-    /// Something waits for the other nodes since the last batch.
-    for_bus: bool,
+    /// The lane toward the store is full.
+    journal_full: bool,
+    /// Something waits for the other nodes, or for the store, since the last batch.
+    unflushed: bool,
     /// Answers that need no waiting.
     pub(super) stored: VecDeque<(Receipt, ReasonCode)>,
     /// Subscriptions on their way to the other nodes; their SUBACK follows.
@@ -67,13 +72,15 @@ impl Hands {
             node,
             version: Version::V311,
             outbox: None,
+            attachment: 0,
             replies: Vec::new(),
             last_word: Vec::new(),
             opening: None,
             closing: false,
             full: Vec::new(),
             bus_full: None,
-            for_bus: false,
+            journal_full: false,
+            unflushed: false,
             stored: VecDeque::new(),
             becoming_known: VecDeque::new(),
             tokens: 0,
@@ -83,7 +90,7 @@ impl Hands {
     }
 
     /// Everything between a CONNECT and its CONNACK that takes time.
-    pub(super) async fn admit(&mut self, opening: &Opening) -> Result<Grant, ReasonCode> {
+    pub(super) async fn admit(&mut self, opening: &Opening) -> Result<Admitted, ReasonCode> {
         let client = &*opening.client_id;
         let deciding = async {
             let grant = self.node.door.admit(opening, &self.peer).await?;
@@ -91,27 +98,23 @@ impl Hands {
                 warn!(client, %error, "cannot claim a client id");
                 ReasonCode::ServerUnavailable
             })?;
-            Ok((grant, epoch))
+            let entered = self.node.enter(opening, epoch).await?;
+            Ok((grant, epoch, entered))
         };
         let decided = tokio::time::timeout(limits::ADMISSION_DEADLINE, deciding).await;
-        let (grant, epoch) = decided.unwrap_or(Err(ReasonCode::ServerUnavailable)).inspect_err(|reason| {
-            self.node.hub.counters.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            let (peer, reason) = (self.peer.address, reason.text());
-            if CHECKS.iter().any(|prefix| client.starts_with(prefix)) {
-                debug!(%peer, client, reason, "refused");
-            } else {
-                info!(%peer, client, reason, "refused");
-            }
-        })?;
-        let hub = &self.node.hub;
-        let window = opening.receive_maximum.min(self.node.limits.send_window);
-        let most = opening.maximum_packet_size;
-        let mut outbox = Outbox::new(hub.next_id(), client.into(), opening.version, window, most);
-        outbox.will = hub.bus.is_some().then(|| opening.will.clone()).flatten();
-        outbox.set_ownership(epoch);
-        let outbox = Arc::new(outbox);
+        let (grant, epoch, entered) =
+            decided.unwrap_or(Err(ReasonCode::ServerUnavailable)).inspect_err(|reason| {
+                self.node.hub.counters.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let (peer, reason) = (self.peer.address, reason.text());
+                if CHECKS.iter().any(|prefix| client.starts_with(prefix)) {
+                    debug!(%peer, client, reason, "refused");
+                } else {
+                    info!(%peer, client, reason, "refused");
+                }
+            })?;
+        let outbox = entered.outbox;
         self.epoch = epoch;
-        hub.enter(&outbox);
+        self.attachment = entered.attachment;
         if self.node.was_taken_over(client, epoch) {
             outbox.notify(hub::Event::Leave(ReasonCode::SessionTakenOver));
         }
@@ -119,15 +122,11 @@ impl Hands {
         if !self.node.is_ready() {
             outbox.notify(hub::Event::Leave(ReasonCode::ServerShuttingDown));
         }
-        if opening.wants_session {
-            debug!(
-                client,
-                "asked for a persistent session; sessions end with their connection in this version"
-            );
-        }
-        debug!(peer = %self.peer.address, client, device = grant.device(), version = ?opening.version, "connected");
+        let resumed = entered.resumed.is_some();
+        debug!(peer = %self.peer.address, client, device = grant.device(), version = ?opening.version, resumed, "connected");
         self.outbox = Some(outbox);
-        Ok(grant)
+        let (expiry, shares) = (self.node.expiry(opening.expiry), self.node.hub.bus.is_none());
+        Ok(Admitted { grant, resumed: entered.resumed, expiry, shares })
     }
 
     /// `wire`: the packet that these effects come from, as it was sent.
@@ -136,19 +135,18 @@ impl Hands {
             match effect {
                 Effect::Route { publish, receipt } => self.route(&publish, receipt, wire),
                 Effect::Send(reply) => self.reply(&reply),
-                Effect::Settle { kind, id, reason } => {
-                    let release = self.outbox.as_ref().and_then(|outbox| outbox.settle(kind, id, reason));
-                    if let Some(reason) = release {
-                        self.reply(&Reply::Ack { kind: AckKind::PubRel, id, reason });
-                    }
-                }
+                Effect::Settle { kind, id, reason } => self.settle(kind, id, reason),
+                Effect::Release(receipt) => self.release(receipt),
                 Effect::Subscribe(subscribing) => self.subscribe(subscribing),
                 Effect::Unsubscribe(unsubscribing) => self.unsubscribe(&unsubscribing),
                 Effect::Admit(opening) => {
                     self.version = opening.version;
                     self.opening = Some(opening);
                 }
-                Effect::Leave { will, filters } => self.leave(will, &filters),
+                Effect::Leave { keep_will, expiry, filters } => {
+                    let expiry = expiry.map(|expiry| self.node.expiry(expiry));
+                    self.leave(&Parting { filters: &filters, expiry, keep_will });
+                }
                 Effect::Close => self.closing = true,
             }
         }
@@ -160,37 +158,121 @@ impl Hands {
         hub.counters.received.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let routed = hub::route(hub, publish, wire, outbox.id, &mut self.full);
         if let Some(bus) = &hub.bus {
-            let receipt = receipt.map(|receipt| (outbox, receipt));
+            let receipt = receipt.map(|receipt| (self.caller(outbox), receipt));
             let durable = receipt.is_some() || publish.retain;
             if !bus.send(publish, &routed, receipt) {
                 self.bus_full = Some(durable || self.bus_full == Some(true));
             }
-            self.for_bus = true;
+            self.unflushed = true;
             return;
         }
-        let mut reason = ReasonCode::Success;
-        if publish.retain
-            && let Some(message) = Message::new(publish)
-            && !hub.retained.write().set(message, SystemTime::now())
-        {
-            reason = ReasonCode::QuotaExceeded;
+        self.keep(publish, routed.lasting, receipt);
+    }
+
+    /// What must outlive this moment: in queues of sessions, and retained.
+    fn keep(&mut self, publish: &Publish<'_>, lasting: Lasting, receipt: Option<Receipt>) {
+        let Some(outbox) = &self.outbox else { return };
+        let held = receipt.filter(|receipt| receipt.kind == AckKind::PubRec && outbox.session.is_some());
+        if lasting.is_empty() && !publish.retain && held.is_none() {
+            return self.stored.extend(receipt.map(|receipt| (receipt, ReasonCode::Success)));
         }
-        if let Some(receipt) = receipt {
-            self.stored.push_back((receipt, reason));
+        let Some(message) = Message::new(publish).map(Arc::new) else {
+            return self
+                .stored
+                .extend(receipt.map(|receipt| (receipt, ReasonCode::ImplementationSpecificError)));
+        };
+        let hold = held.map(|receipt| (Arc::clone(outbox), receipt.id));
+        if let Some((outbox, id)) = &hold {
+            outbox.with_persistent(|persistent| persistent.held.insert(*id));
+        }
+        let hub = &self.node.hub;
+        let now = SystemTime::now();
+        if publish.retain && !hub.retained.write().set(Arc::clone(&message), now) {
+            return self.stored.extend(receipt.map(|receipt| (receipt, ReasonCode::QuotaExceeded)));
+        }
+        let Some(journal) = &hub.journal else {
+            lasting.enqueue(&message, now, false, &self.node.limits);
+            return self.stored.extend(receipt.map(|receipt| (receipt, ReasonCode::Success)));
+        };
+        let mut receipt = receipt.map(|receipt| (self.caller(outbox), receipt));
+        let mut room = true;
+        if publish.retain {
+            let last = lasting.is_empty() && hold.is_none();
+            room &= journal.retained(publish.topic, if last { receipt.take() } else { None });
+        }
+        if !lasting.is_empty() || hold.is_some() {
+            room &= journal.send(ToStore { message, since: now, lasting, retained: false, hold }, receipt);
+        }
+        self.journal_full |= !room;
+        self.unflushed = true;
+    }
+
+    fn caller(&self, outbox: &Arc<Outbox>) -> Caller {
+        Caller { outbox: Arc::clone(outbox), attachment: self.attachment }
+    }
+
+    fn settle(&mut self, kind: AckKind, id: PacketId, reason: ReasonCode) {
+        let Some(outbox) = &self.outbox else { return };
+        let journal = self.node.hub.journal.as_ref();
+        match (outbox.settle(kind, id, reason), journal) {
+            (Settlement::Nothing, _) | (Settlement::Done(_), None) => {}
+            (Settlement::Release(reason), _) => self.reply(&Reply::Ack { kind: AckKind::PubRel, id, reason }),
+            (Settlement::ReleaseStored(_), None) => {
+                self.reply(&Reply::Ack { kind: AckKind::PubRel, id, reason: ReasonCode::Success });
+            }
+            (Settlement::ReleaseStored(seq), Some(journal)) => {
+                journal.received(self.caller(outbox), seq, Receipt { id, kind: AckKind::PubRel });
+                self.unflushed = true;
+            }
+            (Settlement::Done(seq), Some(journal)) => {
+                journal.done(outbox, seq);
+                self.unflushed = true;
+            }
+        }
+    }
+
+    /// Messages of the session that turned out to need nothing more.
+    pub(super) fn done(&mut self, done: &[Seq]) {
+        if let (Some(journal), Some(outbox)) = (&self.node.hub.journal, &self.outbox)
+            && !done.is_empty()
+        {
+            done.iter().for_each(|seq| journal.done(outbox, *seq));
+            self.unflushed = true;
+        }
+    }
+
+    /// Our own part of a client's QoS 2 message is over.
+    fn release(&mut self, receipt: Receipt) {
+        let Some(outbox) = &self.outbox else { return };
+        let held = outbox.with_persistent(|persistent| persistent.held.remove(&receipt.id));
+        match &self.node.hub.journal {
+            Some(journal) if held == Some(true) => {
+                journal.released(self.caller(outbox), receipt);
+                self.unflushed = true;
+            }
+            _ => self.stored.push_back((receipt, ReasonCode::Success)),
         }
     }
 
     /// After each read: receivers are woken once, the flusher too.
     pub(super) fn publish_batch(&mut self) {
         hub::wake_receivers();
-        if std::mem::take(&mut self.for_bus)
-            && let Some(bus) = &self.node.hub.bus
-        {
+        if !std::mem::take(&mut self.unflushed) {
+            return;
+        }
+        if let Some(bus) = &self.node.hub.bus {
             bus.flush();
+        }
+        if let Some(journal) = &self.node.hub.journal {
+            journal.flush();
         }
     }
 
-    pub(super) fn poll_bus_room(&mut self, context: &Context<'_>) -> Poll<()> {
+    pub(super) fn poll_lanes(&mut self, context: &Context<'_>) -> Poll<()> {
+        if let (Some(journal), true) = (&self.node.hub.journal, self.journal_full) {
+            std::task::ready!(journal.poll_room(context));
+            self.journal_full = false;
+        }
         if let (Some(bus), Some(durable)) = (&self.node.hub.bus, self.bus_full) {
             std::task::ready!(bus.poll_room(durable, context));
             self.bus_full = None;
@@ -202,15 +284,24 @@ impl Hands {
         let Some(outbox) = &self.outbox else { return };
         let granted = subscribing.wishes.iter().filter(|wish| !wish.code.is_failure());
         self.node.hub.subscribe(outbox, granted.map(|wish| (&*wish.filter, wish.options, wish.id)));
-        match &self.node.hub.bus {
-            None => self.subscribed(&subscribing, ReasonCode::Success),
-            Some(bus) => {
-                self.tokens = self.tokens.wrapping_add(1);
-                bus.when_known(outbox, self.tokens);
-                self.for_bus = true;
-                self.becoming_known.push_back((self.tokens, subscribing));
+        let granted = subscribing.wishes.iter().filter(|wish| !wish.code.is_failure());
+        outbox.with_persistent(|persistent| {
+            for wish in granted.clone() {
+                persistent.filters.insert(wish.filter.clone(), (wish.options, wish.id));
             }
+        });
+        let (bus, journal) = (&self.node.hub.bus, &self.node.hub.journal);
+        self.tokens = self.tokens.wrapping_add(1);
+        match (bus, journal) {
+            (Some(bus), _) => bus.when_known(self.caller(outbox), self.tokens),
+            (None, Some(journal)) if outbox.session.is_some() => {
+                granted.for_each(|wish| journal.filter_changed(outbox, &wish.filter));
+                journal.when_stored(self.caller(outbox), self.tokens);
+            }
+            _ => return self.subscribed(&subscribing, ReasonCode::Success),
         }
+        self.unflushed = true;
+        self.becoming_known.push_back((self.tokens, subscribing));
     }
 
     pub(super) fn has_many_subscribes(&self) -> bool {
@@ -260,16 +351,37 @@ impl Hands {
         let now = SystemTime::now();
         let (found, last) =
             self.node.hub.retained.read().slice(&wanted.filter, wanted.after.as_deref(), RETAINED_SLICE);
+        let mut queued = Vec::new();
         for kept in found {
-            if let Some(waited) = kept.waited(now) {
-                outbox.deliver(&Parcel::retained(&kept.message.publish(), waited), &wanted.terms);
+            let Some(waited) = kept.waited(now) else { continue };
+            let publish = kept.message.publish();
+            if outbox.session.is_some() && publish.qos.min(wanted.terms.qos) != Qos::AtMostOnce {
+                queued.push(Arc::clone(&kept));
+            } else {
+                outbox.deliver(&Parcel::retained(&publish, waited), &wanted.terms);
             }
         }
+        let terms = wanted.terms.clone();
         if last.is_some() {
             wanted.after = last;
             self.retained.push_front(wanted);
         }
+        queued.into_iter().for_each(|kept| self.queue_retained(&kept, &terms));
         true
+    }
+
+    /// To a persistent session, through its queue: sent and not acknowledged is part of its state.
+    fn queue_retained(&mut self, kept: &hub::Kept, terms: &Terms) {
+        let Some(outbox) = &self.outbox else { return };
+        let (lasting, message) = (Lasting::one(outbox, terms.clone()), Arc::clone(&kept.message));
+        match &self.node.hub.journal {
+            Some(journal) => {
+                let since = kept.since;
+                journal.send(ToStore { message, since, lasting, retained: true, hold: None }, None);
+                self.unflushed = true;
+            }
+            None => lasting.enqueue(&message, kept.since, true, &self.node.limits),
+        }
     }
 
     fn unsubscribe(&mut self, unsubscribing: &Unsubscribing) {
@@ -279,20 +391,25 @@ impl Hands {
             let gone: HashSet<_> = unsubscribing.filters.iter().collect();
             self.retained.retain(|waiting| !gone.contains(&waiting.filter));
         }
-        self.for_bus = true;
+        outbox.with_persistent(|persistent| {
+            for filter in &unsubscribing.filters {
+                persistent.filters.remove(filter);
+            }
+        });
+        if let Some(journal) = self.node.hub.journal.as_ref().filter(|_| outbox.session.is_some()) {
+            unsubscribing.filters.iter().for_each(|filter| journal.filter_changed(outbox, filter));
+        }
+        self.unflushed = true;
         let ack = UnsubAck::new(unsubscribing.packet_id, &unsubscribing.codes);
         encoded(ack.encode(self.version, &mut self.replies));
     }
 
-    /// Subscriptions go before the will comes: a client does not get its own.
-    fn leave(&mut self, will: Option<Message>, filters: &[Box<str>]) {
+    fn leave(&mut self, parting: &Parting<'_>) {
         let Some(outbox) = &self.outbox else { return };
+        let will = self.node.hub.part(outbox, self.attachment, parting);
         debug!(client = &*outbox.client_id, will = will.is_some(), "left");
-        self.node.hub.forget_subscriptions(outbox, filters.iter().map(|filter| &**filter));
-        if let Some(will) = will {
-            self.node.publish(&will);
-        }
-        self.for_bus = true;
+        self.node.publish_will(outbox, will);
+        self.unflushed = true;
     }
 
     /// The end of the connection's part in the hub and in the store.
@@ -323,17 +440,18 @@ impl Hands {
             Reply::UnsupportedVersion { level } => {
                 out.extend_from_slice(connack::unsupported_version(*level));
             }
-            Reply::Accepted { assigned_id, forgets_session } => {
-                let mut ack = ConnAck::new(false, ReasonCode::Success);
+            Reply::Accepted { assigned_id, session_present, expiry, keep_alive, shares } => {
+                let mut ack = ConnAck::new(*session_present, ReasonCode::Success);
                 if version.is_v5() {
                     let properties = &mut ack.properties;
                     properties.assigned_client_id = assigned_id.as_deref();
-                    properties.session_expiry = forgets_session.then_some(0);
+                    properties.session_expiry = *expiry;
+                    properties.server_keep_alive = *keep_alive;
                     properties.receive_maximum = NonZeroU16::new(limits.receive_maximum);
                     properties.maximum_packet_size =
                         u32::try_from(limits.packet_bytes).ok().and_then(NonZeroU32::new);
                     properties.topic_alias_maximum = Some(limits.topic_aliases);
-                    properties.shared_subscription_available = Some(false);
+                    properties.shared_subscription_available = (!shares).then_some(false);
                     properties.maximum_qos = Some(Qos::ExactlyOnce);
                 }
                 encoded(ack.encode(version, out));

@@ -194,16 +194,16 @@ impl Connection {
     /// Back-pressure: a publisher is not read from while those it writes to are full, as long as patience lasts.
     fn is_waiting_for_room(&mut self, context: &Context<'_>, now: Instant) -> bool {
         self.hands.full.retain(|outbox| outbox.poll_room(context).is_pending());
-        let bus_full = self.hands.poll_bus_room(context).is_pending();
+        let lanes_full = self.hands.poll_lanes(context).is_pending();
         if self.hands.full.is_empty() {
             self.patience = None;
-            return bus_full;
+            return lanes_full;
         }
         let until = *self.patience.get_or_insert(now + limits::PATIENCE);
         if now >= until {
             self.hands.full.drain(..).for_each(|outbox| outbox.give_up());
             self.patience = None;
-            return bus_full;
+            return lanes_full;
         }
         true
     }
@@ -211,7 +211,16 @@ impl Connection {
     /// Takes what others have left for this client.
     fn take(&mut self, context: &Context<'_>) -> bool {
         let Some(outbox) = &self.hands.outbox else { return false };
-        let taken = outbox.take(context, self.is_all_sent());
+        let taken = outbox.take(self.hands.attachment, context, self.is_all_sent());
+        if taken.stale {
+            if self.hands.closing {
+                return false;
+            }
+            let effects = self.session.on_end(Ending::SentAway(ReasonCode::SessionTakenOver));
+            self.hands.carry_out(effects, None);
+            return true;
+        }
+        self.hands.done(&taken.done);
         if !taken.bytes.is_empty() {
             self.unsent = taken.bytes;
         }
@@ -246,7 +255,9 @@ impl Connection {
                 hub::give_buffer(std::mem::replace(&mut self.unsent, replies));
             }
             if self.is_all_sent() && !self.hands.last_word.is_empty() {
-                let waiting = self.hands.outbox.as_ref().map(|outbox| outbox.take(context, true).bytes);
+                let attachment = self.hands.attachment;
+                let waiting =
+                    self.hands.outbox.as_ref().map(|outbox| outbox.take(attachment, context, true).bytes);
                 let waiting = waiting.filter(|bytes| !bytes.is_empty());
                 self.unsent = waiting.unwrap_or_else(|| std::mem::take(&mut self.hands.last_word));
             }

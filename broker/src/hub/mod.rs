@@ -3,27 +3,36 @@
 //! A publisher's thread writes straight into each receiver's [`Outbox`]. Topic → receivers is remembered by each
 //! thread and forgotten when the generation moves on.
 
+mod aliases;
+mod backlog;
 mod buffers;
 mod outbox;
 mod parcel;
+mod persistent;
 mod retained;
 mod route;
+mod sessions;
+mod share;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use foldhash::{HashMap, HashMapExt};
-use nsd_wire::{ReasonCode, SubscribeOptions, SubscriptionId};
+use nsd_wire::{ReasonCode, SubscribeOptions, SubscriptionId, topic};
 use parking_lot::{Mutex, RwLock};
 
 pub(crate) use buffers::{give as give_buffer, take as take_buffer};
-pub use outbox::{DROPPED, Event, Outbox, Put, Taken, Terms};
+pub use outbox::{Capacity, DROPPED, Event, Outbox, Put, Settlement, Taken, Terms};
 pub use parcel::Parcel;
+pub use persistent::{Away, Persistent, Wanted};
 pub use retained::{Kept, Retained};
-pub use route::{Routed, route, wake_receivers};
+pub use route::{Lasting, Placed, Routed, route, wake_receivers};
+pub use sessions::{Entered, Newcomer, Parting};
 
 use crate::bus::Bus;
+use crate::journal::Journal;
 use crate::limits::Limits;
+use crate::message::Will;
 use crate::topic::Tree;
 
 /// One client's subscription to one filter.
@@ -34,16 +43,39 @@ pub struct Subscription {
     pub id: Option<SubscriptionId>,
 }
 
+/// Whose subscription it is. One client may have a filter for itself and as a member of any number of groups.
+#[derive(Debug, Clone)]
+struct Subscriber {
+    session: u64,
+    share: Option<Arc<share::Share>>,
+}
+
+impl PartialEq for Subscriber {
+    fn eq(&self, other: &Self) -> bool {
+        let name = |one: &Self| one.share.as_ref().map(Arc::as_ptr);
+        self.session == other.session && name(self) == name(other)
+    }
+}
+
 #[derive(Debug)]
 pub struct Hub {
-    subscriptions: RwLock<Tree<u64, Subscription>>,
+    subscriptions: RwLock<Tree<Subscriber, Subscription>>,
+    shares: share::Shares,
+    /// The session of each client id, connected or not.
     clients: Mutex<HashMap<Box<str>, Arc<Outbox>>>,
+    /// How many of them are connected.
+    attached: AtomicUsize,
+    agenda: sessions::Agenda,
     pub retained: RwLock<Retained>,
     /// The other nodes; `None` where there can be none.
     pub bus: Option<Arc<Bus>>,
+    /// The store of this node; `None` where what outlives a connection does not outlive the process.
+    pub journal: Option<Arc<Journal>>,
     /// Raised by every change of who gets what, here or on other nodes.
     generation: AtomicU64,
     next_id: AtomicU64,
+    /// For persistent sessions; above all that the store knows.
+    pub next_session: AtomicU64,
     pub counters: Counters,
 }
 
@@ -56,16 +88,21 @@ pub struct Counters {
 }
 
 impl Hub {
-    pub fn new(bus: Option<Arc<Bus>>, limits: &Limits) -> Self {
+    pub fn new(bus: Option<Arc<Bus>>, journal: Option<Arc<Journal>>, limits: &Limits) -> Self {
         // In a cluster this mirrors what Redis has accepted.
         let retained = if bus.is_some() { usize::MAX } else { limits.retained };
         Self {
             subscriptions: RwLock::default(),
+            shares: share::Shares::default(),
             clients: Mutex::new(HashMap::new()),
+            attached: AtomicUsize::new(0),
+            agenda: sessions::Agenda::default(),
             retained: RwLock::new(Retained::new(retained)),
             bus,
+            journal,
             generation: AtomicU64::new(1),
             next_id: AtomicU64::new(1),
+            next_session: AtomicU64::new(1),
             counters: Counters::default(),
         }
     }
@@ -83,49 +120,16 @@ impl Hub {
     }
 
     pub fn connected(&self) -> usize {
-        self.clients.lock().len()
+        self.attached.load(Ordering::Relaxed)
+    }
+
+    /// Sessions whose client is away.
+    pub fn away(&self) -> usize {
+        self.clients.lock().len().saturating_sub(self.connected())
     }
 
     pub fn subscribed(&self) -> usize {
         self.subscriptions.read().len()
-    }
-
-    /// Makes this connection the one of its client id; the one before is sent away (MQTT-3.1.4-3). Which of two came
-    /// first is decided by the store: the answer to an earlier claim may get here after the answer to a later one.
-    pub fn enter(&self, outbox: &Arc<Outbox>) {
-        self.counters.connects.fetch_add(1, Ordering::Relaxed);
-        let mut clients = self.clients.lock();
-        let older = match clients.get_mut(&outbox.client_id) {
-            Some(known) if known.ownership() > outbox.ownership() => Some(Arc::clone(outbox)),
-            Some(known) => Some(std::mem::replace(known, Arc::clone(outbox))),
-            None => {
-                clients.insert(outbox.client_id.clone(), Arc::clone(outbox));
-                None
-            }
-        };
-        drop(clients);
-        if let Some(older) = older {
-            older.notify(Event::Leave(ReasonCode::SessionTakenOver));
-        }
-    }
-
-    /// A client with this id has connected to another node, under this epoch.
-    pub fn taken_over(&self, client_id: &str, epoch: u64) {
-        let clients = self.clients.lock();
-        if let Some(outbox) = clients.get(client_id)
-            && outbox.ownership() < epoch
-        {
-            outbox.notify(Event::Leave(ReasonCode::SessionTakenOver));
-        }
-    }
-
-    /// Ends a connection's part here, after its subscriptions were forgotten.
-    pub fn leave(&self, outbox: &Arc<Outbox>) {
-        outbox.close();
-        let mut clients = self.clients.lock();
-        if clients.get(&outbox.client_id).is_some_and(|known| known.id == outbox.id) {
-            clients.remove(&outbox.client_id);
-        }
     }
 
     pub fn forget_subscriptions<'f>(&self, outbox: &Arc<Outbox>, filters: impl IntoIterator<Item = &'f str>) {
@@ -141,9 +145,10 @@ impl Hub {
         wishes: impl IntoIterator<Item = (&'f str, SubscribeOptions, Option<SubscriptionId>)>,
     ) {
         let mut tree = self.subscriptions.write();
-        for (filter, options, id) in wishes {
+        for (text, options, id) in wishes {
+            let (filter, key) = self.place_of(text, outbox.id);
             let subscription = Subscription { outbox: Arc::clone(outbox), options, id };
-            let first = tree.insert(filter, outbox.id, subscription).first;
+            let first = tree.insert(filter, key, subscription).first;
             // Under the tree's lock, so that the others hear of first and last in the order in which they were.
             if let Some(bus) = self.bus.as_ref().filter(|_| first) {
                 bus.announce(filter, true);
@@ -154,13 +159,22 @@ impl Hub {
 
     pub fn unsubscribe<'f>(&self, outbox: &Arc<Outbox>, filters: impl IntoIterator<Item = &'f str>) {
         let mut tree = self.subscriptions.write();
-        for filter in filters {
-            let last = tree.remove(filter, &outbox.id).is_some_and(|removed| removed.last);
+        for text in filters {
+            let (filter, key) = self.place_of(text, outbox.id);
+            let last = tree.remove(filter, &key).is_some_and(|removed| removed.last);
             if let Some(bus) = self.bus.as_ref().filter(|_| last) {
                 bus.announce(filter, false);
             }
         }
         self.routes_changed();
+    }
+
+    /// Where in the tree a subscription stands, and as whose.
+    fn place_of<'f>(&self, text: &'f str, session: u64) -> (&'f str, Subscriber) {
+        match topic::Shared::parse(text) {
+            Some(shared) => (shared.filter, Subscriber { session, share: Some(self.shares.get(text)) }),
+            None => (text, Subscriber { session, share: None }),
+        }
     }
 
     /// Everything subscribed to here. Changes announced before are part of it, so they are taken back.
@@ -172,34 +186,26 @@ impl Hub {
         tree.filters()
     }
 
-    pub fn clients(&self) -> Vec<Arc<Outbox>> {
-        self.clients.lock().values().cloned().collect()
+    /// What is to be published should this client be gone for good.
+    pub fn will_of(&self, client_id: &str) -> Option<Will> {
+        let outbox = self.clients.lock().get(client_id).cloned()?;
+        let waiting = || {
+            let will = |persistent: &mut Persistent| {
+                let away = persistent.away.as_ref()?;
+                away.will.as_ref().map(|(_, will)| will.clone())
+            };
+            outbox.with_persistent(will)?
+        };
+        outbox.will().or_else(waiting)
     }
 
-    /// All clients, for a stop.
+    /// Those who are connected.
+    pub fn clients(&self) -> Vec<Arc<Outbox>> {
+        self.clients.lock().values().filter(|outbox| outbox.is_attached()).cloned().collect()
+    }
+
+    /// All that are connected, for a stop.
     pub fn send_away(&self, reason: ReasonCode) {
         self.clients().iter().for_each(|outbox| outbox.notify(Event::Leave(reason)));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use nsd_wire::Version;
-
-    use super::*;
-
-    #[test]
-    fn the_later_claim_stays_whichever_answer_comes_first() {
-        let hub = Hub::new(None, &Limits::default());
-        let claimed = |epoch| {
-            let outbox = Outbox::new(hub.next_id(), "lamp".into(), Version::V5, 10, 1024);
-            outbox.set_ownership(epoch);
-            Arc::new(outbox)
-        };
-        let (earlier, later) = (claimed(1), claimed(2));
-        for order in [[&earlier, &later], [&later, &earlier]] {
-            order.into_iter().for_each(|outbox| hub.enter(outbox));
-            assert_eq!(hub.clients().iter().map(|outbox| outbox.id).collect::<Vec<_>>(), [later.id]);
-        }
     }
 }

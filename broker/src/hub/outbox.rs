@@ -3,45 +3,73 @@
 //!
 //! Over its mark the outbox is "full": publishers stop reading until it has room. A client that keeps it full beyond
 //! their patience "lags" and loses QoS 0 until it has caught up; over the ceiling everything new is lost, counted.
+//!
+//! The outbox of a persistent session outlives its connections: one after another attaches to it. What a connection of
+//! before still has to do with it is told by its attachment, a number that only goes up.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::time::SystemTime;
 
 use nsd_wire::{AckKind, Delivery, PacketId, Qos, ReasonCode, SubscriptionId, Version};
 use parking_lot::Mutex;
 
+use super::aliases::Aliases;
+use super::backlog::Backlog;
 use super::buffers;
 use super::parcel::Parcel;
-use crate::limits;
-use crate::message::Message;
+use super::persistent::Persistent;
+use crate::limits::{self, Limits};
+use crate::message::{Message, Will};
+use crate::queue::{Next, Place};
 use crate::session::{Outbound, Receipt, Settled};
+use crate::store::change::{Entry, Seq, SessionId};
 
 /// One client's outbox; also its name tag on this node.
 #[derive(Debug)]
 pub struct Outbox {
-    /// Of this connection: never given twice on a node.
+    /// Of this session: never given twice on a node.
     pub id: u64,
     pub client_id: Box<str>,
-    pub version: Version,
-    /// In a cluster: to be stored again, should the store forget it.
-    pub will: Option<Message>,
-    max_packet: usize,
+    /// Of a session that may outlive its connection: QoS 1 and 2 go through its queue.
+    pub session: Option<SessionId>,
+    /// A connection is attached; a hint for who chooses among several receivers.
+    attached: AtomicBool,
+    /// The queue was full, and the session is to end for it.
+    overrun: AtomicBool,
     state: Mutex<State>,
 }
 
+/// What a connection takes, as its CONNECT said.
+#[derive(Debug, Clone, Copy)]
+pub struct Capacity {
+    pub version: Version,
+    /// QoS 1 and 2 messages at a time.
+    pub window: u16,
+    pub packet_bytes: usize,
+    pub topic_aliases: u16,
+}
+
 #[derive(Debug)]
-struct State {
+pub(super) struct State {
     /// Packets ready to be written.
     bytes: Vec<u8>,
+    capacity: Capacity,
     outbound: Outbound,
-    /// QoS 1 and 2 packets beyond the client's window.
+    /// QoS 1 and 2 packets beyond the client's window, of a session that ends with its connection.
     backlog: Backlog,
+    pub(super) persistent: Option<Box<Persistent>>,
+    /// To be published should the connection of now end without a word.
+    will: Option<Box<Will>>,
+    aliases: Option<Box<Aliases>>,
     events: Vec<Event>,
     waker: Option<Waker>,
+    attachment: u64,
     /// The connection has been, or is about to be, woken for what is in here.
     noticed: bool,
     lagging: bool,
+    /// The queue of a persistent session is on its way to its limit.
+    crowded: bool,
     closed: bool,
     waiters: Vec<Waker>,
     ownership: u64,
@@ -50,7 +78,7 @@ struct State {
 /// Something for the connection other than bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// A routed message is safe, or was refused.
+    /// A routed message is safe, or was refused; or the end of a QoS 2 exchange is.
     Stored(Receipt, ReasonCode),
     /// All that was asked to be made known until then is known.
     Known { token: u32, reason: ReasonCode },
@@ -76,31 +104,73 @@ pub enum Put {
     Lost,
 }
 
+/// What a client's acknowledgement leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settlement {
+    Nothing,
+    /// A PUBREL is due, with this reason.
+    Release(ReasonCode),
+    /// A PUBREL is due once it is stored that the client has the message.
+    ReleaseStored(Seq),
+    /// A message of a persistent session needs nothing more.
+    Done(Seq),
+}
+
+/// A connection that goes on with a session.
+#[derive(Debug)]
+pub(super) struct Attached<T> {
+    pub(super) attachment: u64,
+    /// What was looked for in the session.
+    pub(super) found: T,
+    /// Of the connection that it was taken from.
+    pub(super) old_will: Option<Will>,
+}
+
 /// What the connection takes out at once.
 #[derive(Debug, Default)]
 pub struct Taken {
     pub bytes: Vec<u8>,
     pub events: Vec<Event>,
+    /// Messages of a persistent session that turned out to need nothing more.
+    pub done: Vec<Seq>,
+    /// Another connection has taken over, or the session is over: nothing here is this connection's any more.
+    pub stale: bool,
 }
 
 /// Messages that were dropped because a receiver did not keep up.
 pub static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 impl Outbox {
-    pub fn new(id: u64, client_id: Box<str>, version: Version, window: u16, max_packet: usize) -> Self {
+    /// Of a session that nobody is connected to yet.
+    pub fn new(id: u64, client_id: Box<str>, persistent: Option<Persistent>) -> Self {
+        let session = persistent.as_ref().map(|persistent| persistent.session);
+        let capacity = Capacity { version: Version::V5, window: 0, packet_bytes: 0, topic_aliases: 0 };
         let state = State {
             bytes: Vec::new(),
-            outbound: Outbound::new(window),
+            capacity,
+            outbound: Outbound::new(0),
             backlog: Backlog::default(),
+            persistent: persistent.map(Box::new),
+            will: None,
+            aliases: None,
             events: Vec::new(),
             waker: None,
+            attachment: 0,
             noticed: false,
             lagging: false,
+            crowded: false,
             closed: false,
             waiters: Vec::new(),
             ownership: 0,
         };
-        Self { id, client_id, version, will: None, max_packet, state: Mutex::new(state) }
+        Self {
+            id,
+            client_id,
+            session,
+            attached: AtomicBool::new(false),
+            overrun: AtomicBool::new(false),
+            state: Mutex::new(state),
+        }
     }
 
     /// The epoch under which this connection owns its client id in the cluster; 0 while it is not known.
@@ -116,11 +186,73 @@ impl Outbox {
         self.state.lock().closed
     }
 
-    /// Puts one message in, written for this client.
+    pub fn is_attached(&self) -> bool {
+        self.attached.load(Ordering::Relaxed)
+    }
+
+    /// What its persistent session knows of itself, if it is one and not over.
+    pub fn with_persistent<T>(&self, look: impl FnOnce(&mut Persistent) -> T) -> Option<T> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return None;
+        }
+        state.persistent.as_deref_mut().map(look)
+    }
+
+    /// The first connection; nobody else knows the outbox yet.
+    pub(super) fn attach_first(&self, capacity: Capacity, will: Option<Will>) {
+        let mut state = self.state.lock();
+        state.begin(capacity, will);
+        self.attached.store(true, Ordering::Relaxed);
+    }
+
+    /// A connection takes over; the one before hears of it when it looks. `None`: the session is over.
+    pub(super) fn attach<T>(
+        &self,
+        capacity: Capacity,
+        will: Option<Will>,
+        resume: impl FnOnce(&mut Persistent) -> T,
+    ) -> Option<Attached<T>> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return None;
+        }
+        let found = resume(state.persistent.as_deref_mut()?);
+        state.let_go();
+        let old_will = state.begin(capacity, will);
+        self.attached.store(true, Ordering::Relaxed);
+        Some(Attached { attachment: state.attachment, found, old_will })
+    }
+
+    /// The connection of a persistent session is over; `away` says what that means for it. `None`: another one had
+    /// taken its place before, or the session is over.
+    pub(super) fn detach<T>(&self, attachment: u64, away: impl FnOnce(&mut Persistent) -> T) -> Option<T> {
+        let mut state = self.state.lock();
+        if state.attachment != attachment || state.closed {
+            return None;
+        }
+        state.let_go();
+        self.attached.store(false, Ordering::Relaxed);
+        state.persistent.as_deref_mut().map(away)
+    }
+
+    /// The will of this connection, which nobody else takes then.
+    pub fn take_will(&self, attachment: u64) -> Option<Will> {
+        let mut state = self.state.lock();
+        let mine = state.attachment == attachment;
+        state.will.take_if(|_| mine).map(|will| *will)
+    }
+
+    /// The will of the connection of now.
+    pub fn will(&self) -> Option<Will> {
+        self.state.lock().will.as_deref().cloned()
+    }
+
+    /// Puts one message in, written for this client. Not for QoS 1 and 2 toward persistent sessions.
     pub fn deliver(&self, parcel: &Parcel<'_>, terms: &Terms) -> Put {
         let qos = parcel.qos().min(terms.qos);
         let mut state = self.state.lock();
-        if state.closed {
+        if state.closed || !self.is_attached() {
             return Put::Taken;
         }
         let waiting = state.waiting();
@@ -136,73 +268,102 @@ impl Outbox {
             ..Delivery::default()
         };
         let written = if qos == Qos::AtMostOnce {
-            state.ready();
-            parcel.write(self.version, delivery, self.max_packet, &mut state.bytes)
+            state.write(parcel, delivery)
         } else if state.backlog.is_empty()
             && let Some(id) = state.outbound.admit(qos)
         {
-            state.ready();
-            let delivery = Delivery { packet_id: Some(id), ..delivery };
-            let written = parcel.write(self.version, delivery, self.max_packet, &mut state.bytes);
+            let written = state.write(parcel, Delivery { packet_id: Some(id), ..delivery });
             if !written {
                 state.outbound.forget(id);
             }
             written
         } else {
             let delivery = Delivery { packet_id: Some(PacketId::MIN), ..delivery };
-            state.backlog.push(qos, |out| parcel.write(self.version, delivery, self.max_packet, out))
+            let Capacity { version, packet_bytes, .. } = state.capacity;
+            state.backlog.push(qos, |out| parcel.write(version, delivery, packet_bytes, out))
         };
         if !written {
             // Larger than the client takes: as if it had been delivered (MQTT-3.1.2-25).
             return Put::Taken;
         }
-        match (state.notice(), waiting > limits::OUTBOX_MARK && !state.lagging) {
-            (_, true) => Put::Full,
-            (true, false) => Put::Wake,
-            (false, false) => Put::Taken,
-        }
+        state.put()
     }
 
-    /// The client tells how far it is with a message; what becomes possible is put in. The answer: a PUBREL is due,
-    /// with this reason.
-    pub fn settle(&self, kind: AckKind, id: PacketId, reason: ReasonCode) -> Option<ReasonCode> {
+    /// A place in the queue of a persistent session; `None`: the session is over. A client that is there and keeps up
+    /// is given more than its limit: its publishers are slowed down before anything is dropped.
+    pub fn place(&self, message: &Message, limits: &Limits) -> Option<(SessionId, Place)> {
         let mut state = self.state.lock();
+        let generous = self.is_attached() && !state.lagging;
+        let persistent = state.persistent.as_deref_mut()?;
+        let place = persistent.queue.place(message, generous, limits);
+        let crowded = persistent.queue.is_crowded();
+        let session = persistent.session;
+        state.crowded = crowded;
+        Some((session, place))
+    }
+
+    /// A message whose place was given is safe: it may be sent.
+    pub fn enqueue(&self, entry: Entry) -> Put {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Put::Taken;
+        }
+        if let Some(persistent) = state.persistent.as_deref_mut() {
+            persistent.queue.push(entry);
+        }
+        if !self.is_attached() {
+            return Put::Taken;
+        }
+        state.fill();
+        state.put()
+    }
+
+    /// A message whose place was given could not be made safe.
+    pub fn give_back(&self, message: &Message) {
+        self.with_persistent(|persistent| persistent.queue.give_back(message));
+    }
+
+    /// The client tells how far it is with a message; what becomes possible is put in.
+    pub fn settle(&self, kind: AckKind, id: PacketId, reason: ReasonCode) -> Settlement {
+        let mut state = self.state.lock();
+        if let Some(persistent) = state.persistent.as_deref_mut() {
+            let settlement = persistent.settle(kind, id, reason);
+            if matches!(settlement, Settlement::Done(..)) {
+                state.relax();
+                state.fill();
+            }
+            return settlement;
+        }
         let settled = match kind {
             AckKind::PubAck => state.outbound.on_puback(id),
             AckKind::PubRec => state.outbound.on_pubrec(id, reason),
             AckKind::PubComp => state.outbound.on_pubcomp(id),
-            AckKind::PubRel => return None,
+            AckKind::PubRel => return Settlement::Nothing,
         };
         match settled {
-            Settled::Unknown => None,
+            Settled::Unknown => Settlement::Nothing,
             Settled::Done => {
                 state.advance();
-                None
+                Settlement::Nothing
             }
-            Settled::Release(reason) => Some(reason),
+            Settled::Release(reason) => Settlement::Release(reason),
         }
     }
 
-    /// Bytes of the connection itself, in order with what is there.
-    pub fn append(&self, bytes: &[u8]) {
-        let mut state = self.state.lock();
-        state.ready();
-        state.bytes.extend_from_slice(bytes);
-    }
-
+    /// Whatever connection is attached.
     pub fn notify(&self, event: Event) {
-        let mut state = self.state.lock();
-        if !state.closed {
-            state.events.push(event);
-            state.notice();
-            wake(&mut state);
-        }
+        let attachment = self.state.lock().attachment;
+        self.notify_one(attachment, event);
+    }
+
+    pub fn notify_one(&self, attachment: u64, event: Event) {
+        self.notify_all(attachment, [event]);
     }
 
     /// Several events for one lock and one wake-up.
-    pub fn notify_all(&self, events: impl IntoIterator<Item = Event>) {
+    pub fn notify_all(&self, attachment: u64, events: impl IntoIterator<Item = Event>) {
         let mut state = self.state.lock();
-        if !state.closed {
+        if !state.closed && state.attachment == attachment && self.is_attached() {
             state.events.extend(events);
             state.notice();
             wake(&mut state);
@@ -214,29 +375,37 @@ impl Outbox {
     }
 
     /// Takes out everything; registers for a wake-up when there is nothing.
-    pub fn take(&self, context: &Context<'_>, bytes_too: bool) -> Taken {
+    pub fn take(&self, attachment: u64, context: &Context<'_>, bytes_too: bool) -> Taken {
         let mut state = self.state.lock();
+        if state.attachment != attachment || (state.closed && self.session.is_some()) {
+            return Taken { stale: true, ..Taken::default() };
+        }
         if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
             state.waker = Some(context.waker().clone());
         }
         let events = std::mem::take(&mut state.events);
         if !bytes_too {
             // Still writing the last bytes: publishers need not wake us for more.
-            return Taken { bytes: Vec::new(), events };
+            return Taken { events, ..Taken::default() };
         }
         state.noticed = false;
+        state.fill();
         let bytes = std::mem::take(&mut state.bytes);
-        if state.backlog.is_empty() || state.backlog.len() < limits::OUTBOX_MARK / 2 {
+        let done = state
+            .persistent
+            .as_deref_mut()
+            .map_or_else(Vec::new, |persistent| std::mem::take(&mut persistent.done));
+        if !state.crowded && (state.backlog.is_empty() || state.backlog.len() < limits::OUTBOX_MARK / 2) {
             state.lagging = false;
             state.waiters.drain(..).for_each(Waker::wake);
         }
-        Taken { bytes, events }
+        Taken { bytes, events, done, stale: false }
     }
 
     /// Ready once there is room, or nobody will take anything out any more.
     pub fn poll_room(&self, context: &Context<'_>) -> Poll<()> {
         let mut state = self.state.lock();
-        if state.closed || state.lagging || state.waiting() <= limits::OUTBOX_MARK {
+        if state.closed || state.lagging || !self.is_attached() || !state.is_full() {
             return Poll::Ready(());
         }
         if !state.waiters.iter().any(|waker| waker.will_wake(context.waker())) {
@@ -248,25 +417,44 @@ impl Outbox {
     /// A publisher's patience has ended: until this client has caught up, nobody waits for it.
     pub fn give_up(&self) {
         let mut state = self.state.lock();
-        if state.waiting() > limits::OUTBOX_MARK {
+        if state.is_full() {
             state.lagging = true;
             state.waiters.drain(..).for_each(Waker::wake);
         }
     }
 
     pub fn has_room(&self) -> bool {
-        self.state.lock().waiting() <= limits::OUTBOX_MARK
+        !self.state.lock().is_full()
     }
 
-    /// Nothing more is taken in; what waits is thrown away.
-    pub fn close(&self) {
+    /// Whether publishers should wait for this client: it is there, and has not been given up.
+    pub fn should_wait(&self) -> bool {
+        let state = self.state.lock();
+        self.is_attached() && !state.lagging && state.is_full()
+    }
+
+    /// The queue has reached its limit, and the policy is that the session ends for it.
+    pub fn overrun(&self) {
+        self.overrun.store(true, Ordering::Relaxed);
+        self.notify(Event::Leave(ReasonCode::QuotaExceeded));
+    }
+
+    pub(super) fn is_overrun(&self) -> bool {
+        self.overrun.load(Ordering::Relaxed)
+    }
+
+    /// If `really` says so: nothing more is taken in, and what waits is thrown away. What a persistent session knew is
+    /// given back, once.
+    pub(super) fn close_if(&self, really: impl FnOnce(&Persistent) -> bool) -> Option<Box<Persistent>> {
         let mut state = self.state.lock();
+        if !state.persistent.as_deref().is_none_or(really) {
+            return None;
+        }
         state.closed = true;
-        state.bytes = Vec::new();
-        state.backlog = Backlog::default();
-        state.events = Vec::new();
-        state.waker = None;
-        state.waiters.drain(..).for_each(Waker::wake);
+        // A connection that is still there is woken, and learns that its session is over.
+        state.let_go();
+        self.attached.store(false, Ordering::Relaxed);
+        state.persistent.take()
     }
 }
 
@@ -281,6 +469,15 @@ impl State {
         self.bytes.len() + self.backlog.len()
     }
 
+    /// The queue got shorter: half of what crowds it is room enough.
+    fn relax(&mut self) {
+        if self.crowded && self.persistent.as_ref().is_some_and(|persistent| persistent.queue.is_relaxed()) {
+            self.crowded = false;
+            self.lagging = false;
+            self.waiters.drain(..).for_each(Waker::wake);
+        }
+    }
+
     fn ready(&mut self) {
         if self.bytes.capacity() == 0 {
             self.bytes = buffers::take();
@@ -292,6 +489,58 @@ impl State {
         !std::mem::replace(&mut self.noticed, true)
     }
 
+    /// Publishers should wait.
+    fn is_full(&self) -> bool {
+        self.waiting() > limits::OUTBOX_MARK || self.crowded
+    }
+
+    /// What the publisher has to know after putting something in.
+    fn put(&mut self) -> Put {
+        match (self.notice(), self.is_full() && !self.lagging) {
+            (_, true) => Put::Full,
+            (true, false) => Put::Wake,
+            (false, false) => Put::Taken,
+        }
+    }
+
+    /// The will of the connection before comes back.
+    fn begin(&mut self, capacity: Capacity, will: Option<Will>) -> Option<Will> {
+        self.capacity = capacity;
+        self.outbound = Outbound::new(capacity.window);
+        self.aliases = Aliases::new(capacity.topic_aliases);
+        self.attachment += 1;
+        std::mem::replace(&mut self.will, will.map(Box::new)).map(|will| *will)
+    }
+
+    /// Everything that is a connection's own.
+    fn let_go(&mut self) {
+        self.bytes = Vec::new();
+        self.backlog = Backlog::default();
+        self.events = Vec::new();
+        self.noticed = false;
+        self.lagging = false;
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+        self.waiters.drain(..).for_each(Waker::wake);
+        if let Some(persistent) = self.persistent.as_deref_mut() {
+            persistent.queue.rewind();
+        }
+    }
+
+    fn write(&mut self, parcel: &Parcel<'_>, mut delivery: Delivery<'_>) -> bool {
+        self.ready();
+        if let Some(aliases) = &mut self.aliases {
+            delivery.alias = aliases.of(parcel.publish.topic);
+        }
+        let written =
+            parcel.write(self.capacity.version, delivery, self.capacity.packet_bytes, &mut self.bytes);
+        if !written && let Some(aliases) = &mut self.aliases {
+            aliases.unset(delivery.alias);
+        }
+        written
+    }
+
     /// The window has room: the backlog moves up.
     fn advance(&mut self) {
         while let Some(qos) = self.backlog.first() {
@@ -300,58 +549,43 @@ impl State {
             self.backlog.pop_into(id, &mut self.bytes);
         }
     }
-}
 
-/// Whole packets in one run of bytes, each still without its identifier. Sent ones are not removed from the front one
-/// by one: that would move all the others each time.
-#[derive(Debug, Default)]
-struct Backlog {
-    bytes: Vec<u8>,
-    sent: usize,
-    packets: VecDeque<(usize, Qos)>,
-}
-
-impl Backlog {
-    fn len(&self) -> usize {
-        self.bytes.len() - self.sent
-    }
-
-    fn is_empty(&self) -> bool {
-        self.packets.is_empty()
-    }
-
-    fn first(&self) -> Option<Qos> {
-        self.packets.front().map(|(_, qos)| *qos)
-    }
-
-    fn push(&mut self, qos: Qos, write: impl FnOnce(&mut Vec<u8>) -> bool) -> bool {
-        let before = self.bytes.len();
-        let written = write(&mut self.bytes);
-        if written {
-            self.packets.push_back((self.bytes.len() - before, qos));
+    /// The queue of a persistent session moves up, as far as the client's window and this outbox have room.
+    fn fill(&mut self) {
+        let Some(mut persistent) = self.persistent.take() else { return };
+        // The clock is asked only where something may be sent.
+        let mut now = None;
+        while self.waiting() <= limits::OUTBOX_MARK {
+            let now =
+                if persistent.queue.has_more() { *now.get_or_insert_with(SystemTime::now) } else { break };
+            match persistent.queue.next(self.capacity.window, now) {
+                None => break,
+                Some(Next::Expired(seq)) => persistent.done.push(seq),
+                Some(Next::Release(id)) => self.release(id),
+                Some(Next::Publish { id, dup, entry, waited }) => {
+                    let publish = entry.message.publish();
+                    let parcel = Parcel::queued(&publish, entry.message.bytes(), waited);
+                    let delivery = Delivery {
+                        dup,
+                        retain: entry.retain,
+                        qos: entry.qos,
+                        packet_id: Some(id),
+                        subscription_ids: &entry.ids,
+                        waited,
+                        ..Delivery::default()
+                    };
+                    if !self.write(&parcel, delivery) {
+                        persistent.done.extend(persistent.queue.skip(id));
+                    }
+                }
+            }
         }
-        written
+        self.persistent = Some(persistent);
     }
 
-    fn pop_into(&mut self, id: PacketId, out: &mut Vec<u8>) {
-        let Some((length, _)) = self.packets.pop_front() else { return };
-        let at = out.len();
-        out.extend_from_slice(&self.bytes[self.sent..self.sent + length]);
-        patch_id(&mut out[at..], id);
-        self.sent += length;
-        if self.packets.is_empty() {
-            *self = Self::default();
-        } else if self.sent > self.bytes.len() / 2 && self.sent > 64 * 1024 {
-            self.bytes.drain(..self.sent);
-            self.sent = 0;
-        }
+    fn release(&mut self, id: PacketId) {
+        self.ready();
+        let release = nsd_wire::Ack::new(id).encode(AckKind::PubRel, self.capacity.version, &mut self.bytes);
+        debug_assert!(release.is_ok(), "a PUBREL is always short enough");
     }
-}
-
-/// Sets the identifier of a PUBLISH above QoS 0: it stands behind the fixed header and the topic.
-pub(super) fn patch_id(packet: &mut [u8], id: PacketId) {
-    let header = 2 + packet[1..].iter().take_while(|byte| **byte & 0x80 != 0).count();
-    let topic = usize::from(u16::from_be_bytes([packet[header], packet[header + 1]]));
-    let at = header + 2 + topic;
-    packet[at..at + 2].copy_from_slice(&id.get().to_be_bytes());
 }

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 
 use nsd_wire::{Delivery, Publish, Qos, Template, Version};
 
-use super::outbox::patch_id;
+use super::backlog::patch_id;
 
 #[derive(Debug)]
 pub struct Parcel<'p> {
@@ -22,6 +22,13 @@ impl<'p> Parcel<'p> {
     pub fn live(publish: &'p Publish<'p>, wire: Option<(&'p [u8], Version)>) -> Self {
         let same = publish.properties.topic_alias.is_none() && publish.properties.subscription_ids.is_empty();
         Self { publish, wire: wire.filter(|_| same), retained: false, waited: 0, template: OnceCell::new() }
+    }
+
+    /// From the queue of a persistent session: `wire` is the packet in v5.
+    pub fn queued(publish: &'p Publish<'p>, wire: &'p [u8], waited: u32) -> Self {
+        let fresh = waited == 0 || publish.properties.message_expiry.is_none();
+        let wire = fresh.then_some((wire, Version::V5));
+        Self { publish, wire, retained: false, waited, template: OnceCell::new() }
     }
 
     pub fn retained(publish: &'p Publish<'p>, waited: u32) -> Self {
@@ -45,6 +52,7 @@ impl<'p> Parcel<'p> {
         if let Some((wire, from)) = self.wire
             && from.same_family(to)
             && delivery.subscription_ids.is_empty()
+            && delivery.alias.is_none()
             && (delivery.qos == Qos::AtMostOnce) == (self.publish.qos == Qos::AtMostOnce)
         {
             if wire.len() > most {
@@ -52,7 +60,8 @@ impl<'p> Parcel<'p> {
             }
             let at = out.len();
             out.extend_from_slice(wire);
-            out[at] = 0x30 | (delivery.qos as u8) << 1 | u8::from(delivery.retain);
+            out[at] =
+                0x30 | u8::from(delivery.dup) << 3 | (delivery.qos as u8) << 1 | u8::from(delivery.retain);
             if let Some(id) = delivery.packet_id {
                 patch_id(&mut out[at..], id);
             }

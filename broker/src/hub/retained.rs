@@ -19,7 +19,7 @@ pub struct Retained {
 
 #[derive(Debug)]
 pub struct Kept {
-    pub message: Message,
+    pub message: Arc<Message>,
     pub since: SystemTime,
 }
 
@@ -47,7 +47,7 @@ impl Retained {
     }
 
     /// The newest message of a topic; an empty payload removes it (MQTT-3.3.1-10). `false`: there are too many.
-    pub fn set(&mut self, message: Message, since: SystemTime) -> bool {
+    pub fn set(&mut self, message: Arc<Message>, since: SystemTime) -> bool {
         let publish = message.publish();
         if publish.payload.is_empty() {
             self.by_topic.remove(publish.topic);
@@ -59,6 +59,10 @@ impl Retained {
         let topic = publish.topic.into();
         self.by_topic.insert(topic, Arc::new(Kept { message, since }));
         true
+    }
+
+    pub fn get(&self, topic: &str) -> Option<&Arc<Kept>> {
+        self.by_topic.get(topic)
     }
 
     pub fn clear(&mut self) {
@@ -98,8 +102,8 @@ mod tests {
     use super::*;
     use nsd_wire::Publish;
 
-    fn message(topic: &str, payload: &[u8]) -> Message {
-        Message::new(&Publish::new(topic, payload)).unwrap()
+    fn message(topic: &str, payload: &[u8]) -> Arc<Message> {
+        Arc::new(Message::new(&Publish::new(topic, payload)).unwrap())
     }
 
     #[test]
@@ -135,7 +139,7 @@ mod tests {
         let mut publish = Publish::new("a", b"x");
         publish.properties.message_expiry = Some(10);
         let since = SystemTime::now();
-        let kept = Kept { message: Message::new(&publish).unwrap(), since };
+        let kept = Kept { message: Arc::new(Message::new(&publish).unwrap()), since };
         assert_eq!(kept.waited(since + Duration::from_secs(9)), Some(9));
         assert_eq!(kept.waited(since + Duration::from_secs(10)), None);
     }

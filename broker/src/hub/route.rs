@@ -4,35 +4,62 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 use foldhash::{HashMap, HashMapExt};
-use nsd_wire::{Publish, Version};
+use nsd_wire::{Publish, Qos, Version};
 
-use super::{Hub, Outbox, Parcel, Put, Terms};
-use crate::limits;
+use super::share::Share;
+use super::{DROPPED, Hub, Outbox, Parcel, Put, Terms};
+use crate::limits::{self, Limits};
+use crate::message::Message;
+use crate::queue::Place;
+use crate::store::change::{Entry, Seq, SessionId};
 
 /// What came of routing one message here.
 #[derive(Debug, Default)]
 pub struct Routed {
+    /// Persistent sessions that want it above QoS 0: it is not in their queues yet.
+    pub lasting: Lasting,
     /// Other nodes that want it.
     pub nodes: Option<Arc<[u64]>>,
     /// Under which all this was found.
     pub generation: u64,
 }
 
+/// Persistent sessions among the receivers of one message.
+#[derive(Debug, Default, Clone)]
+pub struct Lasting {
+    all: Option<Arc<[Receiver]>>,
+    /// One for each shared subscription.
+    chosen: Vec<Receiver>,
+    sender: u64,
+}
+
 /// Who gets one topic.
 #[derive(Debug, Default)]
 struct Receivers {
     clients: Vec<Receiver>,
+    lasting: Option<Arc<[Receiver]>>,
+    shares: Vec<(Arc<Share>, Vec<Receiver>)>,
     nodes: Option<Arc<[u64]>>,
 }
 
-#[derive(Debug)]
-struct Receiver {
-    outbox: Arc<Outbox>,
+#[derive(Debug, Clone)]
+pub(super) struct Receiver {
+    pub outbox: Arc<Outbox>,
     terms: Terms,
     /// Under which a message of the client itself comes back to it; `None`: not at all (v5 no-local).
     own: Option<Terms>,
+}
+
+/// A message that has its place in the queue of a persistent session, and is to be stored.
+#[derive(Debug)]
+pub struct Placed {
+    pub session: SessionId,
+    pub entry: Entry,
+    /// What had to go for it.
+    pub instead_of: Vec<Seq>,
 }
 
 /// What a thread remembers between messages, and whom it still has to wake. Of one hub: tests have several.
@@ -48,8 +75,9 @@ thread_local! {
     static MEMORY: RefCell<Memory> = RefCell::default();
 }
 
-/// Delivers to every client of this node that wants the message. `sender` is the connection it came from (0: none).
-/// Receivers that should be waited for are added to `full`. Call [`wake_receivers`] after the batch.
+/// Delivers to every client of this node that wants the message, but for those whose session's queue it has to go
+/// through. `sender` is the session it came from (0: none). Receivers that should be waited for are added to `full`.
+/// Call [`wake_receivers`] after the batch.
 pub fn route(
     hub: &Hub,
     publish: &Publish<'_>,
@@ -60,23 +88,33 @@ pub fn route(
     MEMORY.with_borrow_mut(|memory| {
         let receivers = memory.receivers(hub, publish.topic);
         let parcel = Parcel::live(publish, wire);
+        let mut lasting = Lasting { sender, ..Lasting::default() };
         for receiver in &receivers.clients {
-            let terms =
-                if receiver.outbox.id == sender { receiver.own.as_ref() } else { Some(&receiver.terms) };
-            let Some(terms) = terms else { continue };
-            match receiver.outbox.deliver(&parcel, terms) {
-                Put::Wake => memory.to_wake.push(Arc::clone(&receiver.outbox)),
-                Put::Full => {
-                    receiver.outbox.wake();
-                    if !full.iter().any(|known| known.id == receiver.outbox.id) {
-                        full.push(Arc::clone(&receiver.outbox));
-                    }
+            memory.deliver(&parcel, receiver, sender, full);
+        }
+        let mut delivered = receivers.clients.len();
+        if let Some(all) = &receivers.lasting {
+            delivered += all.len();
+            for receiver in all.iter() {
+                if publish.qos == Qos::AtMostOnce {
+                    memory.deliver(&parcel, receiver, sender, full);
+                } else if receiver.outbox.should_wait() {
+                    add(full, &receiver.outbox);
                 }
-                Put::Taken | Put::Lost => {}
+            }
+            lasting.all = (publish.qos != Qos::AtMostOnce).then(|| Arc::clone(all));
+        }
+        for (share, members) in &receivers.shares {
+            let Some(member) = share.choose(members, publish.qos) else { continue };
+            delivered += 1;
+            if member.is_lasting(publish.qos) {
+                lasting.chosen.push(member.clone());
+            } else {
+                memory.deliver(&parcel, member, sender, full);
             }
         }
-        hub.counters.delivered.fetch_add(receivers.clients.len() as u64, Ordering::Relaxed);
-        Routed { nodes: receivers.nodes.clone(), generation: memory.generation }
+        hub.counters.delivered.fetch_add(delivered as u64, Ordering::Relaxed);
+        Routed { lasting, nodes: receivers.nodes.clone(), generation: memory.generation }
     })
 }
 
@@ -86,6 +124,12 @@ pub fn wake_receivers() {
     receivers.drain(..).for_each(|outbox| outbox.wake());
     // The list's memory serves the next batch.
     MEMORY.with_borrow_mut(|memory| memory.to_wake = receivers);
+}
+
+fn add(outboxes: &mut Vec<Arc<Outbox>>, outbox: &Arc<Outbox>) {
+    if !outboxes.iter().any(|known| known.id == outbox.id) {
+        outboxes.push(Arc::clone(outbox));
+    }
 }
 
 impl Memory {
@@ -102,17 +146,122 @@ impl Memory {
         self.by_topic.insert(topic.into(), Rc::clone(&found));
         found
     }
+
+    fn deliver(
+        &mut self,
+        parcel: &Parcel<'_>,
+        receiver: &Receiver,
+        sender: u64,
+        full: &mut Vec<Arc<Outbox>>,
+    ) {
+        let Some(terms) = receiver.terms(sender) else { return };
+        match receiver.outbox.deliver(parcel, terms) {
+            Put::Wake => self.to_wake.push(Arc::clone(&receiver.outbox)),
+            Put::Full => {
+                receiver.outbox.wake();
+                add(full, &receiver.outbox);
+            }
+            Put::Taken | Put::Lost => {}
+        }
+    }
 }
 
-/// Overlapping filters of one client make one delivery: highest QoS, all identifiers (MQTT-3.3.4-2, 3.3.4-3).
+impl Lasting {
+    /// Only this session, whatever else matches.
+    pub fn one(outbox: &Arc<Outbox>, terms: Terms) -> Self {
+        let receiver = Receiver { outbox: Arc::clone(outbox), own: Some(terms.clone()), terms };
+        Self { all: None, chosen: vec![receiver], sender: 0 }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.all.is_none() && self.chosen.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.all.as_ref().map_or(0, |all| all.len()) + self.chosen.len()
+    }
+
+    /// Gives the message a place in each session's queue. What has no place is dropped, counted.
+    pub fn place(
+        &self,
+        message: &Arc<Message>,
+        since: SystemTime,
+        retained: bool,
+        limits: &Limits,
+        mut placed: impl FnMut(&Arc<Outbox>, Placed),
+    ) {
+        let publish = message.publish();
+        for receiver in self.all.iter().flat_map(|all| all.iter()).chain(&self.chosen) {
+            let Some(terms) = receiver.terms(self.sender) else { continue };
+            let qos = publish.qos.min(terms.qos);
+            if qos == Qos::AtMostOnce {
+                receiver.outbox.deliver(&Parcel::live(&publish, None), terms);
+                receiver.outbox.wake();
+                continue;
+            }
+            match receiver.outbox.place(message, limits) {
+                // The session is over.
+                None => {}
+                Some((_, Place::Full)) => {
+                    DROPPED.fetch_add(1, Ordering::Relaxed);
+                }
+                Some((_, Place::Overrun)) => {
+                    DROPPED.fetch_add(1, Ordering::Relaxed);
+                    receiver.outbox.overrun();
+                }
+                Some((session, Place::Taken { seq, instead_of })) => {
+                    DROPPED.fetch_add(instead_of.len() as u64, Ordering::Relaxed);
+                    let retain = retained || (terms.retain_as_published && publish.retain);
+                    let (ids, message) = (terms.ids.clone().into(), Arc::clone(message));
+                    let entry = Entry { seq, qos, retain, ids, since, message, received: false };
+                    placed(&receiver.outbox, Placed { session, entry, instead_of });
+                }
+            }
+        }
+    }
+
+    /// Places and queues at once, where nothing has to be stored.
+    pub fn enqueue(&self, message: &Arc<Message>, since: SystemTime, retained: bool, limits: &Limits) {
+        self.place(message, since, retained, limits, |outbox, placed| {
+            if outbox.enqueue(placed.entry) != Put::Taken {
+                outbox.wake();
+            }
+        });
+    }
+}
+
+impl Receiver {
+    fn terms(&self, sender: u64) -> Option<&Terms> {
+        if self.outbox.id == sender { self.own.as_ref() } else { Some(&self.terms) }
+    }
+
+    /// Whether a message of this QoS goes through the queue of a persistent session.
+    pub(super) fn is_lasting(&self, qos: Qos) -> bool {
+        self.outbox.session.is_some() && self.terms.qos.min(qos) != Qos::AtMostOnce
+    }
+}
+
+/// Overlapping filters of one client make one delivery: highest QoS, all identifiers (MQTT-3.3.4-2, 3.3.4-3). Each
+/// shared subscription makes one of its own.
 fn find(hub: &Hub, topic: &str) -> Receivers {
     let mut at: HashMap<u64, usize> = HashMap::new();
     let mut clients: Vec<Receiver> = Vec::new();
+    let mut shares: Vec<(Arc<Share>, Vec<Receiver>)> = Vec::new();
     hub.subscriptions.read().visit(topic, &mut |key, subscription| {
-        let index = *at.entry(*key).or_insert(clients.len());
+        let outbox = || Arc::clone(&subscription.outbox);
+        if let Some(share) = &key.share {
+            let mut member = Receiver { outbox: outbox(), terms: Terms::default(), own: None };
+            member.terms.add(subscription);
+            member.own = Some(member.terms.clone());
+            match shares.iter_mut().find(|(known, _)| Arc::ptr_eq(known, share)) {
+                Some((_, members)) => members.push(member),
+                None => shares.push((Arc::clone(share), vec![member])),
+            }
+            return;
+        }
+        let index = *at.entry(key.session).or_insert(clients.len());
         if index == clients.len() {
-            let outbox = Arc::clone(&subscription.outbox);
-            clients.push(Receiver { outbox, terms: Terms::default(), own: None });
+            clients.push(Receiver { outbox: outbox(), terms: Terms::default(), own: None });
         }
         let receiver = &mut clients[index];
         receiver.terms.add(subscription);
@@ -120,9 +269,12 @@ fn find(hub: &Hub, topic: &str) -> Receivers {
             receiver.own.get_or_insert_default().add(subscription);
         }
     });
+    let (lasting, clients): (Vec<_>, _) =
+        clients.into_iter().partition(|receiver| receiver.is_lasting(Qos::ExactlyOnce));
+    let lasting = (!lasting.is_empty()).then(|| lasting.into());
     let nodes = hub.bus.as_ref().map(|bus| bus.interested(topic)).filter(|nodes| !nodes.is_empty());
     let nodes = nodes.map(Into::into);
-    Receivers { clients, nodes }
+    Receivers { clients, lasting, shares, nodes }
 }
 
 impl Terms {

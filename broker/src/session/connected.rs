@@ -2,16 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use foldhash::{HashMap, HashMapExt, HashSet};
+use foldhash::{HashMap, HashSet};
 use nsd_wire::{
-    Ack, AckKind, Packet, PacketId, Publish, Qos, ReasonCode, Subscribe, Unsubscribe, Version, topic,
+    Ack, AckKind, Disconnect, Packet, PacketId, Publish, Qos, ReasonCode, Subscribe, Unsubscribe, Version,
+    topic,
 };
 
-use super::effect::{Effect, Effects, Receipt, Reply, Subscribing, Unsubscribing, Wish};
+use super::effect::{Admitted, Effect, Effects, Receipt, Reply, Resumed, Subscribing, Unsubscribing, Wish};
 use super::topics;
 use crate::access::Grant;
 use crate::limits::Limits;
-use crate::message::Message;
 
 #[derive(Debug)]
 pub(super) struct Connected {
@@ -19,7 +19,9 @@ pub(super) struct Connected {
     /// Keep alive × 1.5 (MQTT-3.1.2-22); zero: never.
     pub(super) silence: Duration,
     pub(super) heard: Instant,
-    pub(super) will: Option<Message>,
+    /// Seconds that the session is kept after the connection.
+    expiry: u32,
+    shares: bool,
     aliases: Vec<Option<Box<str>>>,
     pub(super) filters: HashSet<Box<str>>,
     /// QoS 1 messages that are not acknowledged yet.
@@ -38,7 +40,7 @@ pub(super) enum Receiving {
 
 /// Why a connected client goes.
 pub(super) enum Done {
-    Left { keep_will: bool },
+    Left { keep_will: bool, expiry: Option<u32> },
     Wrong(ReasonCode),
 }
 
@@ -51,17 +53,20 @@ pub(super) enum Verdict {
 }
 
 impl Connected {
-    pub(super) fn new(grant: Grant, silence: Duration, will: Option<Message>, heard: Instant) -> Self {
+    pub(super) fn new(admitted: Admitted, silence: Duration, heard: Instant) -> Self {
+        let Admitted { grant, resumed, expiry, shares } = admitted;
+        let Resumed { filters, held } = resumed.unwrap_or_default();
         Self {
             grant,
             silence,
             heard,
-            will,
+            expiry,
+            shares,
             aliases: Vec::new(),
-            filters: HashSet::default(),
+            filters: filters.into_iter().collect(),
             unacknowledged: 0,
             unsafe_yet: 0,
-            receiving: HashMap::new(),
+            receiving: held.into_iter().map(|id| (id, Receiving::AwaitingReleased)).collect(),
         }
     }
 
@@ -104,7 +109,7 @@ impl Connected {
         if publish.qos == Qos::AtLeastOnce {
             self.unacknowledged += 1;
             self.unsafe_yet += 1;
-            return Verdict::Route(Some(Receipt { id, qos: publish.qos }));
+            return Verdict::Route(Some(Receipt { id, kind: AckKind::PubAck }));
         }
         match self.receiving.get(&id) {
             // Sent again: it is on its way, or only its PUBREC was lost.
@@ -115,7 +120,7 @@ impl Connected {
             None => {
                 self.receiving.insert(id, Receiving::AwaitingStored);
                 self.unsafe_yet += 1;
-                Verdict::Route(Some(Receipt { id, qos: publish.qos }))
+                Verdict::Route(Some(Receipt { id, kind: AckKind::PubRec }))
             }
         }
     }
@@ -164,9 +169,7 @@ impl Connected {
             Packet::PubComp(ack) => Ok(settle(AckKind::PubComp, ack)),
             Packet::PubRel(ack) => Ok(self.on_release(ack.packet_id)),
             Packet::PingReq => Ok(Effects::one(Effect::Send(Reply::PingResp))),
-            Packet::Disconnect(disconnect) => {
-                Err(Done::Left { keep_will: disconnect.reason == ReasonCode::DisconnectWithWill })
-            }
+            Packet::Disconnect(disconnect) => Err(self.on_disconnect(disconnect)),
             // A second CONNECT (MQTT-3.1.0-2), AUTH without a method, what only a server sends.
             _ => Err(Done::Wrong(ReasonCode::ProtocolError)),
         }
@@ -174,11 +177,20 @@ impl Connected {
 
     /// The identifier is free before PUBCOMP says so: else its next message would be taken for this one again.
     fn on_release(&mut self, id: PacketId) -> Effects<'static> {
-        let reason = match self.receiving.remove(&id) {
-            Some(_) => ReasonCode::Success,
-            None => ReasonCode::PacketIdentifierNotFound,
-        };
-        Effects::one(Effect::Send(Reply::Ack { kind: AckKind::PubComp, id, reason }))
+        let kind = AckKind::PubComp;
+        Effects::one(match self.receiving.remove(&id) {
+            Some(_) => Effect::Release(Receipt { id, kind }),
+            None => Effect::Send(Reply::Ack { kind, id, reason: ReasonCode::PacketIdentifierNotFound }),
+        })
+    }
+
+    fn on_disconnect(&self, disconnect: &Disconnect<'_>) -> Done {
+        let expiry = disconnect.properties.session_expiry;
+        // A session that was to end cannot be kept after all [MQTT5-3.14.2.2.2].
+        if self.expiry == 0 && expiry.is_some_and(|expiry| expiry > 0) {
+            return Done::Wrong(ReasonCode::ProtocolError);
+        }
+        Done::Left { keep_will: disconnect.reason == ReasonCode::DisconnectWithWill, expiry }
     }
 
     fn on_subscribe(&mut self, subscribe: &Subscribe<'_>, limits: &Limits) -> Subscribing {
@@ -198,7 +210,7 @@ impl Connected {
         if !topics(limits).allow(filter) {
             return Err(ReasonCode::TopicFilterInvalid);
         }
-        if topic::Shared::is_shared(filter) {
+        if topic::Shared::is_shared(filter) && !self.shares {
             return Err(ReasonCode::SharedSubscriptionsNotSupported);
         }
         if !self.grant.may_subscribe(filter) {

@@ -1,16 +1,18 @@
 //! Everything a session can ask for. The connection is the only one that carries these out, in the given order:
 //! what stores comes before what acknowledges, what acknowledges before what delivers to this client.
 
-use nsd_wire::{AckKind, PacketId, Publish, Qos, ReasonCode, SubscribeOptions, SubscriptionId, Version};
+use nsd_wire::{AckKind, PacketId, Publish, ReasonCode, SubscribeOptions, SubscriptionId, Version};
 use zeroize::Zeroizing;
 
-use crate::message::Message;
+use crate::access::Grant;
+use crate::message::Will;
 
 #[derive(Debug)]
 pub enum Effect<'p> {
     /// Find out whether this client may come in, then call `Session::on_admitted`.
     Admit(Box<Opening>),
-    /// Deliver, retain and hand to other nodes; with a receipt, call `Session::on_stored` once that is safe.
+    /// Deliver, keep for who is away, retain and hand to other nodes; with a receipt, call `Session::on_stored` once that
+    /// is safe.
     Route {
         publish: Publish<'p>,
         receipt: Option<Receipt>,
@@ -18,6 +20,8 @@ pub enum Effect<'p> {
     /// Subscribe, make it known, then send the SUBACK and after it what is retained.
     Subscribe(Subscribing),
     Unsubscribe(Unsubscribing),
+    /// A QoS 2 message of the client is over; call `Session::on_stored` once nobody can take its identifier for it.
+    Release(Receipt),
     /// The client tells how far it is with a message that it got.
     Settle {
         kind: AckKind,
@@ -25,20 +29,22 @@ pub enum Effect<'p> {
         reason: ReasonCode,
     },
     Send(Reply),
-    /// The session is over; its subscriptions go, and the will is published if there is one.
+    /// The connection is over, and with it the session unless that was to be kept.
     Leave {
-        will: Option<Message>,
+        keep_will: bool,
+        /// Seconds that the session shall be kept, if the client has said so at the end.
+        expiry: Option<u32>,
         filters: Vec<Box<str>>,
     },
     /// Send what is waiting, then close.
     Close,
 }
 
-/// What a PUBLISH above QoS 0 is answered for.
+/// An answer that is owed as soon as something is safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
     pub id: PacketId,
-    pub qos: Qos,
+    pub kind: AckKind,
 }
 
 /// A CONNECT, kept while it is being decided.
@@ -49,14 +55,35 @@ pub struct Opening {
     pub client_id: Box<str>,
     pub assigned_id: bool,
     pub clean_start: bool,
-    /// A session that survives its connection was asked for; this broker's sessions do not yet.
-    pub wants_session: bool,
+    /// Seconds that the session shall survive its connection.
+    pub expiry: u32,
     pub keep_alive: u16,
     pub receive_maximum: u16,
     pub maximum_packet_size: usize,
+    /// How many the client takes.
+    pub topic_aliases: u16,
     pub user_name: Option<Box<str>>,
     pub password: Option<Zeroizing<Vec<u8>>>,
-    pub will: Option<Message>,
+    pub will: Option<Will>,
+}
+
+/// A client that may come in.
+#[derive(Debug)]
+pub struct Admitted {
+    pub grant: Grant,
+    /// What the client has of a session that goes on.
+    pub resumed: Option<Resumed>,
+    /// Seconds that the session survives its connection.
+    pub expiry: u32,
+    /// Whether members of a group can share a subscription here.
+    pub shares: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resumed {
+    pub filters: Vec<Box<str>>,
+    /// Identifiers of its own QoS 2 messages that wait for their PUBREL.
+    pub held: Vec<PacketId>,
 }
 
 #[derive(Debug)]
@@ -89,7 +116,11 @@ pub struct Unsubscribing {
 pub enum Reply {
     Accepted {
         assigned_id: Option<Box<str>>,
-        forgets_session: bool,
+        session_present: bool,
+        /// Other than what was asked for: seconds that the session is kept, seconds of silence that are suffered.
+        expiry: Option<u32>,
+        keep_alive: Option<u16>,
+        shares: bool,
     },
     Refused(ReasonCode),
     UnsupportedVersion {

@@ -8,16 +8,17 @@ mod outbound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nsd_wire::{AckKind, Connect, DecodeError, Packet, Publish, Qos, ReadError, ReasonCode, Version, topic};
+use nsd_wire::{AckKind, Connect, DecodeError, Packet, Publish, ReadError, ReasonCode, Version, topic};
 use zeroize::Zeroizing;
 
-use crate::access::Grant;
 use crate::limits::{self, Limits};
-use crate::message::Message;
+use crate::message::Will;
 
 use connected::{Connected, Done, Receiving, Verdict};
 
-pub use effect::{Effect, Effects, Opening, Receipt, Reply, Subscribing, Unsubscribing, Wish};
+pub use effect::{
+    Admitted, Effect, Effects, Opening, Receipt, Reply, Resumed, Subscribing, Unsubscribing, Wish,
+};
 pub use outbound::{Outbound, Settled};
 
 #[derive(Debug)]
@@ -39,9 +40,8 @@ enum Phase {
 #[derive(Debug)]
 struct Accepting {
     keep_alive: u16,
-    will: Option<Message>,
+    expiry: u32,
     assigned_id: Option<Box<str>>,
-    forgets_session: bool,
 }
 
 /// How a connection came to its end, when it was not the session that ended it.
@@ -108,8 +108,8 @@ impl Session {
             (Phase::Connected(_), Packet::Publish(publish)) => self.on_publish(publish, now),
             (Phase::Connected(client), packet) => match client.on_other(&packet, &self.limits, now) {
                 Ok(effects) => effects,
-                Err(Done::Left { keep_will }) => self.leave(keep_will, None),
-                Err(Done::Wrong(reason)) => self.leave(true, version.is_v5().then_some(reason)),
+                Err(Done::Left { keep_will, expiry }) => self.leave(keep_will, expiry, None),
+                Err(Done::Wrong(reason)) => self.leave(true, None, version.is_v5().then_some(reason)),
             },
             // Nothing is read in these phases; what was read together with the CONNECT waits outside.
             (Phase::AwaitingAdmission(_) | Phase::Closed, _) => Effects::none(),
@@ -117,41 +117,54 @@ impl Session {
     }
 
     /// The answer to `Effect::Admit`.
-    pub fn on_admitted(&mut self, decision: Result<Grant, ReasonCode>, now: Instant) -> Effects<'static> {
+    pub fn on_admitted(&mut self, decision: Result<Admitted, ReasonCode>, now: Instant) -> Effects<'static> {
         let Phase::AwaitingAdmission(accepting) = std::mem::replace(&mut self.phase, Phase::Closed) else {
             return Effects::none();
         };
-        let grant = match decision {
-            Ok(grant) => grant,
+        let admitted = match decision {
+            Ok(admitted) => admitted,
             Err(reason) => return Effects::one(Effect::Send(Reply::Refused(reason))).and(Effect::Close),
         };
-        let Accepting { keep_alive, will, assigned_id, forgets_session } = *accepting;
+        let Accepting { keep_alive: asked, expiry: wanted, assigned_id } = *accepting;
+        // Only v5 can be told another keep alive than it asked for.
+        let most = if self.version.is_v5() { self.limits.keep_alive } else { 0 };
+        let keep_alive = if most > 0 && (asked == 0 || asked > most) { most } else { asked };
         let silence = Duration::from_secs(keep_alive.into()) * 3 / 2;
-        self.phase = Phase::Connected(Box::new(Connected::new(grant, silence, will, now)));
-        Effects::one(Effect::Send(Reply::Accepted { assigned_id, forgets_session }))
+        let accepted = Reply::Accepted {
+            assigned_id,
+            session_present: admitted.resumed.is_some(),
+            expiry: Some(admitted.expiry).filter(|expiry| *expiry != wanted),
+            keep_alive: Some(keep_alive).filter(|keep_alive| *keep_alive != asked),
+            shares: admitted.shares,
+        };
+        self.phase = Phase::Connected(Box::new(Connected::new(admitted, silence, now)));
+        Effects::one(Effect::Send(accepted))
     }
 
     /// A routed message is safe, or could not be made so: the publisher gets its answer.
     pub fn on_stored(&mut self, receipt: Receipt, reason: ReasonCode) -> Effects<'static> {
         let Phase::Connected(client) = &mut self.phase else { return Effects::none() };
-        client.unsafe_yet = client.unsafe_yet.saturating_sub(1);
-        let kind = if receipt.qos == Qos::ExactlyOnce {
-            // A refused message is over with its PUBREC (MQTT-4.3.3-4).
-            if reason.is_failure() {
-                client.receiving.remove(&receipt.id);
-            } else if let Some(state) = client.receiving.get_mut(&receipt.id) {
-                *state = Receiving::AwaitingReleased;
+        match receipt.kind {
+            AckKind::PubRec => {
+                client.unsafe_yet = client.unsafe_yet.saturating_sub(1);
+                // A refused message is over with its PUBREC (MQTT-4.3.3-4).
+                if reason.is_failure() {
+                    client.receiving.remove(&receipt.id);
+                } else if let Some(state) = client.receiving.get_mut(&receipt.id) {
+                    *state = Receiving::AwaitingReleased;
+                }
             }
-            AckKind::PubRec
-        } else {
-            client.unacknowledged = client.unacknowledged.saturating_sub(1);
-            AckKind::PubAck
-        };
+            AckKind::PubAck => {
+                client.unsafe_yet = client.unsafe_yet.saturating_sub(1);
+                client.unacknowledged = client.unacknowledged.saturating_sub(1);
+            }
+            AckKind::PubRel | AckKind::PubComp => {}
+        }
         if reason.is_failure() && !self.version.is_v5() {
             // v3 cannot say no: an acknowledgement would be a lie, silence would hang the client.
-            return self.leave(true, None);
+            return self.leave(true, None, None);
         }
-        Effects::one(Effect::Send(Reply::Ack { kind, id: receipt.id, reason }))
+        Effects::one(Effect::Send(Reply::Ack { kind: receipt.kind, id: receipt.id, reason }))
     }
 
     pub fn on_tick(&mut self, now: Instant) -> Effects<'static> {
@@ -160,7 +173,7 @@ impl Session {
         }
         match self.phase {
             Phase::Connected(_) => {
-                self.leave(true, self.version.is_v5().then_some(ReasonCode::KeepAliveTimeout))
+                self.leave(true, None, self.version.is_v5().then_some(ReasonCode::KeepAliveTimeout))
             }
             _ => {
                 self.phase = Phase::Closed;
@@ -172,7 +185,9 @@ impl Session {
     /// Bytes that are no packet.
     pub fn on_error(&mut self, error: ReadError) -> Effects<'static> {
         match (&self.phase, error) {
-            (Phase::Connected(_), error) => self.leave(true, self.version.is_v5().then_some(error.reason())),
+            (Phase::Connected(_), error) => {
+                self.leave(true, None, self.version.is_v5().then_some(error.reason()))
+            }
             (_, ReadError::Decode(DecodeError::UnsupportedVersion { level })) => {
                 self.phase = Phase::Closed;
                 Effects::one(Effect::Send(Reply::UnsupportedVersion { level })).and(Effect::Close)
@@ -188,9 +203,9 @@ impl Session {
         match (&self.phase, ending) {
             (Phase::Closed, _) => Effects::none(),
             (Phase::Connected(_), Ending::SentAway(reason)) => {
-                self.leave(true, self.version.is_v5().then_some(reason))
+                self.leave(true, None, self.version.is_v5().then_some(reason))
             }
-            (Phase::Connected(_), Ending::Lost) => self.leave(true, None),
+            (Phase::Connected(_), Ending::Lost) => self.leave(true, None, None),
             _ => {
                 self.phase = Phase::Closed;
                 Effects::one(Effect::Close)
@@ -222,35 +237,36 @@ impl Session {
             Some(will) if !topics(&self.limits).allow(will.topic) => {
                 return refuse(self, ReasonCode::TopicNameInvalid);
             }
-            Some(will) => Message::of_will(will),
+            Some(will) => Will::new(will),
         };
         let client_id: Box<str> = if assigned_id {
             format!("nsd-{:016x}", fastrand::u64(..)).into()
         } else {
             connect.client_id.into()
         };
-        let wants_session = match connect.version {
-            Version::V5 => connect.properties.session_expiry.is_some_and(|seconds| seconds > 0),
-            _ => !connect.clean_start,
+        let expiry = match connect.version {
+            Version::V5 => connect.properties.session_expiry.unwrap_or(0),
+            _ if connect.clean_start => 0,
+            _ => u32::MAX,
         };
         self.phase = Phase::AwaitingAdmission(Box::new(Accepting {
             keep_alive: connect.keep_alive,
-            will: will.clone(),
+            expiry,
             assigned_id: assigned_id.then(|| client_id.clone()),
-            forgets_session: wants_session,
         }));
         Effects::one(Effect::Admit(Box::new(Opening {
             version: connect.version,
             client_id,
             assigned_id,
             clean_start: connect.clean_start,
-            wants_session,
+            expiry,
             keep_alive: connect.keep_alive,
             receive_maximum: connect.properties.receive_maximum.map_or(u16::MAX, Into::into),
             maximum_packet_size: connect
                 .properties
                 .maximum_packet_size
                 .map_or(usize::MAX, |size| size.get() as usize),
+            topic_aliases: connect.properties.topic_alias_maximum.unwrap_or(0),
             user_name: connect.user_name.map(Into::into),
             password: connect.password.map(|password| Zeroizing::new(password.to_vec())),
             will,
@@ -265,14 +281,19 @@ impl Session {
             Verdict::Route(receipt) => receipt,
             Verdict::Answer(reply) => return Effects::one(Effect::Send(reply)),
             Verdict::Ignore => return Effects::none(),
-            Verdict::End(reason) => return self.leave(true, version.is_v5().then_some(reason)),
+            Verdict::End(reason) => return self.leave(true, None, version.is_v5().then_some(reason)),
         };
         let Phase::Connected(client) = &self.phase else { return Effects::none() };
         let topic = client.topic_of(&publish);
         Effects::one(Effect::Route { publish: Publish { topic, ..publish }, receipt })
     }
 
-    fn leave(&mut self, keep_will: bool, farewell: Option<ReasonCode>) -> Effects<'static> {
+    fn leave(
+        &mut self,
+        keep_will: bool,
+        expiry: Option<u32>,
+        farewell: Option<ReasonCode>,
+    ) -> Effects<'static> {
         let Phase::Connected(client) = std::mem::replace(&mut self.phase, Phase::Closed) else {
             return Effects::one(Effect::Close);
         };
@@ -280,9 +301,8 @@ impl Session {
             Some(reason) => Effects::one(Effect::Send(Reply::Disconnect(reason))),
             None => Effects::none(),
         };
-        let client = *client;
-        let (will, filters) = (client.will.filter(|_| keep_will), client.filters.into_iter().collect());
-        effects.and(Effect::Leave { will, filters }).and(Effect::Close)
+        let filters = client.filters.into_iter().collect();
+        effects.and(Effect::Leave { keep_will, expiry, filters }).and(Effect::Close)
     }
 }
 

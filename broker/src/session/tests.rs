@@ -2,12 +2,10 @@
 
 use std::num::NonZeroU16;
 
-use nsd_wire::{SubscribeFilter, SubscribeOptions, Will};
-
-use nsd_wire::{Ack, Subscribe, Unsubscribe};
+use nsd_wire::{Ack, Disconnect, Qos, Subscribe, SubscribeFilter, SubscribeOptions, Unsubscribe, Will};
 
 use super::*;
-use crate::access::{Policy, TopicRule};
+use crate::access::{Grant, Policy, TopicRule};
 
 fn new(now: Instant) -> Session {
     Session::new(Arc::default(), now)
@@ -15,6 +13,10 @@ fn new(now: Instant) -> Session {
 
 fn open() -> Grant {
     Policy { allow_anonymous: true, devices: false, topic_rule: TopicRule::Open }.grant(None)
+}
+
+fn admitted(grant: Grant) -> Admitted {
+    Admitted { grant, resumed: None, expiry: 0, shares: true }
 }
 
 fn id(id: u16) -> nsd_wire::PacketId {
@@ -51,7 +53,10 @@ fn names(effects: Effects<'_>) -> Vec<String> {
             Effect::Send(Reply::Refused(reason)) => format!("refused {:02x}", reason as u8),
             Effect::Send(Reply::Accepted { .. }) => "accepted".to_owned(),
             Effect::Send(reply) => format!("{reply:?}"),
-            Effect::Leave { will, .. } => if will.is_some() { "leave with will" } else { "leave" }.to_owned(),
+            Effect::Release(receipt) => format!("release {}", receipt.id.get()),
+            Effect::Leave { keep_will: true, .. } => "leave with will".to_owned(),
+            Effect::Leave { keep_will: false, expiry: None, .. } => "leave".to_owned(),
+            Effect::Leave { expiry: Some(seconds), .. } => format!("leave for {seconds}"),
             Effect::Close => "close".to_owned(),
         })
         .collect()
@@ -66,7 +71,7 @@ fn connected(version: Version, grant: Grant, now: Instant) -> Session {
     let mut session = new(now);
     assert_eq!(names(session.on_packet(Packet::Connect(connect(version)), now)), ["admit"]);
     assert!(!session.may_read());
-    assert_eq!(names(session.on_admitted(Ok(grant), now)), ["accepted"]);
+    assert_eq!(names(session.on_admitted(Ok(admitted(grant)), now)), ["accepted"]);
     session
 }
 
@@ -119,12 +124,12 @@ fn every_packet_of_a_connected_client() {
         (Packet::Subscribe(Subscribe::new(id(1), &filters)), vec!["subscribe 00"], vec!["subscribe 00"]),
         (Packet::Unsubscribe(Unsubscribe::new(id(1), &["a/+"])), vec!["unsubscribe "], vec!["unsubscribe "]),
         (
-            Packet::Disconnect(nsd_wire::Disconnect::new(ReasonCode::Success)),
+            Packet::Disconnect(Disconnect::new(ReasonCode::Success)),
             vec!["leave", "close"],
             vec!["leave", "close"],
         ),
         (
-            Packet::Disconnect(nsd_wire::Disconnect::new(ReasonCode::DisconnectWithWill)),
+            Packet::Disconnect(Disconnect::new(ReasonCode::DisconnectWithWill)),
             vec!["leave with will", "close"],
             vec!["leave with will", "close"],
         ),
@@ -164,24 +169,75 @@ fn the_end_of_a_connection_decides_about_the_will() {
 }
 
 #[test]
+fn a_session_that_goes_on_knows_what_the_client_has() {
+    let now = Instant::now();
+    let mut session = new(now);
+    session.on_packet(Packet::Connect(connect(Version::V5)), now);
+    let resumed = Resumed { filters: vec!["a".into()], held: vec![id(7)] };
+    let admitted = Admitted { resumed: Some(resumed), expiry: 60, ..admitted(open()) };
+    assert_eq!(names(session.on_admitted(Ok(admitted), now)), ["accepted"]);
+    let again = Packet::Publish(publish("a", Qos::ExactlyOnce));
+    assert_eq!(names(session.on_packet(again, now)), ["PubRec 00"], "it was stored before");
+    assert_eq!(names(session.on_packet(Packet::PubRel(Ack::new(id(7))), now)), ["release 7"]);
+    let unsubscribe = Packet::Unsubscribe(Unsubscribe::new(id(1), &["a"]));
+    assert_eq!(names(session.on_packet(unsubscribe, now)), ["unsubscribe a"]);
+    let mut goodbye = Disconnect::new(ReasonCode::Success);
+    goodbye.properties.session_expiry = Some(5);
+    assert_eq!(names(session.on_packet(Packet::Disconnect(goodbye), now)), ["leave for 5", "close"]);
+}
+
+#[test]
+fn a_session_that_was_to_end_cannot_be_kept_after_all() {
+    let now = Instant::now();
+    let mut session = connected(Version::V5, open(), now);
+    let mut goodbye = Disconnect::new(ReasonCode::Success);
+    goodbye.properties.session_expiry = Some(5);
+    let effects = names(session.on_packet(Packet::Disconnect(goodbye), now));
+    assert_eq!(effects, ["disconnect 82", "leave with will", "close"]);
+}
+
+#[test]
+fn a_longer_silence_than_the_limit_is_not_granted_to_who_can_be_told() {
+    let now = Instant::now();
+    let limits = Arc::new(Limits { keep_alive: 30, ..Limits::default() });
+    for (version, asked, told) in [
+        (Version::V5, 60, Some(30)),
+        (Version::V5, 0, Some(30)),
+        (Version::V5, 20, None),
+        (Version::V311, 60, None),
+    ] {
+        let mut session = Session::new(Arc::clone(&limits), now);
+        let connect = Connect { keep_alive: asked, ..connect(version) };
+        session.on_packet(Packet::Connect(connect), now);
+        let mut effects = session.on_admitted(Ok(admitted(open())), now).into_iter();
+        let Some(Effect::Send(Reply::Accepted { keep_alive, .. })) = effects.next() else {
+            panic!("accepted")
+        };
+        assert_eq!(keep_alive, told, "{version:?} {asked}");
+    }
+}
+
+#[test]
 fn exactly_once_is_routed_once() {
     let now = Instant::now();
     let mut session = connected(Version::V311, open(), now);
     let message = Packet::Publish(publish("a", Qos::ExactlyOnce));
     let release = Packet::PubRel(Ack::new(id(7)));
-    let receipt = Receipt { id: id(7), qos: Qos::ExactlyOnce };
+    let receipt = Receipt { id: id(7), kind: AckKind::PubRec };
     assert_eq!(names(session.on_packet(message, now)), ["route a 7"]);
     assert!(names(session.on_packet(message, now)).is_empty(), "sent again while it is being stored");
     assert_eq!(names(session.on_stored(receipt, ReasonCode::Success)), ["PubRec 00"]);
     assert_eq!(names(session.on_packet(message, now)), ["PubRec 00"], "only the PUBREC was lost");
-    assert_eq!(names(session.on_packet(release, now)), ["PubComp 00"]);
+    assert_eq!(names(session.on_packet(release, now)), ["release 7"]);
+    let released = Receipt { kind: AckKind::PubComp, ..receipt };
+    assert_eq!(names(session.on_stored(released, ReasonCode::Success)), ["PubComp 00"]);
     assert_eq!(names(session.on_packet(message, now)), ["route a 7"], "the identifier is free again");
 }
 
 #[test]
 fn what_cannot_be_stored_is_not_acknowledged() {
     let now = Instant::now();
-    let receipt = Receipt { id: id(7), qos: Qos::AtLeastOnce };
+    let receipt = Receipt { id: id(7), kind: AckKind::PubAck };
     for (version, expected) in
         [(Version::V5, vec!["PubAck 80"]), (Version::V311, vec!["leave with will", "close"])]
     {
@@ -222,7 +278,7 @@ fn too_many_at_once_is_an_error_in_v5_and_a_pause_before() {
     }
     assert!(!v3.may_read());
     assert_eq!(names(v5.on_packet(message, now))[0], "disconnect 93");
-    v3.on_stored(Receipt { id: id(7), qos: Qos::AtLeastOnce }, ReasonCode::Success);
+    v3.on_stored(Receipt { id: id(7), kind: AckKind::PubAck }, ReasonCode::Success);
     assert!(v3.may_read());
 }
 
@@ -238,7 +294,7 @@ fn only_what_is_not_safe_yet_stops_reading() {
         }
         assert!(!session.may_read(), "none of them is safe");
         for number in 1..=Limits::default().receive_maximum {
-            let receipt = Receipt { id: id(number), qos: Qos::ExactlyOnce };
+            let receipt = Receipt { id: id(number), kind: AckKind::PubRec };
             drop(session.on_stored(receipt, ReasonCode::Success));
         }
         assert!(session.may_read(), "their PUBRELs must be heard");
@@ -278,10 +334,11 @@ fn random_input_never_panics_and_never_speaks_after_its_end() {
             message.properties.topic_alias =
                 NonZeroU16::new(random.u16(..70)).filter(|_| topic.is_empty() || random.bool());
             let version = Version::ALL[random.usize(..3)];
-            let receipt = Receipt { id: ack.packet_id, qos };
+            let kinds = [AckKind::PubAck, AckKind::PubRec, AckKind::PubRel, AckKind::PubComp];
+            let receipt = Receipt { id: ack.packet_id, kind: kinds[random.usize(..4)] };
             let effects = match random.u8(..16) {
                 0..=2 => names(session.on_packet(Packet::Connect(connect(version)), now)),
-                3 => names(session.on_admitted(Ok(open()), now)),
+                3 => names(session.on_admitted(Ok(admitted(open())), now)),
                 4 => names(session.on_admitted(Err(ReasonCode::ServerBusy), now)),
                 5 => names(session.on_stored(receipt, ReasonCode::Success)),
                 6 => names(session.on_stored(receipt, ReasonCode::QuotaExceeded)),

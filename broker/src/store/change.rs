@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use nsd_wire::{PacketId, Qos, SubscribeOptions, SubscriptionId};
 
-use crate::message::Message;
+use crate::message::{Message, Will};
 
 /// The number of a durable session: never given twice by one store.
 pub type SessionId = u64;
@@ -16,33 +16,81 @@ pub type Seq = u64;
 #[derive(Debug, Clone)]
 pub enum Change {
     /// A session begins, or goes on under other terms; its client is connected from now on.
-    Open { session: SessionId, client_id: Box<str>, expiry: u32 },
+    Open {
+        session: SessionId,
+        client_id: Box<str>,
+        expiry: u32,
+    },
     /// Its connection has ended: the expiry counts from here. What was open when the process died counts from the start.
-    Part { session: SessionId, at: SystemTime },
+    Part {
+        session: SessionId,
+        at: SystemTime,
+    },
     /// The session is over: its subscriptions, queue and identifiers go with it.
-    Close { session: SessionId },
-    Subscribe { session: SessionId, filter: Box<str>, options: SubscribeOptions, id: Option<SubscriptionId> },
-    Unsubscribe { session: SessionId, filter: Box<str> },
-    Enqueue { session: SessionId, entry: Entry },
+    Close {
+        session: SessionId,
+    },
+    Subscribe {
+        session: SessionId,
+        filter: Box<str>,
+        options: SubscribeOptions,
+        id: Option<SubscriptionId>,
+    },
+    Unsubscribe {
+        session: SessionId,
+        filter: Box<str>,
+    },
+    Enqueue {
+        session: SessionId,
+        entry: Entry,
+    },
     /// QoS 2 toward the client: it has the message (PUBREC), so from now on only PUBREL is sent.
-    Received { session: SessionId, seq: Seq },
+    Received {
+        session: SessionId,
+        seq: Seq,
+    },
     /// The message needs nothing more: acknowledged, expired or dropped.
-    Done { session: SessionId, seq: Seq },
+    Done {
+        session: SessionId,
+        seq: Seq,
+    },
     /// QoS 2 from the client: the message with this identifier is stored; the same again is a repetition.
-    Hold { session: SessionId, id: PacketId },
+    Hold {
+        session: SessionId,
+        id: PacketId,
+    },
     /// PUBREL came: the identifier is free.
-    Release { session: SessionId, id: PacketId },
+    Release {
+        session: SessionId,
+        id: PacketId,
+    },
     /// The newest message of its topic.
-    Retain { message: Arc<Message>, since: SystemTime },
+    Retain {
+        message: Arc<Message>,
+        since: SystemTime,
+    },
     /// Nothing is retained under this topic any more.
-    Forget { topic: Box<str> },
+    Forget {
+        topic: Box<str>,
+    },
     /// What to publish should this client's connection end without a word; replaces the one before.
-    Will { client_id: Box<str>, will: Will },
+    Will {
+        client_id: Box<str>,
+        will: Will,
+    },
     /// The will was published, or is not wanted any more.
-    WillDone { client_id: Box<str> },
+    WillDone {
+        client_id: Box<str>,
+    },
     /// A device may come in; replaces the record before.
-    Device { id: Box<str>, secret: Box<str>, disabled: bool },
-    NoDevice { id: Box<str> },
+    Device {
+        id: Box<str>,
+        secret: Box<str>,
+        disabled: bool,
+    },
+    NoDevice {
+        id: Box<str>,
+    },
 }
 
 /// A message in a session's queue.
@@ -59,13 +107,6 @@ pub struct Entry {
     pub message: Arc<Message>,
     /// QoS 2: the client has it.
     pub received: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Will {
-    pub message: Message,
-    /// Seconds between the end of the connection and the publishing.
-    pub delay: u32,
 }
 
 /// Everything that was stored, as it is read at the start.

@@ -7,10 +7,12 @@ mod memory;
 mod redis;
 pub(crate) mod scripts;
 
+use change::Change;
+use nsd_wire::ReasonCode;
 use thiserror::Error;
 
 use crate::access::DeviceRecord;
-use crate::message::Message;
+use crate::message::Will;
 
 pub use self::redis::{LEASE, Link, RedisStore, StartError};
 pub use memory::MemoryStore;
@@ -21,6 +23,31 @@ pub enum StoreError {
     Away(String),
     #[error("the store refused: {0}")]
     Refused(String),
+}
+
+/// Why a batch was not stored; nothing of it is.
+#[derive(Debug, Error)]
+pub enum CommitError {
+    #[error("the disk is full")]
+    Full,
+    #[error("{0}")]
+    Broken(String),
+}
+
+impl CommitError {
+    /// What those are told who wait for it.
+    pub fn reason(&self) -> ReasonCode {
+        match self {
+            Self::Full => ReasonCode::QuotaExceeded,
+            Self::Broken(_) => ReasonCode::UnspecifiedError,
+        }
+    }
+}
+
+/// Where changes are kept.
+pub trait Keep: Send {
+    /// All of them are safe when this returns, or none is.
+    fn commit(&mut self, changes: &[Change]) -> Result<(), CommitError>;
 }
 
 #[derive(Debug)]
@@ -38,7 +65,7 @@ impl Store {
     }
 
     /// Makes this node the owner of a client id; the epoch is higher than any before. The node that owned it is told.
-    pub async fn claim(&self, client_id: &str, will: Option<&Message>) -> Result<u64, StoreError> {
+    pub async fn claim(&self, client_id: &str, will: Option<&Will>) -> Result<u64, StoreError> {
         match self {
             Self::Memory(store) => Ok(store.claim(client_id)),
             Self::Redis(store) => store.claim(client_id, will).await,

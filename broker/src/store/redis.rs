@@ -14,7 +14,7 @@ use super::StoreError;
 use super::keys::{Keys, node_name};
 use super::scripts;
 use crate::access::DeviceRecord;
-use crate::message::Message;
+use crate::message::Will;
 use crate::settings::RedisSettings;
 
 /// How long Redis may take to accept a connection, and to answer.
@@ -152,7 +152,7 @@ impl RedisStore {
         Ok(secret.map(|secret| DeviceRecord { secret, disabled }))
     }
 
-    pub(super) async fn claim(&self, client_id: &str, will: Option<&Message>) -> Result<u64, StoreError> {
+    pub(super) async fn claim(&self, client_id: &str, will: Option<&Will>) -> Result<u64, StoreError> {
         let (mut connection, keys) = (self.link.get()?, &self.link.keys);
         scripts::CLAIM
             .key(keys.client(client_id))
@@ -161,7 +161,7 @@ impl RedisStore {
             .key(keys.clients_on(self.node))
             .arg(node_name(self.node))
             .arg(client_id)
-            .arg(will.map_or(&[][..], Message::bytes))
+            .arg(will.map_or(&[][..], |will| will.message.bytes()))
             .arg(keys.inbox_prefix())
             .arg(keys.clients_on(0).trim_end_matches(&node_name(0)))
             .invoke_async(&mut connection)

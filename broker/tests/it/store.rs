@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use nsd_broker::access::DeviceRecord;
-use nsd_broker::message::Message;
+use nsd_broker::message::{Message, Will};
 use nsd_broker::settings::RedisSettings;
 use nsd_broker::store::{Link, MemoryStore, RedisStore, Store};
 use nsd_wire::Publish;
@@ -13,13 +13,17 @@ use crate::support::Redis;
 
 const SECRET: &str = "$sha256$00$11";
 
+fn will() -> Option<Will> {
+    Message::new(&Publish::new("will", b"x")).map(|message| Will { message, delay: 0 })
+}
+
 async fn suite(store: &Store) {
     let record = store.device("d1").await.unwrap().unwrap();
     assert_eq!((record.secret.as_str(), record.disabled), (SECRET, false));
     assert!(store.device("d2").await.unwrap().unwrap().disabled);
     assert!(store.device("d3").await.unwrap().is_none());
 
-    let will = Message::new(&Publish::new("will", b"x"));
+    let will = will();
     let first = store.claim("c", will.as_ref()).await.unwrap();
     let other = store.claim("other", None).await.unwrap();
     let second = store.claim("c", will.as_ref()).await.unwrap();
@@ -53,7 +57,7 @@ async fn redis() {
     // Two nodes: what one claims, the other loses; the first node's own end changes nothing of it.
     let (a, b) = (RedisStore::new(Arc::clone(&link), 1), RedisStore::new(link, 2));
     let (a, b) = (Store::Redis(a), Store::Redis(b));
-    let will = Message::new(&Publish::new("will", b"x"));
+    let will = will();
     let old = a.claim("moved", will.as_ref()).await.unwrap();
     let new = b.claim("moved", will.as_ref()).await.unwrap();
     assert!(!a.release("moved", old).await.unwrap());

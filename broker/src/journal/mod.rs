@@ -1,0 +1,242 @@
+//! Toward this node's own store: what must be safe before somebody is answered.
+//!
+//! Clients' threads say what has changed, in a lane of their own; one writer takes everything there is, stores it as a
+//! whole, then hands messages to the queues and answers those who wait. Of state that is in memory too, a lane only says
+//! *that* it changed, and the writer looks up what it is by then: so memory and store agree, whichever thread was first.
+
+mod writer;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+
+use nsd_wire::{PacketId, ReasonCode};
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+pub use writer::Writer;
+
+use crate::hub::{Event, Lasting, Outbox};
+use crate::lanes::{Caller, Lanes, Receipts};
+use crate::limits;
+use crate::message::Message;
+use crate::session::Receipt;
+use crate::store::change::Seq;
+
+#[derive(Debug)]
+pub struct Journal {
+    lanes: Lanes<Load>,
+    waiters: Mutex<Vec<Waiter>>,
+    bell: Mutex<Bell>,
+    rung: Condvar,
+    working: AtomicBool,
+}
+
+/// What wakes the writer.
+#[derive(Debug, Default)]
+struct Bell {
+    rung: bool,
+    over: bool,
+}
+
+/// What one thread has for the writer.
+#[derive(Debug, Default)]
+struct Load {
+    work: Vec<Work>,
+    /// For messages: refused when they cannot be stored.
+    messages: Receipts,
+    /// For steps of an exchange that is under way: they are answered as soon as it can be stored, however late.
+    steps: Receipts,
+}
+
+#[derive(Debug)]
+enum Work {
+    Message(Box<ToStore>),
+    /// A session began, went on, was parted from or ended.
+    Session(Arc<Outbox>),
+    /// A persistent session has, or has not any more, a subscription.
+    Filter(Arc<Outbox>, Box<str>),
+    /// A client's own QoS 2 message has had its PUBREL.
+    Released(Arc<Outbox>, PacketId),
+    /// A client has a QoS 2 message.
+    Received(Arc<Outbox>, Seq),
+    /// A message in a session's queue needs nothing more.
+    Done(Arc<Outbox>, Seq),
+    /// The retained message of a topic changed.
+    Retained(Box<str>),
+    /// A client's will changed.
+    Will(Arc<Outbox>),
+}
+
+/// What a piece of work is about: the same again adds nothing.
+#[derive(PartialEq, Eq, Hash)]
+enum Subject<'w> {
+    Message,
+    Session(u64),
+    Filter(u64, &'w str),
+    Released(u64, PacketId),
+    Received(u64, Seq),
+    Done(u64, Seq),
+    Retained(&'w str),
+    Will(&'w str),
+}
+
+/// A message for persistent sessions.
+#[derive(Debug)]
+pub struct ToStore {
+    pub message: Arc<Message>,
+    /// When the broker got it.
+    pub since: SystemTime,
+    pub lasting: Lasting,
+    /// It was retained, and goes to a new subscription.
+    pub retained: bool,
+    /// QoS 2 from a persistent session: the same identifier again is a repetition.
+    pub hold: Option<(Arc<Outbox>, PacketId)>,
+}
+
+/// Who wants to know when all that was said before is stored.
+#[derive(Debug)]
+enum Waiter {
+    Client { caller: Caller, token: u32 },
+    Call(oneshot::Sender<ReasonCode>),
+}
+
+impl Journal {
+    pub fn new(lanes: usize) -> Self {
+        Self {
+            lanes: Lanes::new(lanes),
+            waiters: Mutex::default(),
+            bell: Mutex::default(),
+            rung: Condvar::new(),
+            working: AtomicBool::new(true),
+        }
+    }
+
+    /// Whether the last batch could be stored.
+    pub fn is_working(&self) -> bool {
+        self.working.load(Ordering::Acquire)
+    }
+
+    /// Takes a message for the queues of persistent sessions; with a receipt, it is answered once that is safe.
+    /// `false`: wait for room.
+    pub fn send(&self, to_store: ToStore, receipt: Option<(Caller, Receipt)>) -> bool {
+        let weight = to_store.message.bytes().len() + 64 * (1 + to_store.lasting.len());
+        let before = self.lanes.put(|load| {
+            load.work.push(Work::Message(Box::new(to_store)));
+            if let Some((caller, receipt)) = receipt {
+                load.messages.push(caller, receipt);
+            }
+            weight
+        });
+        before < limits::LANE_MARK
+    }
+
+    /// A retained message was set or removed in memory.
+    pub fn retained(&self, topic: &str, receipt: Option<(Caller, Receipt)>) -> bool {
+        let before = self.lanes.put(|load| {
+            load.work.push(Work::Retained(topic.into()));
+            if let Some((caller, receipt)) = receipt {
+                load.messages.push(caller, receipt);
+            }
+            topic.len() + 64
+        });
+        before < limits::LANE_MARK
+    }
+
+    pub fn session_changed(&self, outbox: &Arc<Outbox>) {
+        self.note(Work::Session(Arc::clone(outbox)));
+    }
+
+    pub fn filter_changed(&self, outbox: &Arc<Outbox>, filter: &str) {
+        self.note(Work::Filter(Arc::clone(outbox), filter.into()));
+    }
+
+    pub fn will_changed(&self, outbox: &Arc<Outbox>) {
+        self.note(Work::Will(Arc::clone(outbox)));
+    }
+
+    pub fn done(&self, outbox: &Arc<Outbox>, seq: Seq) {
+        self.note(Work::Done(Arc::clone(outbox), seq));
+    }
+
+    pub fn received(&self, caller: Caller, seq: Seq, receipt: Receipt) {
+        self.step(Work::Received(Arc::clone(&caller.outbox), seq), caller, receipt);
+    }
+
+    pub fn released(&self, caller: Caller, receipt: Receipt) {
+        self.step(Work::Released(Arc::clone(&caller.outbox), receipt.id), caller, receipt);
+    }
+
+    fn step(&self, work: Work, caller: Caller, receipt: Receipt) {
+        self.lanes.put(|load| {
+            load.work.push(work);
+            load.steps.push(caller, receipt);
+            64
+        });
+    }
+
+    fn note(&self, work: Work) {
+        self.lanes.put(|load| {
+            load.work.push(work);
+            64
+        });
+    }
+
+    /// Tells the connection once everything said so far is stored, or could not be.
+    pub fn when_stored(&self, caller: Caller, token: u32) {
+        self.waiters.lock().push(Waiter::Client { caller, token });
+    }
+
+    /// Waits until everything said so far is stored, or why it could not be.
+    pub async fn stored(&self) -> ReasonCode {
+        let (call, answer) = oneshot::channel();
+        self.waiters.lock().push(Waiter::Call(call));
+        self.flush();
+        answer.await.unwrap_or(ReasonCode::ServerShuttingDown)
+    }
+
+    /// Something was put in: the writer may start.
+    pub fn flush(&self) {
+        let mut bell = self.bell.lock();
+        if !std::mem::replace(&mut bell.rung, true) {
+            self.rung.notify_one();
+        }
+    }
+
+    /// Stores what there is, then the writer ends.
+    pub fn finish(&self) {
+        let mut bell = self.bell.lock();
+        bell.over = true;
+        self.rung.notify_one();
+    }
+
+    /// Ready once this thread's lane has room.
+    pub fn poll_room(&self, context: &Context<'_>) -> Poll<()> {
+        self.lanes.poll_room(limits::LANE_MARK, context)
+    }
+}
+
+impl Work {
+    fn subject(&self) -> Subject<'_> {
+        match self {
+            Self::Message(_) => Subject::Message,
+            Self::Session(outbox) => Subject::Session(outbox.id),
+            Self::Filter(outbox, filter) => Subject::Filter(outbox.id, filter),
+            Self::Released(outbox, id) => Subject::Released(outbox.id, *id),
+            Self::Received(outbox, seq) => Subject::Received(outbox.id, *seq),
+            Self::Done(outbox, seq) => Subject::Done(outbox.id, *seq),
+            Self::Retained(topic) => Subject::Retained(topic),
+            Self::Will(outbox) => Subject::Will(&outbox.client_id),
+        }
+    }
+}
+
+impl Waiter {
+    fn answer(self, reason: ReasonCode) {
+        match self {
+            Self::Client { caller, token } => caller.notify(Event::Known { token, reason }),
+            Self::Call(call) => drop(call.send(reason)),
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The writer: a thread that takes what all others have said, stores it, and answers.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use nsd_wire::ReasonCode;
+use tracing::{error, info};
+
+use super::{Journal, ToStore, Work};
+use crate::hub::{Away, Hub, Outbox};
+use crate::lanes::Receipts;
+use crate::limits::Limits;
+use crate::store::Keep;
+use crate::store::change::{Change, Entry};
+
+/// Between two attempts to store what must not be lost.
+const PAUSE: Duration = Duration::from_millis(200);
+
+pub struct Writer {
+    journal: Arc<Journal>,
+    hub: Arc<Hub>,
+    store: Box<dyn Keep>,
+    limits: Arc<Limits>,
+    /// Steps that were taken already and are not stored yet, and the answers that wait for that.
+    owed: Vec<Work>,
+    owed_answers: Receipts,
+}
+
+/// One batch, as it will be stored.
+#[derive(Default)]
+struct Batch {
+    changes: Vec<Change>,
+    /// To be handed over once they are safe.
+    entries: Vec<(Arc<Outbox>, Entry)>,
+    /// Taken back when the messages of this batch are refused.
+    held: Vec<(Arc<Outbox>, nsd_wire::PacketId)>,
+}
+
+impl Writer {
+    pub fn new(journal: Arc<Journal>, hub: Arc<Hub>, store: Box<dyn Keep>, limits: Arc<Limits>) -> Self {
+        Self { journal, hub, store, limits, owed: Vec::new(), owed_answers: Receipts::default() }
+    }
+
+    /// Until [`Journal::finish`], and then once more.
+    pub fn run(mut self) {
+        while !self.wait() {
+            self.turn();
+        }
+        self.turn();
+    }
+
+    /// Whether this is the end.
+    fn wait(&self) -> bool {
+        let mut bell = self.journal.bell.lock();
+        while !bell.rung && !bell.over {
+            if self.owed.is_empty() {
+                self.journal.rung.wait(&mut bell);
+            } else if self.journal.rung.wait_for(&mut bell, PAUSE).timed_out() {
+                break;
+            }
+        }
+        bell.rung = false;
+        bell.over
+    }
+
+    fn turn(&mut self) {
+        // The waiters first: what they wait for was said before them.
+        let waiters = std::mem::take(&mut *self.journal.waiters.lock());
+        let (mut messages, mut steps) = (Receipts::default(), std::mem::take(&mut self.owed_answers));
+        let mut work = std::mem::take(&mut self.owed);
+        for load in self.journal.lanes.take() {
+            work.extend(load.work);
+            messages.extend(load.messages);
+            steps.extend(load.steps);
+        }
+        let batch = self.prepare(&work);
+        let outcome = self.commit(&batch.changes);
+        let reason = match outcome {
+            Ok(()) => {
+                batch.hand_over();
+                ReasonCode::Success
+            }
+            Err(reason) => {
+                batch.take_back();
+                reason
+            }
+        };
+        messages.answer(reason);
+        waiters.into_iter().for_each(|waiter| waiter.answer(reason));
+        if outcome.is_ok() || self.commit_steps(&mut work).is_ok() {
+            return steps.answer(ReasonCode::Success);
+        }
+        // Those who wait for these answers wait until it works again; others are told at once that it does not.
+        (self.owed, self.owed_answers) = (work, steps);
+    }
+
+    /// Without messages less room is needed, and what is done with makes some.
+    fn commit_steps(&mut self, work: &mut Vec<Work>) -> Result<(), ReasonCode> {
+        work.retain(|work| !matches!(work, Work::Message(_)));
+        let new: Vec<bool> = {
+            let mut known = HashSet::new();
+            work.iter().map(|work| known.insert(work.subject())).collect()
+        };
+        let mut new = new.into_iter();
+        work.retain(|_| new.next() == Some(true));
+        let batch = self.prepare(work);
+        self.commit(&batch.changes)
+    }
+
+    fn commit(&mut self, changes: &[Change]) -> Result<(), ReasonCode> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let outcome = self.store.commit(changes);
+        let before = self.journal.working.swap(outcome.is_ok(), Ordering::AcqRel);
+        outcome.map_err(|error| {
+            if before {
+                error!(%error, "the store does not take anything: what must be stored is refused");
+            }
+            error.reason()
+        })?;
+        if !before {
+            info!("the store works again");
+        }
+        Ok(())
+    }
+
+    fn prepare(&self, work: &[Work]) -> Batch {
+        let mut batch = Batch::default();
+        let mut topics = HashSet::new();
+        for work in work {
+            match work {
+                Work::Message(to_store) => batch.add(to_store, &self.limits),
+                Work::Session(outbox) => batch.add_session(outbox),
+                Work::Filter(outbox, filter) => batch.add_filter(outbox, filter),
+                Work::Released(outbox, id) => {
+                    batch.of(outbox, |session| Change::Release { session, id: *id });
+                }
+                Work::Received(outbox, seq) => {
+                    batch.of(outbox, |session| Change::Received { session, seq: *seq });
+                }
+                Work::Done(outbox, seq) => {
+                    batch.of(outbox, |session| Change::Done { session, seq: *seq });
+                }
+                Work::Retained(topic) => {
+                    topics.insert(&**topic);
+                }
+                Work::Will(outbox) => batch.add_will(outbox, &self.hub),
+            }
+        }
+        let retained = self.hub.retained.read();
+        for topic in topics {
+            batch.changes.push(match retained.get(topic) {
+                Some(kept) => Change::Retain { message: Arc::clone(&kept.message), since: kept.since },
+                None => Change::Forget { topic: topic.into() },
+            });
+        }
+        batch
+    }
+}
+
+impl Batch {
+    /// A change of a session that is not over.
+    fn of(&mut self, outbox: &Arc<Outbox>, change: impl FnOnce(u64) -> Change) {
+        if let Some(session) = outbox.session.filter(|_| !outbox.is_closed()) {
+            self.changes.push(change(session));
+        }
+    }
+
+    fn add(&mut self, to_store: &ToStore, limits: &Limits) {
+        let ToStore { message, since, lasting, retained, hold } = to_store;
+        lasting.place(message, *since, *retained, limits, |outbox, placed| {
+            let session = placed.session;
+            self.changes.push(Change::Enqueue { session, entry: placed.entry.clone() });
+            self.changes.extend(placed.instead_of.into_iter().map(|seq| Change::Done { session, seq }));
+            self.entries.push((Arc::clone(outbox), placed.entry));
+        });
+        if let Some((outbox, id)) = hold {
+            self.of(outbox, |session| Change::Hold { session, id: *id });
+            self.held.push((Arc::clone(outbox), *id));
+        }
+    }
+
+    fn add_session(&mut self, outbox: &Arc<Outbox>) {
+        let Some(session) = outbox.session else { return };
+        let standing = outbox.with_persistent(|persistent| {
+            (persistent.expiry, persistent.away.as_ref().map(|away: &Away| away.since))
+        });
+        let Some((expiry, away)) = standing else {
+            return self.changes.push(Change::Close { session });
+        };
+        self.changes.push(Change::Open { session, client_id: outbox.client_id.clone(), expiry });
+        if let Some(at) = away {
+            self.changes.push(Change::Part { session, at });
+        }
+    }
+
+    fn add_filter(&mut self, outbox: &Arc<Outbox>, filter: &str) {
+        let wanted = outbox.with_persistent(|persistent| persistent.filters.get(filter).copied());
+        let Some(wanted) = wanted else { return };
+        self.of(outbox, |session| match wanted {
+            Some((options, id)) => Change::Subscribe { session, filter: filter.into(), options, id },
+            None => Change::Unsubscribe { session, filter: filter.into() },
+        });
+    }
+
+    /// The will of whoever has the client id by now.
+    fn add_will(&mut self, outbox: &Arc<Outbox>, hub: &Hub) {
+        let client_id = outbox.client_id.clone();
+        self.changes.push(match hub.will_of(&client_id) {
+            Some(will) => Change::Will { client_id, will },
+            None => Change::WillDone { client_id },
+        });
+    }
+
+    fn hand_over(self) {
+        let mut woken: Option<Arc<Outbox>> = None;
+        for (outbox, entry) in self.entries {
+            if woken.as_ref().is_some_and(|last| last.id != outbox.id)
+                && let Some(last) = woken.take()
+            {
+                last.wake();
+            }
+            outbox.enqueue(entry);
+            woken = Some(outbox);
+        }
+        woken.inspect(|last| last.wake());
+    }
+
+    fn take_back(self) {
+        for (outbox, entry) in self.entries {
+            outbox.give_back(&entry.message);
+        }
+        for (outbox, id) in self.held {
+            outbox.with_persistent(|persistent| persistent.held.remove(&id));
+        }
+    }
+}
