@@ -2,6 +2,7 @@
 //! tests run on both.
 
 pub mod change;
+pub mod disk;
 pub mod keys;
 mod memory;
 mod redis;

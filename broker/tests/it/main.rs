@@ -5,10 +5,12 @@
 mod access;
 mod away;
 mod cluster;
+mod disk;
 mod limits;
 mod listeners;
 mod misuse;
 mod one_node;
 mod start;
 mod store;
+mod stored;
 mod support;
