@@ -29,9 +29,10 @@ struct Arguments {
     /// Address to listen on; may be repeated [default: 127.0.0.1:1883, this machine only]
     #[arg(long, value_name = "ADDR")]
     listen: Vec<SocketAddr>,
-    /// `memory`, or `redis://HOST:PORT[/DB]` (a password belongs in a settings file)
-    #[arg(long, value_name = "STORE", default_value = "memory")]
-    store: String,
+    /// `memory`, a folder, or `redis://HOST:PORT[/DB]` (a password belongs in a settings file) [default: a folder for
+    /// the broker's state: /var/lib/nsd-broker, or ~/.local/state/nsd-broker of a user that is not root]
+    #[arg(long, value_name = "STORE")]
+    store: Option<String>,
     /// Let clients in without a name and a password
     #[arg(long)]
     allow_anonymous: bool,
@@ -114,9 +115,13 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 fn quick(arguments: &Arguments) -> Result<Settings, String> {
-    let store = match arguments.store.as_str() {
-        "memory" => StoreSettings::Memory,
-        url if url.starts_with("redis://") => {
+    let store = match arguments.store.as_deref() {
+        None => StoreSettings::Disk(
+            settings::default_directory().ok_or("no home to keep state in: name a folder, or `memory`")?,
+        ),
+        Some("memory") => StoreSettings::Memory,
+        Some(folder) if folder.contains('/') && !folder.contains("://") => StoreSettings::Disk(folder.into()),
+        Some(url) if url.starts_with("redis://") => {
             let redis = RedisSettings::parse(url, None, "nsd:")?;
             if redis.info.redis_settings().password().is_some() {
                 // Everybody on this machine can read a process's arguments.
@@ -125,7 +130,9 @@ fn quick(arguments: &Arguments) -> Result<Settings, String> {
             }
             StoreSettings::Redis(redis)
         }
-        _ => return Err("neither `memory` nor `redis://HOST:PORT[/DB]`".to_owned()),
+        Some(_) => {
+            return Err("none of `memory`, a folder (with a `/` in it), `redis://HOST:PORT[/DB]`".to_owned());
+        }
     };
     let mut addresses = arguments.listen.clone();
     if addresses.is_empty() {

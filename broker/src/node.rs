@@ -8,6 +8,7 @@ use foldhash::{HashMap, HashMapExt};
 use nsd_wire::ReasonCode;
 use parking_lot::Mutex;
 
+use crate::access::DeviceRecord;
 use crate::bus::Bus;
 use crate::door::Door;
 use crate::hub::{self, Capacity, Entered, Hub, Newcomer, Outbox, Parting};
@@ -17,6 +18,7 @@ use crate::message::{Message, Will};
 use crate::session::Opening;
 use crate::settings::Settings;
 use crate::store::Store;
+use crate::store::change::Stored;
 
 /// How long a kick is remembered at least, unless there are too many: longer than an admission takes.
 const KICK_MEMORY: Duration = Duration::from_secs(15);
@@ -97,7 +99,8 @@ impl Node {
 
     /// Something is missing, but clients are served: taking all nodes out at once would serve nobody.
     pub fn is_degraded(&self) -> bool {
-        !self.store.is_there() || !self.hears.load(Ordering::Acquire)
+        let stores = self.hub.journal.as_ref().is_none_or(|journal| journal.is_working());
+        !stores || !self.store.is_there() || !self.hears.load(Ordering::Acquire)
     }
 
     /// Another node owns this client id from this epoch on.
@@ -140,7 +143,7 @@ impl Node {
         let Some(journal) = &self.hub.journal else { return Ok(entered) };
         // A will is stored before the client may count on it, and one that was is forgotten.
         if opening.will.is_some() || entered.resumed.is_some() {
-            journal.will_changed(&entered.outbox);
+            journal.will_changed(&opening.client_id);
         } else if entered.outbox.session.is_none() {
             return Ok(entered);
         }
@@ -161,7 +164,36 @@ impl Node {
             self.publish(&will.message);
         }
         if let Some(journal) = &self.hub.journal {
-            journal.will_changed(outbox);
+            journal.will_changed(&outbox.client_id);
+            journal.flush();
+        }
+    }
+
+    /// What the store holds is there again. Wills come back that no session will be there for: they are due.
+    pub fn restore(&self, stored: Stored) -> Vec<(Box<str>, Will)> {
+        let now = SystemTime::now();
+        self.hub.next_session.store(stored.next_session, Ordering::Relaxed);
+        for (id, secret, disabled) in stored.devices {
+            self.store.restore_device(&id, DeviceRecord { secret: secret.into(), disabled });
+        }
+        let mut retained = self.hub.retained.write();
+        for (message, since) in stored.retained {
+            retained.set(message, since);
+        }
+        drop(retained);
+        let mut wills: HashMap<_, _> = stored.wills.into_iter().collect();
+        for session in stored.sessions {
+            let will = wills.remove(&session.client_id);
+            self.hub.restore(session, will, now);
+        }
+        wills.into_iter().collect()
+    }
+
+    /// The will of a client that was connected when the process before this one ended, and left no session.
+    pub fn publish_orphan(&self, client_id: &str, will: &Will) {
+        self.publish(&will.message);
+        if let Some(journal) = &self.hub.journal {
+            journal.will_changed(client_id);
             journal.flush();
         }
     }

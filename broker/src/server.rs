@@ -1,6 +1,7 @@
 //! The server: one worker thread per core with its clients pinned to it, one door for them, one end for all.
 
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -17,10 +18,11 @@ use tracing::{info, warn};
 use crate::bus::{self, Bus, Flusher};
 use crate::connection;
 use crate::entry::Entry;
+use crate::journal::{Journal, Writer};
 use crate::limits;
 use crate::node::Node;
 use crate::settings::{Settings, StoreSettings};
-use crate::store::{Link, MemoryStore, RedisStore, StartError, Store};
+use crate::store::{self, DiskStore, Link, MemoryStore, OpenError, RedisStore, StartError, Store};
 
 /// New sockets waiting for one worker; beyond that they wait in the kernel.
 const HANDOVER: usize = 1024;
@@ -35,6 +37,8 @@ pub enum ServeError {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Store(#[from] StartError),
+    #[error(transparent)]
+    Disk(#[from] OpenError),
     #[error("cannot start a thread or runtime: {0}")]
     Runtime(#[from] std::io::Error),
     #[error("{0}")]
@@ -49,6 +53,7 @@ pub struct Server {
     drain: Drain,
     workers: Vec<Worker>,
     cluster: Option<Cluster>,
+    writer: Option<JoinHandle<()>>,
     acceptors: Vec<tokio::task::JoinHandle<()>>,
 }
 
@@ -77,18 +82,24 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
     let open_files = nsd_edge::listen::raise_open_files();
     let entries = settings.listen.iter().map(Entry::new).collect::<Result<Vec<_>, _>>()?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let (node, cluster) = match &settings.store {
+    let (mut cluster, mut writer) = (None, None);
+    let node = match &settings.store {
         StoreSettings::Memory => {
             let store = Store::Memory(MemoryStore::default());
-            (Arc::new(Node::new(settings, store, None, None)), None)
+            Arc::new(Node::new(settings, store, None, None))
+        }
+        StoreSettings::Disk(directory) => {
+            let (node, thread) = open_disk(settings, directory.clone(), threads).await?;
+            writer = Some(thread);
+            node
         }
         StoreSettings::Redis(redis) => {
             let link = Arc::new(Link::new(redis)?);
             let bus = Arc::new(Bus::new(threads + 2));
             let store = Store::Redis(RedisStore::new(Arc::clone(&link), bus.node));
             let node = Arc::new(Node::new(settings, store, Some(Arc::clone(&bus)), None));
-            let cluster = join_cluster(Arc::clone(&node), bus, link).await?;
-            (node, Some(cluster))
+            cluster = Some(join_cluster(Arc::clone(&node), bus, link).await?);
+            node
         }
     };
     let drain = Drain::new();
@@ -98,7 +109,8 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
     let permits = usize::try_from(open_files - spare).unwrap_or(usize::MAX);
     let permits = Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
     let bound = settings.listen.iter().map(|listen| bind(listen.address)).collect::<Result<Vec<_>, _>>()?;
-    let mut server = Server { node, addresses: Vec::new(), drain, workers, cluster, acceptors: Vec::new() };
+    let mut server =
+        Server { node, addresses: Vec::new(), drain, workers, cluster, writer, acceptors: Vec::new() };
     server.node.set_ready(true);
     tokio::spawn(Arc::clone(&server.node).look_after_the_absent());
     for (socket, entry) in bound.into_iter().zip(entries) {
@@ -135,9 +147,13 @@ impl Server {
             warn!(clients = drained.aborted, "cut off: they did not go in time");
         }
         let threads: Vec<_> = self.workers.drain(..).filter_map(|worker| worker.thread).collect();
-        let cluster = self.cluster.take();
+        let (cluster, writer, node) = (self.cluster.take(), self.writer.take(), Arc::clone(&self.node));
         let joined = tokio::task::spawn_blocking(move || {
             threads.into_iter().for_each(|thread| drop(thread.join()));
+            if let (Some(journal), Some(writer)) = (&node.hub.journal, writer) {
+                journal.finish();
+                drop(writer.join());
+            }
             if let Some(mut cluster) = cluster {
                 cluster.stop.send_replace(true);
                 cluster.thread.take().map(JoinHandle::join);
@@ -233,6 +249,31 @@ impl Drop for Counted {
     }
 }
 
+/// Opens the store, gives the node what it holds, and starts the thread that writes to it.
+async fn open_disk(
+    settings: &Settings,
+    directory: PathBuf,
+    threads: usize,
+) -> Result<(Arc<Node>, JoinHandle<()>), ServeError> {
+    let place = directory.display().to_string();
+    let opening = tokio::task::spawn_blocking(move || DiskStore::open(&directory, store::disk::CACHE));
+    let (disk, stored) = opening.await.map_err(std::io::Error::other)??;
+    info!(
+        directory = place,
+        sessions = stored.sessions.len(),
+        retained = stored.retained.len(),
+        "the store is open"
+    );
+    let journal = Arc::new(Journal::new(threads + 2));
+    let store = Store::Memory(MemoryStore::default());
+    let node = Arc::new(Node::new(settings, store, None, Some(Arc::clone(&journal))));
+    let wills = node.restore(stored);
+    let writer = Writer::new(journal, Arc::clone(&node.hub), Box::new(disk), Arc::clone(&node.limits));
+    let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run())?;
+    wills.iter().for_each(|(client_id, will)| node.publish_orphan(client_id, will));
+    Ok((node, thread))
+}
+
 /// Connects, checks, listens to the inbox, registers: after this the node is part of the cluster.
 async fn join_cluster(node: Arc<Node>, bus: Arc<Bus>, link: Arc<Link>) -> Result<Cluster, ServeError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -274,6 +315,6 @@ async fn enter_cluster(node: &Arc<Node>, bus: &Arc<Bus>, link: &Arc<Link>) -> Re
     }
     let mut flusher = Flusher::new(Arc::clone(node), Arc::clone(bus), Arc::clone(link));
     flusher.start(connection).await.map_err(unreachable)?;
-    info!(redis = link.place(), node = crate::store::keys::node_name(bus.node), "joined the cluster");
+    info!(redis = link.place(), node = store::keys::node_name(bus.node), "joined the cluster");
     Ok(flusher)
 }

@@ -66,7 +66,7 @@ enum Work {
     /// The retained message of a topic changed.
     Retained(Box<str>),
     /// A client's will changed.
-    Will(Arc<Outbox>),
+    Will(Box<str>),
 }
 
 /// What a piece of work is about: the same again adds nothing.
@@ -152,8 +152,9 @@ impl Journal {
         self.note(Work::Filter(Arc::clone(outbox), filter.into()));
     }
 
-    pub fn will_changed(&self, outbox: &Arc<Outbox>) {
-        self.note(Work::Will(Arc::clone(outbox)));
+    /// The will of this client is another one now, or none.
+    pub fn will_changed(&self, client_id: &str) {
+        self.note(Work::Will(client_id.into()));
     }
 
     pub fn done(&self, outbox: &Arc<Outbox>, seq: Seq) {
@@ -227,7 +228,7 @@ impl Work {
             Self::Received(outbox, seq) => Subject::Received(outbox.id, *seq),
             Self::Done(outbox, seq) => Subject::Done(outbox.id, *seq),
             Self::Retained(topic) => Subject::Retained(topic),
-            Self::Will(outbox) => Subject::Will(&outbox.client_id),
+            Self::Will(client_id) => Subject::Will(client_id),
         }
     }
 }

@@ -49,6 +49,9 @@ impl Writer {
             self.turn();
         }
         self.turn();
+        if let Err(error) = self.store.close() {
+            error!(%error, "the store cannot be closed as it should be; the next start takes longer");
+        }
     }
 
     /// Whether this is the end.
@@ -147,7 +150,7 @@ impl Writer {
                 Work::Retained(topic) => {
                     topics.insert(&**topic);
                 }
-                Work::Will(outbox) => batch.add_will(outbox, &self.hub),
+                Work::Will(client_id) => batch.add_will(client_id, &self.hub),
             }
         }
         let retained = self.hub.retained.read();
@@ -207,8 +210,8 @@ impl Batch {
     }
 
     /// The will of whoever has the client id by now.
-    fn add_will(&mut self, outbox: &Arc<Outbox>, hub: &Hub) {
-        let client_id = outbox.client_id.clone();
+    fn add_will(&mut self, client_id: &str, hub: &Hub) {
+        let client_id = Box::from(client_id);
         self.changes.push(match hub.will_of(&client_id) {
             Some(will) => Change::Will { client_id, will },
             None => Change::WillDone { client_id },

@@ -16,7 +16,7 @@ use crate::limits::Limits;
 
 pub use access::policy;
 pub use listen::Listen;
-pub use store::{RedisSettings, StoreSettings};
+pub use store::{RedisSettings, StoreSettings, default_directory};
 
 /// Where the admin socket is unless the file says otherwise.
 pub const ADMIN_SOCKET: &str = "/run/nsd/broker.sock";
@@ -65,7 +65,19 @@ fn read(root: &mut Table<'_, '_>) -> Option<Settings> {
     if listen.is_empty() && root.is_fine() {
         root.problem("listen", "nothing to listen on: add `[[listen]]` with `address = \"0.0.0.0:1883\"`");
     }
-    let store = root.table("store").map_or(Some(StoreSettings::Memory), store::read);
+    let store = match root.table("store") {
+        Some(table) => store::read(table),
+        None => {
+            let directory = default_directory();
+            if directory.is_none() {
+                root.problem(
+                    "store",
+                    "is missing, and there is no home to keep state in: name one of disk, memory, redis",
+                );
+            }
+            directory.map(StoreSettings::Disk)
+        }
+    };
     let policy = access::read(root.table("access"), allow_anonymous);
     let limits = root.table("limits").map_or_else(Limits::default, limits::read);
     let admin_socket = root.table("admin").and_then(|mut table| {
@@ -127,7 +139,7 @@ mod tests {
     #[test]
     fn all_problems_at_once_with_lines() {
         let found = problems(
-            "nod = \"x\"\nallow_anonymous = 1\n[[listen]]\naddress = \"here\"\nproxy = true\n[store]\nkind = \"disk\"\n\
+            "nod = \"x\"\nallow_anonymous = 1\n[[listen]]\naddress = \"here\"\nproxy = true\n[store]\nkind = \"dusk\"\n\
              [access]\ntopic_rule = \"opne\"\n",
         );
         assert_eq!(
@@ -137,7 +149,7 @@ mod tests {
                 "2: allow_anonymous: expected a boolean, found: integer",
                 "4: listen.address: `here` is not understood; write it like `0.0.0.0:1883`",
                 "5: listen.proxy: unknown key: known here are address, tls, proxy_protocol",
-                "7: store.kind: `disk` is none of memory, redis",
+                "7: store.kind: `dusk` is none of disk, memory, redis: did you mean `disk`?",
                 "9: access.topic_rule: `opne` is none of second-level-is-device, open: did you mean `open`?",
             ]
         );
@@ -153,7 +165,7 @@ mod tests {
         );
         assert_eq!(
             problems(&format!("{listen}[store]\n")),
-            ["3: store.kind: is missing: one of memory, redis"]
+            ["3: store.kind: is missing: one of disk, memory, redis"]
         );
         assert_eq!(
             problems(&format!("{listen}tls = {{}}\n")),

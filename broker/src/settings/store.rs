@@ -1,6 +1,7 @@
 //! `[store]`: where sessions, retained messages and devices are kept.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use nsd_edge::config::Table;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
@@ -8,8 +9,32 @@ use zeroize::Zeroizing;
 
 #[derive(Debug, Clone)]
 pub enum StoreSettings {
+    /// Gone with the process.
     Memory,
+    /// One node, in this folder.
+    Disk(PathBuf),
     Redis(RedisSettings),
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Memory,
+    Disk,
+    Redis,
+}
+
+/// Where a broker keeps its state that was not told where: systemd's folder for it, the system's for root, the user's
+/// for anybody else.
+pub fn default_directory() -> Option<PathBuf> {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    if let Some(directory) = variable("STATE_DIRECTORY") {
+        return Some(directory);
+    }
+    if rustix::process::geteuid().is_root() {
+        return Some(PathBuf::from("/var/lib/nsd-broker"));
+    }
+    let state = variable("XDG_STATE_HOME").or_else(|| Some(variable("HOME")?.join(".local/state")))?;
+    Some(state.join("nsd-broker"))
 }
 
 #[derive(Clone)]
@@ -49,14 +74,24 @@ impl RedisSettings {
 }
 
 pub(super) fn read(mut table: Table<'_, '_>) -> Option<StoreSettings> {
-    let is_redis = table.required_choice("kind", &[("memory", false), ("redis", true)]);
+    let kinds = [("disk", Kind::Disk), ("memory", Kind::Memory), ("redis", Kind::Redis)];
+    let kind = table.required_choice("kind", &kinds);
+    let directory = table.string("directory");
     let url = table.string("url").map(Zeroizing::new);
     let password = table.string("password").map(Zeroizing::new);
     let file = table.string("password_file");
     let prefix = table.string("prefix").unwrap_or_else(|| "nsd:".to_owned());
     table.finish();
-    if !is_redis? {
-        return Some(StoreSettings::Memory);
+    match kind? {
+        Kind::Memory => return Some(StoreSettings::Memory),
+        Kind::Disk => {
+            let Some(directory) = directory.map(PathBuf::from).or_else(default_directory) else {
+                table.problem("directory", "is missing: a folder for the broker alone");
+                return None;
+            };
+            return Some(StoreSettings::Disk(directory));
+        }
+        Kind::Redis => {}
     }
     if password.is_some() && file.is_some() {
         table.problem("password_file", "excludes `password`");

@@ -16,6 +16,7 @@ use crate::access::DeviceRecord;
 use crate::message::Will;
 
 pub use self::redis::{LEASE, Link, RedisStore, StartError};
+pub use disk::{CommitError, DiskStore, OpenError};
 pub use memory::MemoryStore;
 
 #[derive(Debug, Clone, Error)]
@@ -26,21 +27,12 @@ pub enum StoreError {
     Refused(String),
 }
 
-/// Why a batch was not stored; nothing of it is.
-#[derive(Debug, Error)]
-pub enum CommitError {
-    #[error("the disk is full")]
-    Full,
-    #[error("{0}")]
-    Broken(String),
-}
-
 impl CommitError {
     /// What those are told who wait for it.
     pub fn reason(&self) -> ReasonCode {
         match self {
-            Self::Full => ReasonCode::QuotaExceeded,
-            Self::Broken(_) => ReasonCode::UnspecifiedError,
+            Self::Full { .. } => ReasonCode::QuotaExceeded,
+            Self::Broken { .. } => ReasonCode::UnspecifiedError,
         }
     }
 }
@@ -49,10 +41,24 @@ impl CommitError {
 pub trait Keep: Send {
     /// All of them are safe when this returns, or none is.
     fn commit(&mut self, changes: &[Change]) -> Result<(), CommitError>;
+
+    /// Nothing more comes: what would make the next start quick is done.
+    fn close(self: Box<Self>) -> Result<(), CommitError>;
+}
+
+impl Keep for DiskStore {
+    fn commit(&mut self, changes: &[Change]) -> Result<(), CommitError> {
+        Self::commit(self, changes)
+    }
+
+    fn close(self: Box<Self>) -> Result<(), CommitError> {
+        Self::close(*self)
+    }
 }
 
 #[derive(Debug)]
 pub enum Store {
+    /// Of one node; what must outlive it is the journal's business.
     Memory(MemoryStore),
     Redis(RedisStore),
 }
@@ -62,6 +68,13 @@ impl Store {
         match self {
             Self::Memory(store) => Ok(store.device(id)),
             Self::Redis(store) => store.device(id).await,
+        }
+    }
+
+    /// A device that this node's own store holds.
+    pub fn restore_device(&self, id: &str, record: DeviceRecord) {
+        if let Self::Memory(store) = self {
+            store.add_device(id, record);
         }
     }
 

@@ -157,11 +157,7 @@ fn a_connack_says_what_the_server_is() {
     client.expect(|packet| {
         let Packet::ConnAck(ack) = packet else { return None };
         assert!(ack.properties.assigned_client_id.is_some_and(|id| id.len() > 8));
-        assert_eq!(
-            ack.properties.session_expiry,
-            Some(0),
-            "sessions end with their connection, and it says so"
-        );
+        assert_eq!(ack.properties.session_expiry, None, "it is kept as long as it was asked for");
         assert!(ack.properties.receive_maximum.is_some() && ack.properties.maximum_packet_size.is_some());
         Some(())
     });

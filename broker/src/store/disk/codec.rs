@@ -8,7 +8,8 @@ use nsd_wire::{Qos, SubscribeOptions, SubscriptionId};
 
 use super::Place;
 use crate::message::Message;
-use crate::store::change::{Entry, Seq, SessionId, Will};
+use crate::message::Will;
+use crate::store::change::{Entry, Seq, SessionId};
 
 const QOS: u8 = 0b11;
 const RETAIN: u8 = 1 << 2;

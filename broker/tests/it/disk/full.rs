@@ -155,11 +155,8 @@ fn the_disk_gets_full_within_a_batch() {
             scope.spawn(|| {
                 let block = vec![1; 1 << 20];
                 let mut file = fs::File::create(&other).unwrap();
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    if std::io::Write::write_all(&mut file, &block).is_err() {
-                        break;
-                    }
-                }
+                let goes_on = || !stop.load(std::sync::atomic::Ordering::Relaxed);
+                while goes_on() && std::io::Write::write_all(&mut file, &block).is_ok() {}
             });
             let result = store.commit(&batch);
             stop.store(true, std::sync::atomic::Ordering::Relaxed);

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use nsd_broker::store::change::{Change, Will};
+use nsd_broker::message::Will;
+use nsd_broker::store::change::Change;
 use nsd_wire::{PacketId, SubscribeOptions, SubscriptionId};
 
 use super::model::Model;

@@ -7,8 +7,8 @@ pub(crate) mod model;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nsd_broker::message::Message;
-use nsd_broker::store::change::{Change, Entry, Seq, SessionId, Stored, Will};
+use nsd_broker::message::{Message, Will};
+use nsd_broker::store::change::{Change, Entry, Seq, SessionId, Stored};
 use nsd_wire::{PacketId, Publish, Qos, RetainHandling, SubscribeOptions, SubscriptionId};
 
 use model::Model;

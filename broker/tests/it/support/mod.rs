@@ -108,6 +108,16 @@ impl Broker {
         Self::start("allow_anonymous = true")
     }
 
+    /// An open broker with a store in a folder of its own.
+    pub(crate) fn on_disk() -> Self {
+        Self::start("allow_anonymous = true\n[store]\nkind = \"disk\"\ndirectory = \"STORE\"\n")
+    }
+
+    /// Where the store of a broker [`Self::on_disk`] is.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.directory.path().join("store")
+    }
+
     /// A node of the cluster around this Redis that lets everybody in.
     pub(crate) fn node(redis: &Redis) -> Self {
         let url = redis.url();
@@ -140,8 +150,11 @@ impl Broker {
         let address: SocketAddr = ([127, 0, 0, 1], port()).into();
         let socket = directory.path().join("broker.sock");
         let file = directory.path().join("broker.toml");
+        let store = if settings.contains("[store]") { "" } else { "[store]\nkind = \"memory\"\n" };
+        let own_store = directory.path().join("store").display().to_string();
+        let settings = settings.replace("STORE", &own_store);
         let text = format!(
-            "{settings}\n[admin]\nsocket = \"{}\"\n[[listen]]\naddress = \"{address}\"\n{listener}\n",
+            "{settings}\n{store}[admin]\nsocket = \"{}\"\n[[listen]]\naddress = \"{address}\"\n{listener}\n",
             socket.display()
         );
         std::fs::write(&file, text).unwrap();
@@ -154,6 +167,37 @@ impl Broker {
             TcpStream::connect(address).is_ok()
         });
         broker
+    }
+
+    /// Kills it; [`Self::restart`] starts it with the same settings.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    pub(crate) fn restart(&mut self) {
+        self.process = self.start_again();
+        eventually("the broker listens", SOON * 2, || {
+            assert!(self.process.try_wait().unwrap().is_none(), "the broker has ended");
+            TcpStream::connect(self.address).is_ok()
+        });
+    }
+
+    /// Exit code and log of a start that must not succeed.
+    pub(crate) fn fails_to_start(&mut self) -> (Option<i32>, String) {
+        self.process = self.start_again();
+        (self.wait(), self.log())
+    }
+
+    fn start_again(&self) -> Child {
+        let file = self.directory.path().join("broker.toml");
+        let log = std::fs::OpenOptions::new().append(true).open(self.directory.path().join("log")).unwrap();
+        Command::new(env!("CARGO_BIN_EXE_nsd-broker"))
+            .args(["--config", &file.display().to_string()])
+            .env("RUST_LOG", "debug")
+            .stderr(log)
+            .spawn()
+            .unwrap()
     }
 
     pub(crate) fn signal(&self, signal: &str) {
@@ -211,6 +255,32 @@ impl Drop for Broker {
     }
 }
 
+/// A small file system of its own, in memory; unmounted when dropped.
+pub(crate) struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    pub(crate) fn mount(size: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(directory.path())
+            .status()
+            .unwrap();
+        assert!(mounted.success(), "a small disk cannot be mounted: run the tests as root");
+        Self(directory)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
 /// One message, owned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Message {
@@ -231,6 +301,7 @@ pub(crate) struct Client {
     pub(crate) version: Version,
     read: Vec<u8>,
     next_id: u16,
+    keep_releases: bool,
 }
 
 impl Client {
@@ -243,7 +314,7 @@ impl Client {
     fn over(socket: TcpStream, stream: Box<dyn Duplex>, version: Version) -> Self {
         socket.set_read_timeout(Some(SOON)).unwrap();
         socket.set_nodelay(true).unwrap();
-        Self { socket, stream, version, read: Vec::new(), next_id: 1 }
+        Self { socket, stream, version, read: Vec::new(), next_id: 1, keep_releases: false }
     }
 
     /// Over TLS, trusting one certificate for `localhost`; an error where the broker shows another.
@@ -326,7 +397,9 @@ impl Client {
             if let Some((_, length)) = found {
                 let bytes: Vec<u8> = self.read.drain(..length).collect();
                 let (packet, _) = nsd_wire::read(self.version, &bytes, usize::MAX).unwrap().unwrap();
-                if let Packet::PubRel(release) = packet {
+                if let Packet::PubRel(release) = packet
+                    && !self.keep_releases
+                {
                     // The end of a QoS 2 message, whatever came in between.
                     self.send(&Packet::PubComp(Ack::new(release.packet_id)));
                     continue;
@@ -471,8 +544,21 @@ impl Client {
         self.expect(|packet| (packet == Packet::PingResp).then_some(()));
     }
 
-    pub(crate) fn disconnect(mut self) {
-        self.send(&Packet::Disconnect(nsd_wire::Disconnect::new(ReasonCode::Success)));
+    /// A PUBREL, which [`Self::next`] answers by itself, must have come for this identifier.
+    pub(crate) fn expect_release(&mut self, id: PacketId) {
+        self.keep_releases = true;
+        self.expect(|packet| matches!(packet, Packet::PubRel(ack) if ack.packet_id == id).then_some(()));
+        self.keep_releases = false;
+    }
+
+    /// Leaves, and waits until the broker has noticed.
+    pub(crate) fn disconnect(self) {
+        self.leave(nsd_wire::Disconnect::new(ReasonCode::Success));
+    }
+
+    pub(crate) fn leave(mut self, goodbye: nsd_wire::Disconnect<'_>) {
+        self.send(&Packet::Disconnect(goodbye));
+        self.is_closed(SOON);
     }
 
     /// As a cut cable or a crash would: no DISCONNECT.

@@ -1,0 +1,188 @@
+//! The store on the disk under a broker: nothing that was acknowledged is gone after `kill -9`, and where nothing can be
+//! stored, that is said.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nsd_wire::{Connect, Packet, Publish, Qos, ReasonCode, Version, Will};
+
+use crate::support::{Broker, Client, SOON};
+
+fn keeping(id: &str) -> Connect<'_> {
+    let mut connect = Connect::new(Version::V5, id);
+    connect.clean_start = false;
+    connect.properties.session_expiry = Some(600);
+    connect
+}
+
+#[test]
+fn everything_is_there_after_a_crash() {
+    let mut broker = Broker::on_disk();
+    let mut client = Client::connect(broker.address, &keeping("c"));
+    client.subscribe("t/#", Qos::ExactlyOnce);
+    client.disconnect();
+    let mut publisher = broker.client(Version::V5, "p");
+    publisher.retain("state", b"on", Qos::AtLeastOnce);
+    publisher.retain("old", b"x", Qos::AtLeastOnce);
+    publisher.retain("old", b"", Qos::AtLeastOnce);
+    for number in 0..20_u8 {
+        publisher.publish("t/x", &[number], Qos::AtLeastOnce);
+    }
+    let will = Will { qos: Qos::AtLeastOnce, ..Will::new("t/will", b"gone") };
+    let doomed =
+        Client::connect(broker.address, &Connect { will: Some(will), ..Connect::new(Version::V5, "d") });
+    let clean =
+        Client::connect(broker.address, &Connect { will: Some(will), ..Connect::new(Version::V5, "e") });
+    clean.disconnect();
+    publisher.publish("t/x", &[20], Qos::AtLeastOnce);
+    broker.kill();
+    broker.restart();
+    let mut client = Client::connect(broker.address, &keeping("c"));
+    for number in 0..=20_u8 {
+        assert_eq!(client.message().payload, [number]);
+    }
+    assert_eq!(client.message().topic, "t/will", "whoever was connected was cut off");
+    assert_eq!(client.message_within(Duration::from_millis(300)), None, "who left had no will any more");
+    client.subscribe("#", Qos::AtMostOnce);
+    let kept = client.message();
+    assert_eq!((kept.topic.as_str(), kept.retain), ("state", true));
+    client.ping();
+    drop(doomed);
+    // A proper end and a start: the same.
+    client.disconnect();
+    broker.signal("-TERM");
+    assert_eq!(broker.wait(), Some(0));
+    broker.restart();
+    let mut client = Client::connect(broker.address, &keeping("c"));
+    broker.client(Version::V5, "p").publish("t/y", b"later", Qos::AtLeastOnce);
+    assert_eq!(client.message().payload, b"later");
+}
+
+/// Publishers note what was acknowledged; the broker is killed at random moments; in the end the subscriber must have
+/// all of it, and of QoS 2 no message twice.
+#[test]
+fn nothing_acknowledged_is_lost_however_often_the_broker_is_killed() {
+    let mut broker = Broker::on_disk();
+    let mut subscriber = Client::connect(broker.address, &keeping("s"));
+    subscriber.subscribe("n/#", Qos::ExactlyOnce);
+    subscriber.disconnect();
+    let (mut acknowledged, mut next) = (BTreeSet::new(), 0_u32);
+    let mut random = fastrand::Rng::with_seed(11);
+    let mut got = Vec::new();
+    for round in 0..20 {
+        let stop = AtomicBool::new(false);
+        let address = broker.address;
+        let numbers = std::thread::scope(|scope| {
+            let publisher = scope.spawn(|| publish_until(&stop, address, next));
+            // Half of the time the subscriber reads meanwhile.
+            if round % 2 == 0 {
+                read_some(address, &mut got, Duration::from_millis(random.u64(20..150)));
+            } else {
+                std::thread::sleep(Duration::from_millis(random.u64(20..150)));
+            }
+            broker.kill();
+            stop.store(true, Ordering::Release);
+            publisher.join().unwrap()
+        });
+        acknowledged.extend(numbers.0);
+        next = numbers.1;
+        broker.restart();
+    }
+    while read_some(broker.address, &mut got, Duration::from_millis(500)) > 0 {}
+    let seen: BTreeSet<u32> = got.iter().copied().collect();
+    let lost: Vec<_> = acknowledged.difference(&seen).collect();
+    assert!(acknowledged.len() > 100, "{} is too few to show anything", acknowledged.len());
+    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+}
+
+/// Numbers from `first` on, each at QoS 1, some at a time, until the connection breaks: those that were acknowledged, and
+/// the next one.
+fn publish_until(stop: &AtomicBool, address: std::net::SocketAddr, first: u32) -> (Vec<u32>, u32) {
+    const AT_ONCE: u32 = 10;
+    let (mut done, mut next) = (Vec::new(), first);
+    let mut client = Client::connect(address, &Connect::new(Version::V5, "publisher"));
+    while !stop.load(Ordering::Acquire) {
+        let payload = next.to_be_bytes();
+        let packet_id = Some(client.id());
+        let publish = Publish { qos: Qos::AtLeastOnce, packet_id, ..Publish::new("n/x", &payload) };
+        let mut bytes = Vec::new();
+        Packet::Publish(publish).encode(Version::V5, &mut bytes).unwrap();
+        next += 1;
+        if !client.try_send_raw(&bytes) {
+            break;
+        }
+        if next - first - (done.len() as u32) < AT_ONCE {
+            continue;
+        }
+        match client.next(SOON, |packet| matches!(packet, Packet::PubAck(ack) if !ack.reason.is_failure())) {
+            Ok(true) => done.push(first + done.len() as u32),
+            _ => break,
+        }
+    }
+    (done, next)
+}
+
+fn read_some(address: std::net::SocketAddr, got: &mut Vec<u32>, limit: Duration) -> usize {
+    let until = Instant::now() + limit;
+    let before = got.len();
+    let mut client = Client::connect(address, &keeping("s"));
+    while let Some(message) = client.message_within(until.saturating_duration_since(Instant::now())) {
+        got.push(u32::from_be_bytes(message.payload[..].try_into().unwrap()));
+    }
+    got.len() - before
+}
+
+#[test]
+fn a_full_disk_is_said_and_passes() {
+    let disk = crate::support::SmallDisk::mount("24m");
+    let store =
+        format!("[store]\nkind = \"disk\"\ndirectory = \"{}\"\n", disk.path().join("store").display());
+    let limits = "[limits]\nqueue_messages = 100000\nqueue_bytes = 1000000000\n";
+    let broker = Broker::start(&format!("allow_anonymous = true\n{store}{limits}"));
+    let mut client = Client::connect(broker.address, &keeping("c"));
+    client.subscribe("t", Qos::AtLeastOnce);
+    client.disconnect();
+    let mut publisher = broker.client(Version::V5, "p");
+    let payload = vec![b'x'; 64 * 1024];
+    let mut stored = 0;
+    let refused = loop {
+        match publisher.publish("t", &payload, Qos::AtLeastOnce) {
+            ReasonCode::Success => stored += 1,
+            refusal => break refusal,
+        }
+        assert!(stored < 1000, "the disk is never full");
+    };
+    assert_eq!(refused, ReasonCode::QuotaExceeded);
+    assert_eq!(broker.ask("health").1["degraded"], true);
+    // What needs no room goes on, and a v3 publisher is cut off rather than lied to.
+    let mut live = broker.client(Version::V5, "live");
+    live.subscribe("live", Qos::AtLeastOnce);
+    assert_eq!(publisher.publish("live", b"x", Qos::AtLeastOnce), ReasonCode::Success);
+    assert_eq!(live.message().payload, b"x");
+    let mut old = broker.client(Version::V311, "old");
+    let packet_id = Some(old.id());
+    old.send(&Packet::Publish(Publish { qos: Qos::AtLeastOnce, packet_id, ..Publish::new("t", &payload) }));
+    assert!(old.is_closed(SOON));
+    // The client takes what there is, and there is room again.
+    let mut client = Client::connect(broker.address, &keeping("c"));
+    for _ in 0..stored {
+        assert_eq!(client.message().payload.len(), payload.len());
+    }
+    client.ping();
+    crate::support::eventually("there is room again", SOON * 2, || {
+        publisher.publish("t", b"small", Qos::AtLeastOnce) == ReasonCode::Success
+    });
+}
+
+#[test]
+fn a_damaged_store_is_not_begun_anew() {
+    let mut broker = Broker::on_disk();
+    broker.client(Version::V5, "p").retain("t", b"x", Qos::AtLeastOnce);
+    broker.kill();
+    let file = broker.store().join("store.redb");
+    std::fs::write(&file, b"something else").unwrap();
+    let (code, log) = broker.fails_to_start();
+    assert_eq!(code, Some(1));
+    assert!(log.contains("store.redb") && log.contains("backup"), "{log}");
+}

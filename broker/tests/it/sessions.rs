@@ -1,0 +1,370 @@
+//! Sessions that outlive their connections, in memory and on the disk: what was acknowledged is there afterwards.
+
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use nsd_wire::{Ack, AckKind, Connect, Packet, Publish, Qos, ReasonCode, SubscribeOptions, Version, Will};
+
+use crate::support::{Broker, Client, SOON};
+
+const SHORT: Duration = Duration::from_millis(300);
+
+/// A v5 client whose session is kept for so many seconds.
+fn keeping(id: &str, seconds: u32) -> Connect<'_> {
+    let mut connect = Connect::new(Version::V5, id);
+    connect.clean_start = false;
+    connect.properties.session_expiry = Some(seconds);
+    connect
+}
+
+fn kept_v3(id: &str) -> Connect<'_> {
+    Connect { clean_start: false, ..Connect::new(Version::V311, id) }
+}
+
+/// Connects, and tells whether the session was there.
+fn present(broker: &Broker, connect: &Connect<'_>) -> (Client, bool) {
+    let mut client = Client::open(broker.address, connect.version);
+    client.send(&Packet::Connect(*connect));
+    let present = client.expect(|packet| match packet {
+        Packet::ConnAck(ack) if ack.reason == ReasonCode::Success => Some(ack.session_present),
+        _ => None,
+    });
+    (client, present)
+}
+
+/// A broker in memory, and one with a store in a folder that lives as long.
+fn both() -> [Broker; 2] {
+    [Broker::anonymous(), Broker::on_disk()]
+}
+
+#[test]
+fn what_came_while_a_client_was_away_is_there_in_order() {
+    for broker in both() {
+        for connect in [keeping("c", 60), kept_v3("c3")] {
+            let (mut client, was_there) = present(&broker, &connect);
+            assert!(!was_there);
+            client.subscribe("t/#", Qos::ExactlyOnce);
+            client.disconnect();
+            let mut publisher = broker.client(Version::V5, "p");
+            for number in 0..50_u8 {
+                let qos = [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce][usize::from(number % 3)];
+                publisher.publish("t/x", &[number], qos);
+            }
+            let (mut client, was_there) = present(&broker, &connect);
+            assert!(was_there);
+            for number in (0..50_u8).filter(|number| number % 3 != 0) {
+                let message = client.message();
+                assert_eq!(message.payload, [number], "QoS 0 is not kept, the rest is");
+            }
+            client.ping();
+            let (_, was_there) = present(&broker, &Connect { clean_start: true, ..connect });
+            assert!(!was_there, "a clean start forgets");
+        }
+    }
+}
+
+#[test]
+fn what_was_not_acknowledged_is_sent_again_under_its_identifier() {
+    for broker in both() {
+        let (mut client, _) = present(&broker, &keeping("c", 60));
+        client.subscribe("t", Qos::ExactlyOnce);
+        let mut publisher = broker.client(Version::V5, "p");
+        publisher.publish("t", b"one", Qos::AtLeastOnce);
+        publisher.publish("t", b"two", Qos::ExactlyOnce);
+        publisher.publish("t", b"three", Qos::ExactlyOnce);
+        let mut ids = Vec::new();
+        for expected in [&b"one"[..], b"two", b"three"] {
+            ids.push(client.expect(|packet| match packet {
+                Packet::Publish(publish) if publish.payload == expected && !publish.dup => publish.packet_id,
+                _ => None,
+            }));
+        }
+        // Of the second, the client has told that it has it.
+        client.send(&Packet::PubRec(Ack::new(ids[1])));
+        client.expect_release(ids[1]);
+        client.vanish();
+        let (mut client, _) = present(&broker, &keeping("c", 60));
+        let again = |client: &mut Client| {
+            client.expect(|packet| match packet {
+                Packet::Publish(publish) if publish.dup => publish.packet_id,
+                _ => None,
+            })
+        };
+        assert_eq!(again(&mut client), ids[0]);
+        client.expect_release(ids[1]);
+        client.send(&Packet::PubComp(Ack::new(ids[1])));
+        assert_eq!(again(&mut client), ids[2]);
+        client.send(&Packet::PubAck(Ack::new(ids[0])));
+        client.send(&Packet::PubRec(Ack::new(ids[2])));
+        client.expect_release(ids[2]);
+        client.send(&Packet::PubComp(Ack::new(ids[2])));
+        client.ping();
+        client.vanish();
+        let (mut client, _) = present(&broker, &keeping("c", 60));
+        assert_eq!(client.message_within(SHORT), None, "all is over");
+    }
+}
+
+#[test]
+fn a_qos_2_message_that_is_sent_again_on_another_connection_is_one_message() {
+    for broker in both() {
+        let mut receiver = broker.client(Version::V5, "r");
+        receiver.subscribe("t", Qos::ExactlyOnce);
+        let (mut client, _) = present(&broker, &keeping("c", 60));
+        let id = nsd_wire::PacketId::new(7).unwrap();
+        let publish = Publish { qos: Qos::ExactlyOnce, packet_id: Some(id), ..Publish::new("t", b"once") };
+        let received =
+            |packet: Packet<'_>| matches!(packet, Packet::PubRec(ack) if ack.packet_id == id).then_some(());
+        client.send(&Packet::Publish(publish));
+        client.expect(received);
+        client.vanish();
+        let (mut client, _) = present(&broker, &keeping("c", 60));
+        client.send(&Packet::Publish(Publish { dup: true, ..publish }));
+        client.expect(received);
+        client.send(&Packet::PubRel(Ack::new(id)));
+        client.expect(|packet| {
+            matches!(packet, Packet::PubComp(ack) if ack.packet_id == id && ack.reason == ReasonCode::Success)
+                .then_some(())
+        });
+        assert_eq!(receiver.message().payload, b"once");
+        assert_eq!(receiver.message_within(SHORT), None);
+    }
+}
+
+#[test]
+fn a_session_ends_when_its_time_has_come_and_not_before() {
+    for broker in both() {
+        let (mut client, _) = present(&broker, &keeping("short", 1));
+        client.subscribe("t", Qos::AtLeastOnce);
+        client.disconnect();
+        crate::support::eventually("the session ends", SOON, || {
+            let (_, status) = broker.ask("stats");
+            status["subscriptions"] == 0
+        });
+        let (client, was_there) = present(&broker, &keeping("short", 1));
+        assert!(!was_there);
+        // At its end the client says otherwise.
+        let mut goodbye = nsd_wire::Disconnect::new(ReasonCode::Success);
+        goodbye.properties.session_expiry = Some(60);
+        client.leave(goodbye);
+        std::thread::sleep(Duration::from_millis(1500));
+        let (mut client, was_there) = present(&broker, &keeping("short", 1));
+        assert!(was_there);
+        goodbye.properties.session_expiry = Some(0);
+        client.send(&Packet::Disconnect(goodbye));
+        assert!(client.is_closed(SOON));
+        let (_, was_there) = present(&broker, &keeping("short", 1));
+        assert!(!was_there);
+    }
+}
+
+#[test]
+fn a_will_waits_and_is_not_wanted_when_the_client_is_back() {
+    for broker in both() {
+        let mut watcher = broker.client(Version::V5, "w");
+        watcher.subscribe("wills/#", Qos::AtLeastOnce);
+        let with_will = |id: &'static str, topic: &'static str, delay: u32, expiry: u32| {
+            let mut will = Will::new(topic, b"gone");
+            will.properties.delay = Some(delay);
+            let (client, _) = present(&broker, &Connect { will: Some(will), ..keeping(id, expiry) });
+            client
+        };
+        with_will("back", "wills/back", 1, 60).vanish();
+        let back = with_will("back", "wills/back", 1, 60);
+        with_will("late", "wills/late", 1, 60).vanish();
+        assert_eq!(watcher.message().topic, "wills/late");
+        // The session ends before the delay does.
+        with_will("over", "wills/over", 600, 1).vanish();
+        assert_eq!(watcher.message().topic, "wills/over");
+        // A clean start ends it too.
+        with_will("clean", "wills/clean", 600, 60).vanish();
+        let clean = broker.client(Version::V5, "clean");
+        assert_eq!(watcher.message().topic, "wills/clean");
+        assert_eq!(watcher.message_within(SHORT), None);
+        drop((back, clean));
+    }
+}
+
+#[test]
+fn a_connection_that_takes_a_session_over_goes_on_with_it() {
+    for broker in both() {
+        let (mut old, _) = present(&broker, &keeping("c", 60));
+        old.subscribe("t", Qos::AtLeastOnce);
+        let (mut new, was_there) = present(&broker, &keeping("c", 60));
+        assert!(was_there);
+        assert_eq!(old.disconnected(), ReasonCode::SessionTakenOver);
+        broker.client(Version::V5, "p").publish("t", b"x", Qos::AtLeastOnce);
+        assert_eq!(new.message().payload, b"x");
+        assert!(old.is_closed(SOON));
+        broker.client(Version::V5, "p").publish("t", b"y", Qos::AtLeastOnce);
+        assert_eq!(new.message().payload, b"y", "the end of the old connection takes nothing away");
+    }
+}
+
+#[test]
+fn a_full_queue_loses_the_oldest_and_says_how_many() {
+    let limits = "allow_anonymous = true\n[limits]\nqueue_messages = 10\n";
+    let broker = Broker::start(limits);
+    let (mut client, _) = present(&broker, &keeping("c", 60));
+    client.subscribe("t", Qos::AtLeastOnce);
+    client.disconnect();
+    let mut publisher = broker.client(Version::V5, "p");
+    for number in 0..25_u8 {
+        assert_eq!(publisher.publish("t", &[number], Qos::AtLeastOnce), ReasonCode::Success);
+    }
+    let (_, status) = broker.ask("stats");
+    assert_eq!(status["messages"]["dropped"], 15);
+    let (mut client, _) = present(&broker, &keeping("c", 60));
+    for number in 15..25_u8 {
+        assert_eq!(client.message().payload, [number]);
+    }
+    assert_eq!(client.message_within(SHORT), None);
+}
+
+#[test]
+fn a_client_that_keeps_up_loses_nothing_however_short_its_queue() {
+    for settings in ["", "[store]\nkind = \"disk\"\ndirectory = \"STORE\"\n"] {
+        let broker =
+            Broker::start(&format!("allow_anonymous = true\n{settings}[limits]\nqueue_messages = 10\n"));
+        let (mut client, _) = present(&broker, &keeping("c", 60));
+        client.subscribe("t", Qos::AtLeastOnce);
+        let address = broker.address;
+        let publisher = std::thread::spawn(move || {
+            let mut publisher = Client::connect(address, &Connect::new(Version::V5, "p"));
+            for number in 0..2000_u16 {
+                publisher.publish("t", &number.to_be_bytes(), Qos::AtLeastOnce);
+            }
+        });
+        for number in 0..2000_u16 {
+            assert_eq!(client.message().payload, number.to_be_bytes());
+        }
+        publisher.join().unwrap();
+    }
+}
+
+#[test]
+fn retained_messages_to_a_session_are_part_of_it() {
+    for broker in both() {
+        let mut publisher = broker.client(Version::V5, "p");
+        publisher.retain("r", b"kept", Qos::AtLeastOnce);
+        let (mut client, _) = present(&broker, &keeping("c", 60));
+        client.subscribe("r", Qos::AtLeastOnce);
+        let first = client.expect(|packet| match packet {
+            Packet::Publish(publish) if publish.retain => publish.packet_id,
+            _ => None,
+        });
+        client.vanish();
+        let (mut client, _) = present(&broker, &keeping("c", 60));
+        let again = client.expect(|packet| match packet {
+            Packet::Publish(publish) if publish.retain && publish.dup => publish.packet_id,
+            _ => None,
+        });
+        assert_eq!(first, again);
+    }
+}
+
+#[test]
+fn each_message_to_a_shared_subscription_goes_to_one_member() {
+    for broker in both() {
+        let mut members: Vec<Client> = ["m1", "m2"].map(|id| broker.client(Version::V5, id)).into();
+        members.push(broker.client(Version::V311, "m3"));
+        for member in &mut members {
+            assert_eq!(member.subscribe("$share/g/t/+", Qos::AtLeastOnce), ReasonCode::GrantedQos1);
+        }
+        let mut other = broker.client(Version::V5, "other");
+        other.subscribe("$share/h/t/#", Qos::AtMostOnce);
+        let mut publisher = broker.client(Version::V5, "p");
+        for number in 0..30_u8 {
+            publisher.publish("t/x", &[number], Qos::AtLeastOnce);
+        }
+        let mut got: Vec<u8> = Vec::new();
+        for member in &mut members {
+            let mine: Vec<u8> = (0..10).map(|_| member.message().payload[0]).collect();
+            assert!(mine.is_sorted());
+            got.extend(mine);
+        }
+        got.sort_unstable();
+        assert_eq!(got, (0..30).collect::<Vec<_>>());
+        for number in 0..30_u8 {
+            assert_eq!(other.message().payload, [number], "another group has a copy of its own");
+        }
+        // Who left gets nothing any more, and who is only away does not get what others can take.
+        members.pop().unwrap().disconnect();
+        members.pop().unwrap().disconnect();
+        crate::support::eventually("two are gone", SOON, || broker.ask("stats").1["clients"] == 3);
+        publisher.publish("t/x", b"last", Qos::AtLeastOnce);
+        assert_eq!(members[0].message().payload, b"last");
+        members[0].ping();
+    }
+}
+
+#[test]
+fn a_group_whose_members_are_away_keeps_its_messages() {
+    for broker in both() {
+        let (mut member, _) = present(&broker, &keeping("m", 60));
+        member.subscribe("$share/g/t", Qos::AtLeastOnce);
+        member.disconnect();
+        let mut publisher = broker.client(Version::V5, "p");
+        publisher.publish("t", b"kept", Qos::AtLeastOnce);
+        let (mut member, _) = present(&broker, &keeping("m", 60));
+        assert_eq!(member.message().payload, b"kept");
+    }
+}
+
+#[test]
+fn a_topic_that_comes_often_is_told_once() {
+    let broker = Broker::anonymous();
+    let mut connect = Connect::new(Version::V5, "c");
+    connect.properties.topic_alias_maximum = Some(1);
+    let mut client = Client::connect(broker.address, &connect);
+    client.subscribe("#", Qos::AtMostOnce);
+    let mut publisher = broker.client(Version::V5, "p");
+    for topic in ["devices/one", "devices/two", "devices/one"] {
+        publisher.publish(topic, b"x", Qos::AtMostOnce);
+    }
+    let mut next = || {
+        client.expect(|packet| match packet {
+            Packet::Publish(publish) => {
+                Some((publish.topic.to_owned(), publish.properties.topic_alias.map(NonZeroU16::get)))
+            }
+            _ => None,
+        })
+    };
+    assert_eq!(next(), ("devices/one".to_owned(), Some(1)));
+    assert_eq!(next(), ("devices/two".to_owned(), None));
+    assert_eq!(next(), (String::new(), Some(1)));
+}
+
+#[test]
+fn no_local_and_identifiers_hold_for_sessions_that_are_away() {
+    for broker in both() {
+        let (mut client, _) = present(&broker, &keeping("c", 60));
+        let no_local = SubscribeOptions { no_local: true, ..Qos::AtLeastOnce.into() };
+        client.subscribe_with("t", no_local, Some(9));
+        client.publish("t", b"own", Qos::AtLeastOnce);
+        client.disconnect();
+        broker.client(Version::V5, "p").publish("t", b"other", Qos::AtLeastOnce);
+        let (mut client, _) = present(&broker, &keeping("c", 60));
+        let message = client.message();
+        assert_eq!((message.payload.as_slice(), message.ids), (&b"other"[..], vec![9]));
+    }
+}
+
+#[test]
+fn unknown_acknowledgements_are_answered_and_harmless() {
+    for broker in both() {
+        let (mut client, _) = present(&broker, &keeping("c", 60));
+        let id = nsd_wire::PacketId::new(99).unwrap();
+        for kind in [AckKind::PubAck, AckKind::PubComp] {
+            let mut bytes = Vec::new();
+            Ack::new(id).encode(kind, Version::V5, &mut bytes).unwrap();
+            client.send_raw(&bytes);
+        }
+        client.send(&Packet::PubRel(Ack::new(id)));
+        client.expect(|packet| {
+            matches!(packet, Packet::PubComp(ack) if ack.reason == ReasonCode::PacketIdentifierNotFound)
+                .then_some(())
+        });
+        client.ping();
+    }
+}
