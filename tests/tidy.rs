@@ -14,6 +14,8 @@ const PURE: &[&str] = &[
     "broker/src/topic",
     "broker/src/session",
     "broker/src/access",
+    "broker/src/queue",
+    "broker/src/store/change.rs",
     "broker/wire/src",
     "balancer/src/backend.rs",
     "balancer/src/pool.rs",
