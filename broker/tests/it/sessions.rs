@@ -368,3 +368,60 @@ fn unknown_acknowledgements_are_answered_and_harmless() {
         client.ping();
     }
 }
+
+/// Many connections fight for a few client ids, clean starts among them, while messages come; then everybody leaves.
+#[test]
+fn a_storm_of_takeovers_leaves_every_session_whole() {
+    for broker in both() {
+        let address = broker.address;
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for seed in 0..6 {
+                let stop = &stop;
+                scope.spawn(move || fight(address, seed, stop));
+            }
+            let mut publisher = broker.client(Version::V5, "publisher");
+            for number in 0..300_u16 {
+                publisher.publish("t", &number.to_be_bytes(), Qos::AtLeastOnce);
+            }
+            stop.store(true, std::sync::atomic::Ordering::Release);
+        });
+        crate::support::eventually("all are gone", SOON, || broker.ask("stats").1["clients"] == 0);
+        for id in ["a", "b"] {
+            let (mut client, _) = present(&broker, &keeping(id, 60));
+            client.subscribe("after", Qos::AtLeastOnce);
+            broker.client(Version::V5, "last").publish("after", b"x", Qos::AtLeastOnce);
+            while client.message().topic != "after" {}
+            let mut clean = broker.client(Version::V5, id);
+            assert_eq!(clean.message_within(Duration::from_millis(50)), None);
+        }
+        crate::support::eventually("nothing is left", SOON, || {
+            let status = broker.ask("stats").1;
+            status["clients"] == 0 && status["subscriptions"] == 0
+        });
+    }
+}
+
+fn fight(address: std::net::SocketAddr, seed: u64, stop: &std::sync::atomic::AtomicBool) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    while !stop.load(std::sync::atomic::Ordering::Acquire) {
+        let id = ["a", "b"][random.usize(..2)];
+        let mut client = Client::open(address, Version::V5);
+        let connect = Connect { clean_start: random.u8(..4) == 0, ..keeping(id, 60) };
+        client.send(&Packet::Connect(connect));
+        let mut bytes = Vec::new();
+        let filters = [nsd_wire::SubscribeFilter { filter: "t", options: Qos::ExactlyOnce.into() }];
+        let subscribe = nsd_wire::Subscribe::new(nsd_wire::PacketId::MIN, &filters);
+        Packet::Subscribe(subscribe).encode(Version::V5, &mut bytes).unwrap();
+        client.try_send_raw(&bytes);
+        let until = std::time::Instant::now() + Duration::from_millis(random.u64(..20));
+        while std::time::Instant::now() < until {
+            if client.next(Duration::from_millis(5), |_| ()) == Err(crate::support::Gone::Closed) {
+                break;
+            }
+        }
+        if random.bool() {
+            client.try_send_raw(&[0xe0, 0]);
+        }
+    }
+}
