@@ -76,7 +76,7 @@ impl Node {
             name: settings.node.clone(),
             hub: Arc::new(Hub::new(bus, journal, &settings.limits)),
             limits: Arc::new(settings.limits.clone()),
-            door: Door::new(settings.policy.clone(), Arc::clone(&store)),
+            door: Door::new(settings.access.clone(), Arc::clone(&store)),
             store,
             started: Instant::now(),
             kicks: Mutex::new(Kicks { young: HashMap::new(), old: HashMap::new(), since: Instant::now() }),

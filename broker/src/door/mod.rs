@@ -1,105 +1,194 @@
 //! The door: everything that is looked up and computed before a client is let in. Decisions are `access`'s.
+//!
+//! Sources of identity are asked in this order, and the first that knows the client decides: its certificate, a token,
+//! the password file, the devices of the store, the service. Who is known and shows a wrong secret is out; nobody after
+//! is asked.
+
+mod memory;
+pub(crate) mod service;
+mod slow;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use argon2::{Argon2, PasswordVerifier};
-use foldhash::{HashMap, HashMapExt};
+use nsd_edge::drain::Drain;
 use nsd_wire::ReasonCode;
-use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
-use tracing::warn;
+use tracing::{debug, warn};
+use zeroize::Zeroizing;
 
-use crate::access::{Check, Claim, Grant, Policy, Refusal, StoredSecret};
+use crate::access::{Check, Claim, Credentials, Grant, Refusal, StoredSecret, is_device_id};
 use crate::connection::Peer;
-use crate::limits;
 use crate::session::Opening;
+use crate::settings::{Access, Tokens};
 use crate::store::Store;
+use memory::Namer;
+use service::{Question, Service, Verdict};
+use slow::SlowChecks;
 
 #[derive(Debug)]
 pub struct Door {
-    policy: Policy,
+    access: Access,
     store: Arc<Store>,
-    /// Right passwords of the last minute, as hashes under a key of this process: useless in a memory dump.
-    known: Mutex<HashMap<[u8; 32], Instant>>,
-    key: [u8; 32],
-    slow_checks: Arc<Semaphore>,
+    slow: SlowChecks,
+    service: Option<Service>,
 }
 
 impl Door {
-    pub fn new(policy: Policy, store: Arc<Store>) -> Self {
-        let mut key = [0; 32];
-        key[..16].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
-        key[16..].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
-        let slow_checks = Arc::new(Semaphore::new(limits::PASSWORD_CHECKS));
-        Self { policy, store, known: Mutex::new(HashMap::new()), key, slow_checks }
+    pub fn new(access: Access, store: Arc<Store>) -> Self {
+        let namer = Namer::new();
+        let service = access.service.clone().map(|settings| Service::new(settings, namer.clone()));
+        Self { access, store, slow: SlowChecks::new(namer), service }
+    }
+
+    /// Files that change are read again, until the drain begins.
+    pub fn follow_files(&self, drain: &Drain) {
+        if let Some(passwords) = &self.access.passwords {
+            tokio::spawn(Arc::clone(passwords).follow(drain.watch()));
+        }
+        if let Some(acl) = &self.access.acl {
+            tokio::spawn(Arc::clone(acl).follow(drain.watch()));
+        }
+        if let Some(tokens) = &self.access.tokens {
+            tokio::spawn(Arc::clone(&tokens.keys).follow(drain.watch()));
+        }
     }
 
     /// Who this is and what it may do; the error is what its CONNACK says.
-    pub async fn admit(&self, opening: &Opening, _peer: &Peer) -> Result<Grant, ReasonCode> {
-        let password = opening.password.as_ref().map(|password| password.as_slice());
-        let claim = self.policy.claim(opening.user_name.as_deref(), password).map_err(told)?;
-        let grant = match claim {
-            Claim::Anonymous => self.policy.grant(None),
-            Claim::Device { id, secret } => {
-                self.authenticate(id, secret).await?;
-                self.policy.grant(Some(id))
-            }
+    pub async fn admit(&self, opening: &Opening, peer: &Peer) -> Result<Grant, ReasonCode> {
+        let shown = Credentials {
+            user: opening.user_name.as_deref(),
+            password: opening.password.as_ref().map(|password| password.as_slice()),
+            certified: peer.certified.as_deref(),
         };
+        let claim = self.access.policy.claim(self.access.sources(), &shown).map_err(told)?;
+        let client = &*opening.client_id;
+        let grant = match claim {
+            Claim::Anonymous => self.grant(None, client),
+            Claim::Certified(name) => self.grant(Some(name), client),
+            Claim::Token(token) => self.by_token(token, client)?,
+            Claim::Password { user, secret } => match self.stored_secret(user).await? {
+                Some(stored) => {
+                    let stored = stored.as_ref().map(|stored| stored.as_str());
+                    self.check(user, stored, secret).await?;
+                    self.grant(Some(user), client)
+                }
+                None if self.service.is_some() => self.by_service(&shown, client, peer).await?,
+                None => return Err(self.refuse(secret).await),
+            },
+            Claim::Service => self.by_service(&shown, client, peer).await?,
+        };
+        if !self.access.certificate.agrees(shown.certified, grant.device()) {
+            return Err(ReasonCode::BadUserNameOrPassword);
+        }
         match &opening.will {
             Some(will) if !grant.may_publish(will.message.publish().topic) => Err(ReasonCode::NotAuthorized),
             _ => Ok(grant),
         }
     }
 
-    /// The record is read each time, so a removed or changed device is out at once; only argon2 is remembered.
-    async fn authenticate(&self, id: &str, secret: &[u8]) -> Result<(), ReasonCode> {
-        let record = self.store.device(id).await.map_err(|error| {
-            warn!(device = id, %error, "cannot look a device up");
+    /// What the operator's rule and file give this user.
+    fn grant(&self, user: Option<&str>, client_id: &str) -> Grant {
+        let grant = self.access.policy.grant(user);
+        match &self.access.acl {
+            None => grant,
+            Some(acl) => grant.within(acl.shared(), client_id),
+        }
+    }
+
+    /// The secret that belongs to a name: `None` where nobody knows it, `Some(None)` for one that nobody can match. It
+    /// is looked up each time, so a removed or changed user is out at once; only slow checks are remembered.
+    async fn stored_secret(&self, user: &str) -> Result<Option<Option<Zeroizing<String>>>, ReasonCode> {
+        if let Some(passwords) = &self.access.passwords
+            && let Some(secret) = passwords.current().secret(user)
+        {
+            return Ok(Some(Some(Zeroizing::new(secret.to_owned()))));
+        }
+        if !self.access.policy.devices || !is_device_id(user) {
+            return Ok(None);
+        }
+        let record = self.store.device(user).await.map_err(|error| {
+            warn!(device = user, %error, "cannot look a device up");
             ReasonCode::ServerUnavailable
         })?;
-        let record = record.filter(|record| !record.disabled).ok_or(ReasonCode::BadUserNameOrPassword)?;
-        let stored = StoredSecret::parse(&record.secret).ok_or_else(|| {
-            warn!(device = id, "its record's secret is in no known form");
+        let usable = |disabled: bool, secret: String| (!disabled).then(|| Zeroizing::new(secret));
+        Ok(record.map(|record| usable(record.disabled, record.secret)))
+    }
+
+    async fn check(&self, user: &str, stored: Option<&str>, secret: &[u8]) -> Result<(), ReasonCode> {
+        let Some(stored) = stored else { return Err(self.refuse(secret).await) };
+        let check = StoredSecret::parse(stored).map_or_else(
+            || {
+                warn!(user, "its record's secret is in no known form");
+                Check::Wrong
+            },
+            |stored| stored.check(secret),
+        );
+        match check {
+            Check::Right => Ok(()),
+            Check::Wrong => Err(self.refuse(secret).await),
+            Check::Slow if self.slow.is_right(stored, secret).await => Ok(()),
+            Check::Slow => Err(ReasonCode::BadUserNameOrPassword),
+        }
+    }
+
+    /// Every refusal costs what a slow check costs, if any record here is slow to check: else the time would tell which
+    /// names exist.
+    async fn refuse(&self, secret: &[u8]) -> ReasonCode {
+        let passwords = self.access.passwords.as_ref().map(|passwords| passwords.current());
+        let sample = passwords.as_ref().and_then(|passwords| passwords.slow_secret());
+        self.slow.spend(sample, secret).await;
+        ReasonCode::BadUserNameOrPassword
+    }
+
+    fn by_token(&self, token: &str, client_id: &str) -> Result<Grant, ReasonCode> {
+        let Some(Tokens { keys, rules }) = &self.access.tokens else {
+            return Err(ReasonCode::BadUserNameOrPassword);
+        };
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let identity = keys.current().verify(rules, token, since_1970).map_err(|error| {
+            debug!(client = client_id, %error, "token refused");
             ReasonCode::BadUserNameOrPassword
         })?;
-        let right = match stored.check(secret) {
-            Check::Right => true,
-            Check::Wrong => false,
-            Check::Slow => self.check_slowly(&record.secret, secret).await,
+        let grant = self.grant(Some(&identity.user), client_id);
+        let grant = match identity.lists {
+            None => grant,
+            Some(lists) => grant.with_lists(lists),
         };
-        if right { Ok(()) } else { Err(ReasonCode::BadUserNameOrPassword) }
+        // A time that no clock can say is never.
+        let left = Duration::from_secs(identity.ends.saturating_sub(since_1970));
+        Ok(grant.until(Instant::now().checked_add(left)))
     }
 
-    async fn check_slowly(&self, stored: &str, secret: &[u8]) -> bool {
-        let name = self.name(stored, secret);
-        let now = Instant::now();
-        if self.known.lock().get(&name).is_some_and(|until| now < *until) {
-            return true;
-        }
-        // A closed semaphore cannot be: nobody closes it.
-        let Ok(permit) = Arc::clone(&self.slow_checks).acquire_owned().await else { return false };
-        let (stored, secret) = (stored.to_owned(), zeroize::Zeroizing::new(secret.to_vec()));
-        let check = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            PasswordVerifier::<str>::verify_password(&Argon2::default(), &secret, &stored).is_ok()
-        });
-        let right = check.await.unwrap_or(false);
-        if right {
-            let mut known = self.known.lock();
-            if known.len() >= limits::PASSWORDS_REMEMBERED {
-                known.clear();
+    async fn by_service(
+        &self,
+        shown: &Credentials<'_>,
+        client_id: &str,
+        peer: &Peer,
+    ) -> Result<Grant, ReasonCode> {
+        let Some(service) = &self.service else { return Err(ReasonCode::BadUserNameOrPassword) };
+        let password = shown.password.map(std::str::from_utf8).transpose().map_err(|_| {
+            debug!(client = client_id, "its password is no text, so the service cannot be asked");
+            ReasonCode::BadUserNameOrPassword
+        })?;
+        let question = Question {
+            client_id,
+            username: shown.user,
+            password,
+            address: peer.address.ip(),
+            certificate: shown.certified,
+        };
+        match service.ask(&question).await {
+            Err(()) => Err(ReasonCode::ServerUnavailable),
+            Ok(Verdict::Refused) => Err(ReasonCode::BadUserNameOrPassword),
+            Ok(Verdict::Allowed { superuser, lists }) => {
+                let grant = self.grant(shown.user.or(shown.certified), client_id);
+                Ok(match lists {
+                    _ if superuser => grant.of_superuser(),
+                    Some(lists) => grant.with_lists(lists),
+                    None => grant,
+                })
             }
-            known.insert(name, now + limits::PASSWORD_MEMORY);
         }
-        right
-    }
-
-    fn name(&self, stored: &str, secret: &[u8]) -> [u8; 32] {
-        let length = (stored.len() as u64).to_be_bytes();
-        let hash = Sha256::new().chain_update(self.key).chain_update(length).chain_update(stored);
-        hash.chain_update(secret).finalize().into()
     }
 }
 
