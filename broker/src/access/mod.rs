@@ -14,7 +14,7 @@ pub use filter::{Name, Names};
 pub use grant::{Grant, Lists};
 pub use lines::LineProblem;
 pub use passwords::Passwords;
-pub use secret::{Check, StoredSecret, argon2id};
+pub use secret::{Check, Cost, StoredSecret, argon2id};
 
 use token::TokenField;
 

@@ -8,7 +8,7 @@ use foldhash::HashMap;
 use zeroize::Zeroizing;
 
 use super::lines::{LineProblem, numbered};
-use super::{StoredSecret, scram};
+use super::{Cost, StoredSecret, scram};
 
 /// Longest name of a user.
 const LONGEST_NAME: usize = 256;
@@ -17,7 +17,7 @@ const LONGEST_NAME: usize = 256;
 #[derive(Default, PartialEq, Eq)]
 pub struct Passwords {
     users: HashMap<Box<str>, Zeroizing<String>>,
-    slow: Option<Zeroizing<String>>,
+    costliest: (Cost, Zeroizing<String>),
     iterations: Option<NonZeroU32>,
 }
 
@@ -37,9 +37,9 @@ impl Passwords {
         self.users.get(user).map(|secret| secret.as_str())
     }
 
-    /// A secret whose check is slow, if there is any: what a refusal must cost so that it tells nothing.
-    pub fn slow_secret(&self) -> Option<&str> {
-        self.slow.as_ref().map(|secret| secret.as_str())
+    /// The secret whose check takes longest: what every refusal must cost so that it tells nothing.
+    pub fn costliest(&self) -> (Cost, &str) {
+        (self.costliest.0, &self.costliest.1)
     }
 
     /// What a SCRAM record of this file looks like from outside, if there is one.
@@ -64,8 +64,8 @@ impl Passwords {
         if let StoredSecret::Scram(record) = &parsed {
             self.iterations.get_or_insert(record.iterations());
         }
-        if parsed.is_slow() && self.slow.is_none() {
-            self.slow = Some(Zeroizing::new(secret.to_owned()));
+        if parsed.cost() > self.costliest.0 {
+            self.costliest = (parsed.cost(), Zeroizing::new(secret.to_owned()));
         }
         match self.users.insert(user.into(), Zeroizing::new(secret.to_owned())) {
             None => Ok(()),
@@ -143,8 +143,16 @@ mod tests {
         assert_eq!(passwords.secret("anna"), Some(SHA256));
         assert_eq!(passwords.secret("with space"), Some(SHA256));
         assert_eq!(passwords.secret("Anna"), None);
-        assert_eq!(passwords.slow_secret(), None);
+        assert_eq!(passwords.costliest(), (Cost::Nothing, ""));
         assert_eq!(format!("{passwords:?}"), "Passwords { users: 2, .. }");
+    }
+
+    #[test]
+    fn the_costliest_secret_is_known() {
+        const ARGON2: &str = "$argon2id$v=19$m=64,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA";
+        let hash = "SIlC5Dlntm7GNzHHIeooYip2TaZQaALYvp8mtqRl7nljUgvrQNUnlKqZOxmrIxiF+aThMi0oy0ErrDgbD6rA1g==";
+        let file = format!("a:{SHA256}\nb:{ARGON2}\nc:$7$101$eyg7X1+0GhPQc9ZJ${hash}\n");
+        assert_eq!(Passwords::parse(&file).unwrap().costliest(), (Cost::Argon2, ARGON2));
     }
 
     #[test]

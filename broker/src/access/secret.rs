@@ -42,6 +42,15 @@ pub enum Check {
     Slow,
 }
 
+/// What a check takes, from nothing worth mentioning to most.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cost {
+    #[default]
+    Nothing,
+    Iterations(u32),
+    Argon2,
+}
+
 impl<'s> StoredSecret<'s> {
     /// `None` for a record that nobody can match.
     pub fn parse(stored: &'s str) -> Option<Self> {
@@ -69,7 +78,17 @@ impl<'s> StoredSecret<'s> {
     }
 
     pub fn is_slow(&self) -> bool {
-        matches!(self, Self::Argon2(_) | Self::Scram(_) | Self::Pbkdf2 { .. })
+        self.cost() > Cost::default()
+    }
+
+    /// What a check takes.
+    pub fn cost(&self) -> Cost {
+        match self {
+            Self::Sha256 { .. } | Self::Sha512 { .. } => Cost::Nothing,
+            Self::Pbkdf2 { iterations, .. } => Cost::Iterations(iterations.get()),
+            Self::Scram(record) => Cost::Iterations(record.iterations().get()),
+            Self::Argon2(_) => Cost::Argon2,
+        }
     }
 
     pub fn check(&self, secret: &[u8]) -> Check {

@@ -16,7 +16,7 @@ use nsd_wire::ReasonCode;
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
-use crate::access::{Check, Claim, Credentials, Grant, Refusal, StoredSecret, is_device_id};
+use crate::access::{Check, Claim, Cost, Credentials, Grant, Refusal, StoredSecret, is_device_id};
 use crate::connection::Peer;
 use crate::session::Opening;
 use crate::settings::{Access, Tokens};
@@ -73,7 +73,7 @@ impl Door {
                     self.grant(Some(user), client)
                 }
                 None if self.service.is_some() => self.by_service(&shown, client, peer).await?,
-                None => return Err(self.refuse(secret).await),
+                None => return Err(self.refuse(Cost::Nothing, secret).await),
             },
             Claim::Service => self.by_service(&shown, client, peer).await?,
         };
@@ -115,28 +115,25 @@ impl Door {
     }
 
     async fn check(&self, user: &str, stored: Option<&str>, secret: &[u8]) -> Result<(), ReasonCode> {
-        let Some(stored) = stored else { return Err(self.refuse(secret).await) };
-        let check = StoredSecret::parse(stored).map_or_else(
-            || {
-                warn!(user, "its record's secret is in no known form");
-                Check::Wrong
-            },
-            |stored| stored.check(secret),
-        );
-        match check {
-            Check::Right => Ok(()),
-            Check::Wrong => Err(self.refuse(secret).await),
-            Check::Slow if self.slow.is_right(stored, secret).await => Ok(()),
-            Check::Slow => Err(ReasonCode::BadUserNameOrPassword),
+        let parsed = stored.and_then(|text| StoredSecret::parse(text).map(|parsed| (text, parsed)));
+        if stored.is_some() && parsed.is_none() {
+            warn!(user, "its record's secret is in no known form");
         }
+        let Some((stored, parsed)) = parsed else { return Err(self.refuse(Cost::Nothing, secret).await) };
+        self.slow.learn(parsed.cost(), stored);
+        let right = match parsed.check(secret) {
+            Check::Right => true,
+            Check::Wrong => false,
+            Check::Slow => self.slow.is_right(stored, secret).await,
+        };
+        if right { Ok(()) } else { Err(self.refuse(parsed.cost(), secret).await) }
     }
 
-    /// Every refusal costs what a slow check costs, if any record here is slow to check: else the time would tell which
-    /// names exist.
-    async fn refuse(&self, secret: &[u8]) -> ReasonCode {
+    /// All refusals take about the same time: `spent` is what this one has cost so far.
+    async fn refuse(&self, spent: Cost, secret: &[u8]) -> ReasonCode {
         let passwords = self.access.passwords.as_ref().map(|passwords| passwords.current());
-        let sample = passwords.as_ref().and_then(|passwords| passwords.slow_secret());
-        self.slow.spend(sample, secret).await;
+        let listed = passwords.as_ref().map_or((Cost::Nothing, ""), |passwords| passwords.costliest());
+        self.slow.even_out(spent, listed, secret).await;
         ReasonCode::BadUserNameOrPassword
     }
 

@@ -73,7 +73,7 @@ pub(super) fn read(table: Option<Table<'_, '_>>, allow_anonymous: bool) -> Acces
     // A source of names takes the place of the default; a file that was asked for is the rule.
     let names = passwords.is_some() || jwt.is_some() || http.is_some() || certificate == CertificateUse::User;
     let devices = devices.or(names.then_some(false));
-    let rule = rule.or_else(|| match (&acl, names) {
+    let rule = rule.or(match (&acl, names) {
         (Some(_), _) => Some(TopicRule::Open),
         (None, true) => Some(TopicRule::SecondLevelIsDevice),
         (None, false) => None,

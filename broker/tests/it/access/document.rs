@@ -1,0 +1,1 @@
+//! Every example of `docs/broker-access.md` is what it says.
