@@ -130,7 +130,11 @@ impl Policy {
 impl CertificateUse {
     /// Whether the certificate agrees with what the other credentials have proven.
     pub fn agrees(self, certified: Option<&str>, user: Option<&str>) -> bool {
-        self != Self::Also || (user.is_some() && certified == user)
+        match self {
+            Self::Nothing => true,
+            Self::User => certified.is_none() || certified == user,
+            Self::Also => user.is_some() && certified == user,
+        }
     }
 }
 
@@ -204,12 +208,16 @@ mod tests {
         ] {
             assert_eq!(claim((true, false), sources, shown), expected, "{sources:?} {shown:?}");
         }
-        assert!(CertificateUse::Also.agrees(Some("d1"), Some("d1")));
-        for (certified, user) in
-            [(Some("d1"), Some("d2")), (None, Some("d1")), (Some("d1"), None), (None, None)]
-        {
-            assert!(!CertificateUse::Also.agrees(certified, user));
-            assert!(CertificateUse::User.agrees(certified, user));
+        for (certified, user, with_user, with_also) in [
+            (Some("d1"), Some("d1"), true, true),
+            (Some("d1"), Some("d2"), false, false),
+            (None, Some("d1"), true, false),
+            (Some("d1"), None, false, false),
+            (None, None, true, false),
+        ] {
+            assert_eq!(CertificateUse::User.agrees(certified, user), with_user, "{certified:?} {user:?}");
+            assert_eq!(CertificateUse::Also.agrees(certified, user), with_also, "{certified:?} {user:?}");
+            assert!(CertificateUse::Nothing.agrees(certified, user));
         }
     }
 

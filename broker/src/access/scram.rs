@@ -19,6 +19,9 @@ pub const LEAST_ITERATIONS: u32 = 4096;
 /// More would be an attack on the clients that have to compute them.
 pub const MOST_ITERATIONS: u32 = 10_000_000;
 
+/// More than RFC 7677 asks for, and little enough for a device that has to compute it.
+pub const USUAL_ITERATIONS: NonZeroU32 = NonZeroU32::new(15_000).unwrap();
+
 const KEY: usize = 32;
 /// Nonces and names longer than this are no sane client's.
 const LONGEST_PART: usize = 512;

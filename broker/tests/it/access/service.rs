@@ -16,13 +16,32 @@ use crate::support::{Broker, Client, SOON, eventually, port};
 const BAD: ReasonCode = ReasonCode::BadUserNameOrPassword;
 const AWAY: ReasonCode = ReasonCode::ServerUnavailable;
 
-type Answer = dyn Fn(&Value) -> String + Send + Sync;
-
 /// A service that answers each question with what `answer` says, byte by byte; it ends with its process.
 struct Service {
     address: SocketAddr,
-    seen: Arc<Mutex<VecDeque<Value>>>,
-    most_at_once: Arc<AtomicUsize>,
+    state: Arc<State>,
+}
+
+struct State {
+    answer: Box<dyn Fn(&Value) -> String + Send + Sync>,
+    seen: Mutex<VecDeque<Value>>,
+    at_once: AtomicUsize,
+    most_at_once: AtomicUsize,
+}
+
+impl State {
+    fn serve(&self, mut stream: impl Read + Write) {
+        while let Some(question) = question(&mut stream) {
+            let at_once = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most_at_once.fetch_max(at_once, Ordering::SeqCst);
+            self.seen.lock().unwrap().push_back(question.clone());
+            let text = (self.answer)(&question);
+            self.at_once.fetch_sub(1, Ordering::SeqCst);
+            if stream.write_all(text.as_bytes()).is_err() {
+                return;
+            }
+        }
+    }
 }
 
 impl Service {
@@ -36,36 +55,25 @@ impl Service {
         answer: impl Fn(&Value) -> String + Send + Sync + 'static,
         open: fn(TcpStream) -> Option<S>,
     ) -> Self {
-        let service = Self {
-            address: listener.local_addr().unwrap(),
-            seen: Arc::default(),
-            most_at_once: Arc::default(),
-        };
-        let (seen, most) = (Arc::clone(&service.seen), Arc::clone(&service.most_at_once));
-        let (answer, now): (Arc<Answer>, Arc<AtomicUsize>) = (Arc::new(answer), Arc::default());
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(State {
+            answer: Box::new(answer),
+            seen: Mutex::default(),
+            at_once: AtomicUsize::new(0),
+            most_at_once: AtomicUsize::new(0),
+        });
+        let shared = Arc::clone(&state);
         std::thread::spawn(move || {
-            for socket in listener.incoming() {
-                let (seen, most) = (Arc::clone(&seen), Arc::clone(&most));
-                let (answer, now) = (Arc::clone(&answer), Arc::clone(&now));
-                std::thread::spawn(move || {
-                    let Some(mut stream) = socket.ok().and_then(open) else { return };
-                    while let Some(question) = question(&mut stream) {
-                        most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                        seen.lock().unwrap().push_back(question.clone());
-                        let text = answer(&question);
-                        now.fetch_sub(1, Ordering::SeqCst);
-                        if stream.write_all(text.as_bytes()).is_err() {
-                            return;
-                        }
-                    }
-                });
+            for socket in listener.incoming().flatten() {
+                let shared = Arc::clone(&shared);
+                std::thread::spawn(move || open(socket).map(|stream| shared.serve(stream)));
             }
         });
-        service
+        Self { address, state }
     }
 
     fn asked(&self) -> usize {
-        self.seen.lock().unwrap().len()
+        self.state.seen.lock().unwrap().len()
     }
 
     fn broker(&self, more: &str) -> Broker {
@@ -124,7 +132,7 @@ fn it_is_told_who_comes_and_its_answer_counts() {
     });
     let broker = service.broker("");
     let mut good = Client::connect(broker.address, &as_user(Version::V311, "good", "right"));
-    let seen = service.seen.lock().unwrap().pop_front().unwrap();
+    let seen = service.state.seen.lock().unwrap().pop_front().unwrap();
     let expected = serde_json::json!({
         "client_id": "good", "username": "good", "password": "right", "address": "127.0.0.1", "certificate": null,
     });
@@ -239,7 +247,7 @@ fn two_hundred_clients_at_once_meet_a_slow_service() {
     let accepted = reasons.iter().filter(|reason| **reason == ReasonCode::Success).count();
     assert!(reasons.iter().all(|reason| [ReasonCode::Success, AWAY].contains(reason)), "{reasons:?}");
     assert!(accepted >= CLIENTS / 2, "{accepted} of {CLIENTS}");
-    let most = service.most_at_once.load(Ordering::SeqCst);
+    let most = service.state.most_at_once.load(Ordering::SeqCst);
     assert!(most <= 8, "{most} calls at once");
     for (client, _) in clients.iter_mut().zip(&reasons).filter(|(_, reason)| **reason == ReasonCode::Success)
     {
