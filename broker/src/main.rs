@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use nsd_broker::access::scram::{LEAST_ITERATIONS, MOST_ITERATIONS};
+use nsd_broker::access::scram::{LEAST_ITERATIONS, MOST_ITERATIONS, USUAL_ITERATIONS};
 use nsd_broker::limits::Limits;
 use nsd_broker::settings::{self, Access, Listen, RedisSettings, Settings, SettingsError, StoreSettings};
 use nsd_broker::{admin, passwd, server};
@@ -20,8 +20,6 @@ use tokio::sync::Notify;
 
 const BAD_FILE: u8 = 65;
 const USAGE: u8 = 64;
-/// RFC 7677 asks for 4096 at least, and for more where the clients can afford it.
-const SCRAM_ITERATIONS: u32 = 15_000;
 
 /// MQTT broker for 3.1, 3.1.1 and 5.0; many equal nodes share state through Redis.
 #[derive(Parser)]
@@ -74,7 +72,7 @@ enum Command {
         #[arg(long, conflicts_with = "delete")]
         scram: bool,
         /// What a guess costs, and each connection of a client
-        #[arg(long, value_name = "N", requires = "scram", default_value_t = SCRAM_ITERATIONS,
+        #[arg(long, value_name = "N", requires = "scram", default_value_t = USUAL_ITERATIONS.get(),
               value_parser = clap::value_parser!(u32).range(i64::from(LEAST_ITERATIONS)..=i64::from(MOST_ITERATIONS)))]
         iterations: u32,
     },

@@ -8,7 +8,9 @@ mod memory;
 pub(crate) mod service;
 mod slow;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nsd_edge::drain::Drain;
@@ -16,6 +18,7 @@ use nsd_wire::ReasonCode;
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
+use crate::access::scram::{self, ClientFirst, Exchange};
 use crate::access::{Check, Claim, Cost, Credentials, Grant, Refusal, StoredSecret, is_device_id};
 use crate::connection::Peer;
 use crate::session::Opening;
@@ -31,13 +34,17 @@ pub struct Door {
     store: Arc<Store>,
     slow: SlowChecks,
     service: Option<Service>,
+    namer: Namer,
+    /// Of SCRAM records that were seen, or zero: what an imitation has to look like.
+    iterations: AtomicU32,
 }
 
 impl Door {
     pub fn new(access: Access, store: Arc<Store>) -> Self {
         let namer = Namer::new();
         let service = access.service.clone().map(|settings| Service::new(settings, namer.clone()));
-        Self { access, store, slow: SlowChecks::new(namer), service }
+        let slow = SlowChecks::new(namer.clone());
+        Self { access, store, slow, service, namer, iterations: AtomicU32::new(0) }
     }
 
     /// Files that change are read again, until the drain begins.
@@ -60,9 +67,51 @@ impl Door {
             password: opening.password.as_ref().map(|password| password.as_slice()),
             certified: peer.certified.as_deref(),
         };
-        let claim = self.access.policy.claim(self.access.sources(), &shown).map_err(told)?;
         let client = &*opening.client_id;
-        let grant = match claim {
+        let grant = match &opening.proven {
+            Some(user) => self.grant(Some(user), client),
+            None => self.by_claim(&shown, client, peer).await?,
+        };
+        if !self.access.certificate.agrees(shown.certified, grant.device()) {
+            return Err(ReasonCode::BadUserNameOrPassword);
+        }
+        match &opening.will {
+            Some(will) if !grant.may_publish(will.message.publish().topic) => Err(ReasonCode::NotAuthorized),
+            _ => Ok(grant),
+        }
+    }
+
+    /// Begins SCRAM-SHA-256 with a client's first message. Who is not known is asked to prove itself like everybody.
+    pub async fn challenge(&self, first: &[u8]) -> Result<Exchange, ReasonCode> {
+        if !self.access.policy.devices && self.access.passwords.is_none() {
+            return Err(ReasonCode::BadAuthenticationMethod);
+        }
+        let first = ClientFirst::parse(first).map_err(|error| {
+            debug!(%error, "authentication refused");
+            ReasonCode::NotAuthorized
+        })?;
+        let stored = self.stored_secret(first.user()).await?.flatten();
+        let known = stored.and_then(|stored| scram::Record::parse(&stored));
+        if let Some(record) = &known {
+            self.iterations.store(record.iterations().get(), Ordering::Relaxed);
+        }
+        let record = known.unwrap_or_else(|| {
+            let seen = NonZeroU32::new(self.iterations.load(Ordering::Relaxed));
+            let listed = self.access.passwords.as_ref().and_then(|file| file.current().scram_iterations());
+            let iterations = listed.or(seen).unwrap_or(scram::USUAL_ITERATIONS);
+            scram::Record::imitation(self.namer.key(), first.user(), iterations)
+        });
+        Ok(first.challenge(record, &uuid::Uuid::new_v4().simple().to_string()))
+    }
+
+    async fn by_claim(
+        &self,
+        shown: &Credentials<'_>,
+        client: &str,
+        peer: &Peer,
+    ) -> Result<Grant, ReasonCode> {
+        let claim = self.access.policy.claim(self.access.sources(), shown).map_err(told)?;
+        Ok(match claim {
             Claim::Anonymous => self.grant(None, client),
             Claim::Certified(name) => self.grant(Some(name), client),
             Claim::Token(token) => self.by_token(token, client)?,
@@ -72,18 +121,11 @@ impl Door {
                     self.check(user, stored, secret).await?;
                     self.grant(Some(user), client)
                 }
-                None if self.service.is_some() => self.by_service(&shown, client, peer).await?,
+                None if self.service.is_some() => self.by_service(shown, client, peer).await?,
                 None => return Err(self.refuse(Cost::Nothing, secret).await),
             },
-            Claim::Service => self.by_service(&shown, client, peer).await?,
-        };
-        if !self.access.certificate.agrees(shown.certified, grant.device()) {
-            return Err(ReasonCode::BadUserNameOrPassword);
-        }
-        match &opening.will {
-            Some(will) if !grant.may_publish(will.message.publish().topic) => Err(ReasonCode::NotAuthorized),
-            _ => Ok(grant),
-        }
+            Claim::Service => self.by_service(shown, client, peer).await?,
+        })
     }
 
     /// What the operator's rule and file give this user.

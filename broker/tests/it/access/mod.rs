@@ -4,6 +4,7 @@ mod acl;
 mod devices;
 mod document;
 mod passwords;
+mod scram;
 mod service;
 mod tokens;
 

@@ -17,7 +17,7 @@ fn sha256(password: &str) -> String {
 }
 
 /// Runs `nsd-broker passwd`, with the password where it belongs: at stdin.
-fn passwd(arguments: &[&str], password: &[u8]) -> Output {
+pub(super) fn passwd(arguments: &[&str], password: &[u8]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_nsd-broker"))
         .arg("passwd")
         .args(arguments)
@@ -31,7 +31,7 @@ fn passwd(arguments: &[&str], password: &[u8]) -> Output {
     child.wait_with_output().unwrap()
 }
 
-fn set(file: &Path, user: &str, password: &str) {
+pub(super) fn set(file: &Path, user: &str, password: &str) {
     let output = passwd(&[file.to_str().unwrap(), user], format!("{password}\n").as_bytes());
     assert!(output.status.success(), "{output:?}");
 }

@@ -127,3 +127,17 @@ fn a_token_may_stand_in_the_user_name_and_say_what_its_bearer_may() {
     let mut client = Client::connect(broker.address, &connect);
     assert_eq!(client.subscribe("down/x", Qos::AtMostOnce), ReasonCode::NotAuthorized);
 }
+
+#[test]
+fn a_connection_ends_with_its_token() {
+    let files = Files::new();
+    let broker = with_secret(&files, "leeway = \"0s\"");
+    let [mut modern, mut old] = [Version::V5, Version::V311].map(|version| {
+        let token = signed(SECRET, &json!({ "sub": "d1", "exp": now() + 3 }));
+        let id = format!("{version:?}");
+        Client::connect(broker.address, &Connect { client_id: &id, ..as_user(version, "d1", &token) })
+    });
+    modern.ping();
+    assert_eq!(modern.disconnected(), ReasonCode::NotAuthorized);
+    assert!(modern.is_closed(SOON) && old.is_closed(SOON));
+}
