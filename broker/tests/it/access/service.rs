@@ -17,7 +17,7 @@ const BAD: ReasonCode = ReasonCode::BadUserNameOrPassword;
 const AWAY: ReasonCode = ReasonCode::ServerUnavailable;
 
 /// A service that answers each question with what `answer` says, byte by byte; it ends with its process.
-struct Service {
+pub(super) struct Service {
     address: SocketAddr,
     state: Arc<State>,
 }
@@ -45,7 +45,7 @@ impl State {
 }
 
 impl Service {
-    fn start(answer: impl Fn(&Value) -> String + Send + Sync + 'static) -> Self {
+    pub(super) fn start(answer: impl Fn(&Value) -> String + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         Self::over(listener, answer, Some)
     }
@@ -72,11 +72,15 @@ impl Service {
         Self { address, state }
     }
 
+    pub(super) fn last_question(&self) -> Value {
+        self.state.seen.lock().unwrap().back().cloned().unwrap()
+    }
+
     fn asked(&self) -> usize {
         self.state.seen.lock().unwrap().len()
     }
 
-    fn broker(&self, more: &str) -> Broker {
+    pub(super) fn broker(&self, more: &str) -> Broker {
         Broker::start(&format!("[access.http]\nurl = \"http://{}/auth?x=y\"\n{more}", self.address))
     }
 }
@@ -106,7 +110,7 @@ fn question(stream: &mut impl Read) -> Option<Value> {
     Some(serde_json::from_slice(&body).unwrap())
 }
 
-fn http(status: &str, body: &str) -> String {
+pub(super) fn http(status: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }
 
