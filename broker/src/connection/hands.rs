@@ -105,7 +105,7 @@ impl Hands {
                 warn!(client, %error, "cannot claim a client id");
                 ReasonCode::ServerUnavailable
             })?;
-            let entered = self.node.enter(opening, epoch).await?;
+            let entered = self.node.enter(opening, &grant, epoch).await?;
             Ok((grant, epoch, entered))
         };
         let decided = tokio::time::timeout(limits::ADMISSION_DEADLINE, deciding).await;

@@ -166,3 +166,38 @@ fn a_changed_file_counts_for_who_is_connected_and_a_bad_one_changes_nothing() {
     assert_eq!(anna.subscribe("a", Qos::AtMostOnce), REFUSED);
     assert_eq!(told(&broker, &as_client("anna", "c1")), ALLOWED);
 }
+
+/// A client id is a name that anybody may give: what waits under it is not for everybody.
+#[test]
+fn a_session_goes_on_only_for_who_may_hear_all_of_it() {
+    let files = Files::new();
+    let rules = "pattern readwrite to/%u/#\nuser boss\ntopic readwrite #\n";
+    let broker = guarded(&files, &["anna", "bert", "boss"], rules);
+    let staying = |user: &'static str| {
+        let mut connect = Connect { clean_start: false, ..as_client(user, "shared") };
+        connect.properties.session_expiry = Some(600);
+        let mut client = Client::open(broker.address, Version::V5);
+        client.send(&Packet::Connect(connect));
+        let present = client.expect(|packet| match packet {
+            Packet::ConnAck(ack) => Some(ack.session_present),
+            _ => None,
+        });
+        (client, present)
+    };
+    let (mut anna, _) = staying("anna");
+    assert_eq!(anna.subscribe("to/anna/#", Qos::AtLeastOnce), ReasonCode::GrantedQos1);
+    anna.disconnect();
+    let mut boss = Client::connect(broker.address, &as_client("boss", "boss"));
+    assert_eq!(boss.publish("to/anna/x", b"1", Qos::AtLeastOnce), ALLOWED);
+    let (mut anna, present) = staying("anna");
+    assert!(present);
+    assert_eq!(anna.message().topic, "to/anna/x");
+    anna.disconnect();
+    assert_eq!(boss.publish("to/anna/x", b"2", Qos::AtLeastOnce), ALLOWED);
+    let (mut bert, present) = staying("bert");
+    assert!(!present, "it was anna's");
+    assert_eq!(boss.publish("to/anna/x", b"3", Qos::AtLeastOnce), ALLOWED);
+    assert_eq!(bert.subscribe("to/bert/#", Qos::AtLeastOnce), ReasonCode::GrantedQos1);
+    assert_eq!(boss.publish("to/bert/x", b"4", Qos::AtLeastOnce), ALLOWED);
+    assert_eq!(bert.message().payload, b"4", "nothing of anna's came before");
+}
