@@ -16,6 +16,8 @@
 //! | [`bus`] | the other nodes: batches to Redis, the inbox, the mirror of what all share |
 //! | [`door`] | look-ups and password checks before a client is let in |
 //! | [`entry`] | everything before the first byte of MQTT: PROXY header, TLS |
+//! | [`live_file`] | files whose content is in use, read again when they change |
+//! | [`passwd`] | the password file, written: `nsd-broker passwd` |
 //! | [`node`] | what all connections of one broker share |
 //! | [`connection`] | one client: bytes in, session, effects, bytes out |
 //! | [`server`] | threads, listeners, start and stop |
@@ -31,8 +33,10 @@ pub mod hub;
 pub mod journal;
 pub mod lanes;
 pub mod limits;
+pub mod live_file;
 pub mod message;
 pub mod node;
+pub mod passwd;
 pub mod queue;
 pub mod server;
 pub mod session;

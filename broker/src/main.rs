@@ -1,15 +1,17 @@
 //! `nsd-broker`: parse, start logs, serve until told to stop, turn a failure into a line and an exit code.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use nsd_broker::access::scram::{LEAST_ITERATIONS, MOST_ITERATIONS, USUAL_ITERATIONS};
 use nsd_broker::limits::Limits;
-use nsd_broker::settings::{self, Listen, RedisSettings, Settings, SettingsError, StoreSettings};
-use nsd_broker::{admin, server};
+use nsd_broker::settings::{self, Access, Listen, RedisSettings, Settings, SettingsError, StoreSettings};
+use nsd_broker::{admin, passwd, server};
 use nsd_edge::admin::{AdminSocket, Method, StatusCode, call};
 use nsd_edge::drain::Drain;
 use nsd_edge::logs;
@@ -58,6 +60,22 @@ enum Command {
         #[command(subcommand)]
         question: Question,
     },
+    /// Set a user's password in a password file: asked for at the terminal, or read from stdin
+    Passwd {
+        /// The password file; made if it is not there
+        file: PathBuf,
+        user: String,
+        /// Remove the user
+        #[arg(long)]
+        delete: bool,
+        /// For clients that prove their password with SCRAM-SHA-256 instead of sending it
+        #[arg(long, conflicts_with = "delete")]
+        scram: bool,
+        /// What a guess costs, and each connection of a client
+        #[arg(long, value_name = "N", requires = "scram", default_value_t = USUAL_ITERATIONS.get(),
+              value_parser = clap::value_parser!(u32).range(i64::from(LEAST_ITERATIONS)..=i64::from(MOST_ITERATIONS)))]
+        iterations: u32,
+    },
 }
 
 #[derive(Subcommand, Clone, Copy)]
@@ -89,8 +107,18 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
-    if let Some(Command::Admin { socket, question }) = arguments.command {
-        return runtime.block_on(ask(socket, question));
+    match arguments.command {
+        None => {}
+        Some(Command::Admin { socket, question }) => return runtime.block_on(ask(socket, question)),
+        Some(Command::Passwd { file, user, delete, scram, iterations }) => {
+            let task = match NonZeroU32::new(iterations).filter(|_| scram) {
+                _ if delete => passwd::Task::Delete,
+                Some(iterations) => passwd::Task::SetScram { iterations },
+                None => passwd::Task::Set,
+            };
+            passwd::run(&file, &user, task)?;
+            return Ok(ExitCode::SUCCESS);
+        }
     }
     let mut settings = match &arguments.config {
         Some(path) => settings::load(path)?,
@@ -141,9 +169,9 @@ fn quick(arguments: &Arguments) -> Result<Settings, String> {
     let listen = addresses.into_iter();
     let listen =
         listen.map(|address| Listen { address, certificates: Vec::new(), proxy_protocol: false }).collect();
-    let policy = settings::policy(arguments.allow_anonymous, None, None);
+    let access = Access::new(arguments.allow_anonymous);
     let limits = Limits::default();
-    Ok(Settings { node: settings::random_name(), listen, store, policy, limits, admin_socket: None })
+    Ok(Settings { node: settings::random_name(), listen, store, access, limits, admin_socket: None })
 }
 
 /// Signals are caught before anything else: as PID 1 they would have no effect, and a stop during the start is a stop.

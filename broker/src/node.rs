@@ -9,6 +9,7 @@ use nsd_wire::ReasonCode;
 use parking_lot::Mutex;
 
 use crate::access::DeviceRecord;
+use crate::access::Grant;
 use crate::bus::Bus;
 use crate::door::Door;
 use crate::hub::{self, Capacity, Entered, Hub, Newcomer, Outbox, Parting};
@@ -76,7 +77,7 @@ impl Node {
             name: settings.node.clone(),
             hub: Arc::new(Hub::new(bus, journal, &settings.limits)),
             limits: Arc::new(settings.limits.clone()),
-            door: Door::new(settings.policy.clone(), Arc::clone(&store)),
+            door: Door::new(settings.access.clone(), Arc::clone(&store)),
             store,
             started: Instant::now(),
             kicks: Mutex::new(Kicks { young: HashMap::new(), old: HashMap::new(), since: Instant::now() }),
@@ -121,7 +122,7 @@ impl Node {
     }
 
     /// The client is let in; what it must be able to rely on is stored.
-    pub async fn enter(&self, opening: &Opening, epoch: u64) -> Result<Entered, ReasonCode> {
+    pub async fn enter(&self, opening: &Opening, grant: &Grant, epoch: u64) -> Result<Entered, ReasonCode> {
         let capacity = Capacity {
             version: opening.version,
             window: opening.receive_maximum.min(self.limits.send_window),
@@ -135,6 +136,7 @@ impl Node {
             expiry: self.expiry(opening.expiry),
             epoch,
             will: opening.will.clone(),
+            grant,
         };
         let mut entered = self.hub.enter(newcomer).ok_or(ReasonCode::ServerBusy)?;
         if let Some(will) = entered.will.take() {

@@ -111,6 +111,7 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
     let bound = settings.listen.iter().map(|listen| bind(listen.address)).collect::<Result<Vec<_>, _>>()?;
     let mut server =
         Server { node, addresses: Vec::new(), drain, workers, cluster, writer, acceptors: Vec::new() };
+    server.node.door.follow_files(&server.drain);
     server.node.set_ready(true);
     tokio::spawn(Arc::clone(&server.node).look_after_the_absent());
     for (socket, entry) in bound.into_iter().zip(entries) {

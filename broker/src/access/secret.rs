@@ -1,17 +1,36 @@
-//! Stored device secrets: `$argon2id$…` for what people choose, salted SHA-256 for generated secrets of high entropy.
+//! Stored secrets: what a record says, and whether a password fits it.
+//!
+//! | begins with | is | made by |
+//! | --- | --- | --- |
+//! | `$argon2id$` | a PHC string, for what people choose | `nsd-broker passwd` |
+//! | `$scram-sha-256$` | keys of SCRAM-SHA-256, for passwords that are not sent | `nsd-broker passwd --scram` |
+//! | `$sha256$` | salted SHA-256 in hex, for generated secrets of high entropy | device registries |
+//! | `$7$` | PBKDF2-HMAC-SHA512 in base64 | `mosquitto_passwd` |
+//! | `$6$` | SHA-512 of password and salt in base64 | `mosquitto_passwd -H sha512` |
 
-use sha2::{Digest, Sha256};
+use std::fmt;
+use std::num::NonZeroU32;
+
+use argon2::{Argon2, Params, PasswordHash, PasswordHasher, PasswordVerifier};
+use aws_lc_rs::pbkdf2;
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use sha2::{Digest, Sha256, Sha512};
 use subtle::ConstantTimeEq;
 
-/// A record's `secret` field, understood.
-#[derive(Debug)]
+use super::scram;
+
+/// What one check may cost at most: a record is no way to take the server's memory or a minute of its time.
+const MOST_KIB: u32 = 1024 * 1024;
+const MOST_PASSES: u32 = 100;
+const MOST_ITERATIONS: u32 = 10_000_000;
+
+/// A record's secret, understood.
 pub enum StoredSecret<'s> {
-    /// A PHC string. Checking it is slow by intent, so it belongs on a thread that may block.
     Argon2(&'s str),
-    Sha256 {
-        salt: Vec<u8>,
-        digest: Vec<u8>,
-    },
+    Scram(scram::Record),
+    Pbkdf2 { iterations: NonZeroU32, salt: Vec<u8>, hash: Vec<u8> },
+    Sha512 { salt: Vec<u8>, digest: Vec<u8> },
+    Sha256 { salt: Vec<u8>, digest: Vec<u8> },
 }
 
 /// The outcome of comparing what can be compared at once.
@@ -19,30 +38,119 @@ pub enum StoredSecret<'s> {
 pub enum Check {
     Right,
     Wrong,
-    /// Only an argon2 run can tell.
+    /// Only [`StoredSecret::is_of`] can tell, on a thread that may block.
     Slow,
+}
+
+/// What a check takes, from nothing worth mentioning to most.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cost {
+    #[default]
+    Nothing,
+    Iterations(u32),
+    Argon2,
 }
 
 impl<'s> StoredSecret<'s> {
     /// `None` for a record that nobody can match.
     pub fn parse(stored: &'s str) -> Option<Self> {
-        if stored.starts_with("$argon2id$") {
-            return Some(Self::Argon2(stored));
+        let (kind, rest) = stored.strip_prefix('$')?.split_once('$')?;
+        match kind {
+            "argon2id" => is_affordable(stored).then_some(Self::Argon2(stored)),
+            "scram-sha-256" => scram::Record::parse(stored).map(Self::Scram),
+            "sha256" => {
+                let (salt, digest) = rest.split_once('$')?;
+                let (salt, digest) = (hex::decode(salt).ok()?, hex::decode(digest).ok()?);
+                (digest.len() == 32).then_some(Self::Sha256 { salt, digest })
+            }
+            "6" => {
+                let (salt, digest) = both(rest)?;
+                Some(Self::Sha512 { salt, digest })
+            }
+            "7" => {
+                let (iterations, rest) = rest.split_once('$')?;
+                let iterations: NonZeroU32 = iterations.parse().ok()?;
+                let (salt, hash) = both(rest)?;
+                (iterations.get() <= MOST_ITERATIONS).then_some(Self::Pbkdf2 { iterations, salt, hash })
+            }
+            _ => None,
         }
-        let (salt, digest) = stored.strip_prefix("$sha256$")?.split_once('$')?;
-        let (salt, digest) = (hex::decode(salt).ok()?, hex::decode(digest).ok()?);
-        (digest.len() == 32).then_some(Self::Sha256 { salt, digest })
+    }
+
+    pub fn is_slow(&self) -> bool {
+        self.cost() > Cost::default()
+    }
+
+    /// What a check takes.
+    pub fn cost(&self) -> Cost {
+        match self {
+            Self::Sha256 { .. } | Self::Sha512 { .. } => Cost::Nothing,
+            Self::Pbkdf2 { iterations, .. } => Cost::Iterations(iterations.get()),
+            Self::Scram(record) => Cost::Iterations(record.iterations().get()),
+            Self::Argon2(_) => Cost::Argon2,
+        }
     }
 
     pub fn check(&self, secret: &[u8]) -> Check {
         match self {
-            Self::Argon2(_) => Check::Slow,
+            slow if slow.is_slow() => Check::Slow,
+            quick if quick.is_of(secret) => Check::Right,
+            _ => Check::Wrong,
+        }
+    }
+
+    /// Whether this is the secret; takes its time where that is the point.
+    pub fn is_of(&self, secret: &[u8]) -> bool {
+        match self {
+            Self::Argon2(stored) => {
+                PasswordVerifier::<str>::verify_password(&Argon2::default(), secret, stored).is_ok()
+            }
+            Self::Scram(record) => record.is_of(secret),
+            Self::Pbkdf2 { iterations, salt, hash } => {
+                pbkdf2::verify(pbkdf2::PBKDF2_HMAC_SHA512, *iterations, salt, secret, hash).is_ok()
+            }
+            Self::Sha512 { salt, digest } => {
+                let given = Sha512::new().chain_update(secret).chain_update(salt).finalize();
+                given.as_slice().ct_eq(digest).into()
+            }
             Self::Sha256 { salt, digest } => {
                 let given = Sha256::new().chain_update(salt).chain_update(secret).finalize();
-                if bool::from(given.as_slice().ct_eq(digest)) { Check::Right } else { Check::Wrong }
+                given.as_slice().ct_eq(digest).into()
             }
         }
     }
+}
+
+/// The kind alone: the rest would help who guesses.
+impl fmt::Debug for StoredSecret<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Argon2(_) => "Argon2",
+            Self::Scram(_) => "Scram",
+            Self::Pbkdf2 { .. } => "Pbkdf2",
+            Self::Sha512 { .. } => "Sha512",
+            Self::Sha256 { .. } => "Sha256",
+        })
+    }
+}
+
+/// A new argon2id record, with a salt of its own.
+pub fn argon2id(secret: &[u8]) -> Result<String, argon2::password_hash::Error> {
+    Ok(Argon2::default().hash_password(secret)?.to_string())
+}
+
+/// Salt and 64 bytes of hash, as Mosquitto writes them.
+fn both(text: &str) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (salt, hash) = text.split_once('$')?;
+    let (salt, hash) = (BASE64.decode(salt).ok()?, BASE64.decode(hash).ok()?);
+    (hash.len() == 64 && !salt.is_empty()).then_some((salt, hash))
+}
+
+fn is_affordable(phc: &str) -> bool {
+    let Ok(hash) = PasswordHash::new(phc) else { return false };
+    let whole = hash.salt.is_some() && hash.hash.is_some();
+    let params = Params::try_from(&hash).ok();
+    whole && params.is_some_and(|params| params.m_cost() <= MOST_KIB && params.t_cost() <= MOST_PASSES)
 }
 
 #[cfg(test)]
@@ -59,13 +167,50 @@ mod tests {
         assert_eq!(stored.check(b""), Check::Wrong);
     }
 
+    /// Written by `mosquitto_passwd` 2.0.11 for the password `secret`.
     #[test]
-    fn argon2_records_take_time_and_odd_ones_match_nobody() {
-        assert_eq!(
-            StoredSecret::parse("$argon2id$v=19$m=8,t=1,p=1$c2FsdA$aGFzaA").unwrap().check(b"x"),
-            Check::Slow
-        );
-        for odd in ["", "plain", "$sha256$", "$sha256$zz$00", "$sha256$ab$00", "$argon2i$v=19$x"] {
+    fn mosquittos_records() {
+        let slow = "$7$101$eyg7X1+0GhPQc9ZJ$SIlC5Dlntm7GNzHHIeooYip2TaZQaALYvp8mtqRl7nljUgvrQNUnlKqZOxmrIxiF+aThMi0oy0ErrDgbD6rA1g==";
+        let quick = "$6$pgrM1FO9ffoeUI8a$BVldPuseGjhXVjdjLGBXSD85uW+z5NrD19ZPGLbc6XwVcuuwCYEX+4IRtV+h5A+kkdzmpKDoz7hyixs2lDvUqw==";
+        for (stored, check) in [(slow, Check::Slow), (quick, Check::Right)] {
+            let stored = StoredSecret::parse(stored).unwrap();
+            assert_eq!(stored.check(b"secret"), check);
+            assert!(stored.is_of(b"secret") && !stored.is_of(b"secreT") && !stored.is_of(b""));
+        }
+    }
+
+    #[test]
+    fn records_for_people_take_time() {
+        let stored = argon2id(b"secret").unwrap();
+        let stored = StoredSecret::parse(&stored).unwrap();
+        assert_eq!(stored.check(b"secret"), Check::Slow);
+        assert!(stored.is_of(b"secret") && !stored.is_of(b"secreT"));
+        let record = scram::Record::derive(b"secret", b"salt", NonZeroU32::new(4096).unwrap());
+        let written = scram::written(&record);
+        let stored = StoredSecret::parse(&written).unwrap();
+        assert!(stored.is_slow() && stored.is_of(b"secret") && !stored.is_of(b"secreT"));
+        assert_eq!(format!("{stored:?}"), "Scram");
+    }
+
+    #[test]
+    fn odd_and_ruinous_records_match_nobody() {
+        for odd in [
+            "",
+            "plain",
+            "$sha256$",
+            "$sha256$zz$00",
+            "$sha256$ab$00",
+            "$argon2i$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2g",
+            "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ",
+            "$argon2id$v=19$m=4294967295,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA",
+            "$argon2id$v=19$m=64,t=1000000,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA",
+            "$7$0$c2FsdA==$aGFzaA==",
+            "$7$101$c2FsdA==$aGFzaA==",
+            "$7$4294967295$eyg7X1+0GhPQc9ZJ$SIlC5Dlntm7GNzHHIeooYip2TaZQaALYvp8mtqRl7nljUgvrQNUnlKqZOxmrIxiF+aThMi0oy0ErrDgbD6rA1g==",
+            "$6$c2FsdA==",
+            "$6$$",
+            "$5$c2FsdA==$aGFzaA==",
+        ] {
             assert!(StoredSecret::parse(odd).is_none(), "{odd}");
         }
     }

@@ -7,12 +7,13 @@ use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use nsd_wire::{
-    Ack, AckKind, ConnAck, Disconnect, PacketId, Publish, Qos, ReasonCode, RetainHandling, SubAck, UnsubAck,
-    Version, connack,
+    Ack, AckKind, Auth, Authentication, ConnAck, Disconnect, PacketId, Publish, Qos, ReasonCode,
+    RetainHandling, SubAck, UnsubAck, Version, connack,
 };
 use tracing::{debug, info, warn};
 
 use super::Peer;
+use crate::access::scram::{self, Exchange};
 use crate::hub::{self, Lasting, Outbox, Parcel, Parting, Settlement, Terms};
 use crate::journal::ToStore;
 use crate::lanes::Caller;
@@ -40,13 +41,17 @@ const CHECKS: [&str; 2] = ["nsd-check-", "nsd-probe-"];
 pub(super) struct Hands {
     pub(super) peer: Peer,
     node: Arc<Node>,
-    version: Version,
+    pub(super) version: Version,
     pub(super) outbox: Option<Arc<Outbox>>,
     pub(super) attachment: u64,
     pub(super) replies: Vec<u8>,
     /// A DISCONNECT: goes behind every message that is waiting.
     pub(super) last_word: Vec<u8>,
     pub(super) opening: Option<Box<Opening>>,
+    /// The first message of a client that wants to prove itself.
+    pub(super) first: Option<Box<[u8]>>,
+    /// It was asked for its proof: a refusal of it is told by nobody else.
+    proving: bool,
     pub(super) closing: bool,
     /// Receivers that have no room for more of ours.
     pub(super) full: Vec<Arc<Outbox>>,
@@ -76,6 +81,8 @@ impl Hands {
             replies: Vec::new(),
             last_word: Vec::new(),
             opening: None,
+            first: None,
+            proving: false,
             closing: false,
             full: Vec::new(),
             bus_full: None,
@@ -98,7 +105,7 @@ impl Hands {
                 warn!(client, %error, "cannot claim a client id");
                 ReasonCode::ServerUnavailable
             })?;
-            let entered = self.node.enter(opening, epoch).await?;
+            let entered = self.node.enter(opening, &grant, epoch).await?;
             Ok((grant, epoch, entered))
         };
         let decided = tokio::time::timeout(limits::ADMISSION_DEADLINE, deciding).await;
@@ -129,6 +136,12 @@ impl Hands {
         Ok(Admitted { grant, resumed: entered.resumed, expiry, shares })
     }
 
+    /// How a client can prove itself, or why it cannot.
+    pub(super) async fn challenge(&self, first: &[u8]) -> Result<Exchange, ReasonCode> {
+        let asked = tokio::time::timeout(limits::ADMISSION_DEADLINE, self.node.door.challenge(first)).await;
+        asked.unwrap_or(Err(ReasonCode::ServerUnavailable))
+    }
+
     /// `wire`: the packet that these effects come from, as it was sent.
     pub(super) fn carry_out(&mut self, effects: Effects<'_>, wire: Option<(&[u8], Version)>) {
         for effect in effects {
@@ -140,8 +153,12 @@ impl Hands {
                 Effect::Subscribe(subscribing) => self.subscribe(subscribing),
                 Effect::Unsubscribe(unsubscribing) => self.unsubscribe(&unsubscribing),
                 Effect::Admit(opening) => {
-                    self.version = opening.version;
+                    self.proving = false;
                     self.opening = Some(opening);
+                }
+                Effect::Challenge(first) => {
+                    self.first = Some(first);
+                    self.proving = true;
                 }
                 Effect::Leave { keep_will, expiry, filters } => {
                     let expiry = expiry.map(|expiry| self.node.expiry(expiry));
@@ -436,15 +453,27 @@ impl Hands {
             Reply::Disconnect(reason) => {
                 encoded(Disconnect::new(*reason).encode(version, &mut self.last_word));
             }
-            Reply::Refused(reason) => encoded(ConnAck::new(false, *reason).encode(version, out)),
+            Reply::Refused(reason) => {
+                if self.proving {
+                    self.node.hub.counters.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    info!(peer = %self.peer.address, reason = reason.text(), "authentication refused");
+                }
+                encoded(ConnAck::new(false, *reason).encode(version, out));
+            }
             Reply::UnsupportedVersion { level } => {
                 out.extend_from_slice(connack::unsupported_version(*level));
             }
-            Reply::Accepted { assigned_id, session_present, expiry, keep_alive, shares } => {
+            Reply::Auth { reason, data } => {
+                let mut auth = Auth { reason: *reason, ..Auth::default() };
+                auth.properties.authentication = Some(by_scram(data));
+                encoded(auth.encode(version, out));
+            }
+            Reply::Accepted { assigned_id, session_present, expiry, keep_alive, shares, authentication } => {
                 let mut ack = ConnAck::new(*session_present, ReasonCode::Success);
                 if version.is_v5() {
                     let properties = &mut ack.properties;
                     properties.assigned_client_id = assigned_id.as_deref();
+                    properties.authentication = authentication.as_deref().map(by_scram);
                     properties.session_expiry = *expiry;
                     properties.server_keep_alive = *keep_alive;
                     properties.receive_maximum = NonZeroU16::new(limits.receive_maximum);
@@ -458,6 +487,10 @@ impl Hands {
             }
         }
     }
+}
+
+fn by_scram(data: &str) -> Authentication<'_> {
+    Authentication { method: scram::METHOD, data: Some(data.as_bytes()) }
 }
 
 /// Our own packets are within every limit of the format; a failure would be ours, so it is told, not hidden.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use nsd_edge::stream::{Stream, poll_read_scratch};
 use nsd_wire::packet::Sender;
-use nsd_wire::{ReadError, ReasonCode, frame};
+use nsd_wire::{Packet, ReadError, ReasonCode, frame};
 use tokio::io::AsyncWrite;
 use tokio::time::{Sleep, sleep_until};
 use tracing::debug;
@@ -61,6 +61,7 @@ struct Connection {
 
 enum Next {
     Admit(Box<Opening>),
+    Challenge(Box<[u8]>),
     End,
 }
 
@@ -90,6 +91,11 @@ pub async fn serve(stream: Stream, peer: Peer, node: Arc<Node>) {
                 let effects = connection.session.on_admitted(decision, Instant::now());
                 connection.hands.carry_out(effects, None);
             }
+            Next::Challenge(first) => {
+                let outcome = connection.hands.challenge(&first).await;
+                let effects = connection.session.on_challenge(outcome);
+                connection.hands.carry_out(effects, None);
+            }
             Next::End => break,
         }
     }
@@ -107,6 +113,9 @@ impl Connection {
             progress |= self.write(context);
             if let Some(opening) = self.hands.opening.take() {
                 return Poll::Ready(Next::Admit(opening));
+            }
+            if let Some(first) = self.hands.first.take() {
+                return Poll::Ready(Next::Challenge(first));
             }
             if self.hands.closing {
                 let farewell = *self.farewell.get_or_insert(now + limits::FAREWELL);
@@ -338,6 +347,10 @@ fn act_on(session: &mut Session, hands: &mut Hands, bytes: &[u8], now: Instant) 
                     packet.and_then(|packet| packet.check_sender(Sender::Client, version).map(|()| packet));
                 match checked {
                     Ok(packet) => {
+                        // Also a refusal is told in the client's version.
+                        if let (true, Packet::Connect(connect)) = (session.awaits_connect(), &packet) {
+                            hands.version = connect.version;
+                        }
                         let effects = session.on_packet(packet, now);
                         hands.carry_out(effects, Some((wire, version)));
                         while let Some((receipt, reason)) = hands.stored.pop_front() {

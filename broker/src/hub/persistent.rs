@@ -6,6 +6,7 @@ use foldhash::{HashMap, HashSet};
 use nsd_wire::{AckKind, PacketId, ReasonCode, SubscribeOptions, SubscriptionId};
 
 use super::outbox::Settlement;
+use crate::access::Grant;
 use crate::message::Will;
 use crate::queue::Queue;
 use crate::session::Settled;
@@ -56,6 +57,13 @@ fn seconds(seconds: u32) -> Duration {
 }
 
 impl Persistent {
+    /// Whether a client with these rights may hear all that the session wants, and has waiting.
+    pub(super) fn is_fit_for(&self, grant: &Grant) -> bool {
+        let mut topics = self.queue.entries().map(|entry| entry.message.publish().topic);
+        self.filters.keys().all(|filter| grant.may_subscribe(filter))
+            && topics.all(|topic| grant.may_subscribe(topic))
+    }
+
     pub(super) fn settle(&mut self, kind: AckKind, id: PacketId, reason: ReasonCode) -> Settlement {
         let (settled, seq) = match kind {
             AckKind::PubAck => self.queue.on_puback(id),

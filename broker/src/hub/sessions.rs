@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use super::persistent::{Away, Persistent, Wanted};
 use super::{Capacity, Event, Hub, Outbox};
+use crate::access::Grant;
 use crate::message::Will;
 use crate::queue::Queue;
 use crate::session::Resumed;
@@ -29,6 +30,7 @@ pub struct Newcomer<'n> {
     /// Of the claim to its client id: a later one wins.
     pub epoch: u64,
     pub will: Option<Will>,
+    pub grant: &'n Grant,
 }
 
 /// What the newcomer is now.
@@ -70,7 +72,12 @@ impl Hub {
         if known.as_ref().is_some_and(|known| known.ownership() > newcomer.epoch) {
             return None;
         }
-        let goes_on = |known: &&Arc<Outbox>| known.session.is_some() && !known.is_overrun();
+        // Who comes under a client id may be somebody else, or may do less than when the session began: what is no
+        // longer its to hear is not handed on, and a session is whole or not at all.
+        let is_fit = |persistent: &mut Persistent| persistent.is_fit_for(newcomer.grant);
+        let goes_on = |known: &&Arc<Outbox>| {
+            known.session.is_some() && !known.is_overrun() && known.with_persistent(is_fit) == Some(true)
+        };
         let resumes = known.as_ref().filter(|_| !newcomer.clean_start).filter(goes_on);
         if let Some(entered) = resumes.and_then(|known| self.resume(known, &newcomer)) {
             drop(clients);

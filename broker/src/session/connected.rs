@@ -8,6 +8,7 @@ use nsd_wire::{
     topic,
 };
 
+use super::authenticating::Again;
 use super::effect::{Admitted, Effect, Effects, Receipt, Reply, Resumed, Subscribing, Unsubscribing, Wish};
 use super::topics;
 use crate::access::Grant;
@@ -30,6 +31,9 @@ pub(super) struct Connected {
     pub(super) unsafe_yet: u16,
     /// QoS 2 messages between their PUBLISH and their PUBREL.
     pub(super) receiving: HashMap<PacketId, Receiving>,
+    /// It has proven itself by AUTH packets, and may do so again.
+    pub(super) proven: bool,
+    pub(super) again: Again,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +57,7 @@ pub(super) enum Verdict {
 }
 
 impl Connected {
-    pub(super) fn new(admitted: Admitted, silence: Duration, heard: Instant) -> Self {
+    pub(super) fn new(admitted: Admitted, silence: Duration, proven: bool, heard: Instant) -> Self {
         let Admitted { grant, resumed, expiry, shares } = admitted;
         let Resumed { filters, held } = resumed.unwrap_or_default();
         Self {
@@ -67,7 +71,21 @@ impl Connected {
             unacknowledged: 0,
             unsafe_yet: 0,
             receiving: held.into_iter().map(|id| (id, Receiving::AwaitingReleased)).collect(),
+            proven,
+            again: Again::No,
         }
+    }
+
+    /// When silence has lasted too long, or its right to be here ends.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let silence = (!self.silence.is_zero()).then(|| self.heard + self.silence);
+        [silence, self.grant.expires(), self.again.deadline()].into_iter().flatten().min()
+    }
+
+    /// Why a client goes whose deadline has come.
+    pub(super) fn overdue(&self, now: Instant) -> ReasonCode {
+        let ended = [self.grant.expires(), self.again.deadline()].into_iter().flatten().any(|end| end <= now);
+        if ended { ReasonCode::NotAuthorized } else { ReasonCode::KeepAliveTimeout }
     }
 
     pub(super) fn unfinished(&self) -> usize {
@@ -168,9 +186,10 @@ impl Connected {
             Packet::PubRec(ack) => Ok(settle(AckKind::PubRec, ack)),
             Packet::PubComp(ack) => Ok(settle(AckKind::PubComp, ack)),
             Packet::PubRel(ack) => Ok(self.on_release(ack.packet_id)),
+            Packet::Auth(auth) => self.on_auth(auth, limits, now),
             Packet::PingReq => Ok(Effects::one(Effect::Send(Reply::PingResp))),
             Packet::Disconnect(disconnect) => Err(self.on_disconnect(disconnect)),
-            // A second CONNECT (MQTT-3.1.0-2), AUTH without a method, what only a server sends.
+            // A second CONNECT (MQTT-3.1.0-2), what only a server sends.
             _ => Err(Done::Wrong(ReasonCode::ProtocolError)),
         }
     }

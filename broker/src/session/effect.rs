@@ -11,6 +11,8 @@ use crate::message::Will;
 pub enum Effect<'p> {
     /// Find out whether this client may come in, then call `Session::on_admitted`.
     Admit(Box<Opening>),
+    /// Find out how this client can prove itself, whose first message this is, then call `Session::on_challenge`.
+    Challenge(Box<[u8]>),
     /// Deliver, keep for who is away, retain and hand to other nodes; with a receipt, call `Session::on_stored` once that
     /// is safe.
     Route {
@@ -64,6 +66,8 @@ pub struct Opening {
     pub topic_aliases: u16,
     pub user_name: Option<Box<str>>,
     pub password: Option<Zeroizing<Vec<u8>>>,
+    /// Who the client has proven to be, in an exchange of AUTH packets.
+    pub proven: Option<Box<str>>,
     pub will: Option<Will>,
 }
 
@@ -121,6 +125,13 @@ pub enum Reply {
         expiry: Option<u32>,
         keep_alive: Option<u16>,
         shares: bool,
+        /// Proves us to a client that has proven itself.
+        authentication: Option<Box<str>>,
+    },
+    /// v5 only: the next message of an exchange.
+    Auth {
+        reason: ReasonCode,
+        data: Box<str>,
     },
     Refused(ReasonCode),
     UnsupportedVersion {

@@ -1,6 +1,7 @@
 //! The protocol of one client as a pure machine: a packet, an answer or the time goes in, effects come out.
 //! No socket, no clock, no store. States are named for what they wait for.
 
+mod authenticating;
 mod connected;
 mod effect;
 mod outbound;
@@ -11,9 +12,11 @@ use std::time::{Duration, Instant};
 use nsd_wire::{AckKind, Connect, DecodeError, Packet, Publish, ReadError, ReasonCode, Version, topic};
 use zeroize::Zeroizing;
 
+use crate::access::scram::{self, Exchange};
 use crate::limits::{self, Limits};
 use crate::message::Will;
 
+use authenticating::Proving;
 use connected::{Connected, Done, Receiving, Verdict};
 
 pub use effect::{
@@ -31,6 +34,8 @@ pub struct Session {
 #[derive(Debug)]
 enum Phase {
     AwaitingConnect { deadline: Instant },
+    AwaitingChallenge(Box<Proving>),
+    AwaitingProof(Box<Proving>, Box<Exchange>),
     AwaitingAdmission(Box<Accepting>),
     Connected(Box<Connected>),
     Closed,
@@ -42,6 +47,7 @@ struct Accepting {
     keep_alive: u16,
     expiry: u32,
     assigned_id: Option<Box<str>>,
+    authentication: Option<Box<str>>,
 }
 
 /// How a connection came to its end, when it was not the session that ended it.
@@ -63,6 +69,10 @@ impl Session {
         self.version
     }
 
+    pub fn awaits_connect(&self) -> bool {
+        matches!(self.phase, Phase::AwaitingConnect { .. })
+    }
+
     /// The largest packet to take next.
     pub fn max_packet(&self) -> usize {
         match self.phase {
@@ -75,9 +85,9 @@ impl Session {
     /// that wait for its own PUBREL do not count: to wait for it without reading would be to wait forever.
     pub fn may_read(&self) -> bool {
         match &self.phase {
-            Phase::AwaitingConnect { .. } => true,
+            Phase::AwaitingConnect { .. } | Phase::AwaitingProof(..) => true,
             Phase::Connected(client) => client.unsafe_yet < self.limits.receive_maximum,
-            Phase::AwaitingAdmission(_) | Phase::Closed => false,
+            Phase::AwaitingChallenge(_) | Phase::AwaitingAdmission(_) | Phase::Closed => false,
         }
     }
 
@@ -85,7 +95,8 @@ impl Session {
     pub fn deadline(&self) -> Option<Instant> {
         match &self.phase {
             Phase::AwaitingConnect { deadline } => Some(*deadline),
-            Phase::Connected(client) if !client.silence.is_zero() => Some(client.heard + client.silence),
+            Phase::AwaitingProof(proving, _) => Some(proving.deadline),
+            Phase::Connected(client) => client.deadline(),
             _ => None,
         }
     }
@@ -100,7 +111,11 @@ impl Session {
     pub fn on_packet<'p>(&'p mut self, packet: Packet<'p>, now: Instant) -> Effects<'p> {
         let version = self.version;
         match (&mut self.phase, packet) {
-            (Phase::AwaitingConnect { .. }, Packet::Connect(connect)) => self.on_connect(&connect),
+            (Phase::AwaitingConnect { deadline }, Packet::Connect(connect)) => {
+                let deadline = *deadline;
+                self.on_connect(&connect, deadline)
+            }
+            (Phase::AwaitingProof(..), packet) => self.on_proof(&packet),
             (Phase::AwaitingConnect { .. }, _) => {
                 self.phase = Phase::Closed;
                 Effects::one(Effect::Close)
@@ -112,7 +127,7 @@ impl Session {
                 Err(Done::Wrong(reason)) => self.leave(true, None, version.is_v5().then_some(reason)),
             },
             // Nothing is read in these phases; what was read together with the CONNECT waits outside.
-            (Phase::AwaitingAdmission(_) | Phase::Closed, _) => Effects::none(),
+            (Phase::AwaitingChallenge(_) | Phase::AwaitingAdmission(_) | Phase::Closed, _) => Effects::none(),
         }
     }
 
@@ -125,7 +140,7 @@ impl Session {
             Ok(admitted) => admitted,
             Err(reason) => return Effects::one(Effect::Send(Reply::Refused(reason))).and(Effect::Close),
         };
-        let Accepting { keep_alive: asked, expiry: wanted, assigned_id } = *accepting;
+        let Accepting { keep_alive: asked, expiry: wanted, assigned_id, authentication } = *accepting;
         // Only v5 can be told another keep alive than it asked for.
         let most = if self.version.is_v5() { self.limits.keep_alive } else { 0 };
         let keep_alive = if most > 0 && (asked == 0 || asked > most) { most } else { asked };
@@ -136,8 +151,10 @@ impl Session {
             expiry: Some(admitted.expiry).filter(|expiry| *expiry != wanted),
             keep_alive: Some(keep_alive).filter(|keep_alive| *keep_alive != asked),
             shares: admitted.shares,
+            authentication,
         };
-        self.phase = Phase::Connected(Box::new(Connected::new(admitted, silence, now)));
+        let proven = matches!(&accepted, Reply::Accepted { authentication: Some(_), .. });
+        self.phase = Phase::Connected(Box::new(Connected::new(admitted, silence, proven, now)));
         Effects::one(Effect::Send(accepted))
     }
 
@@ -171,9 +188,10 @@ impl Session {
         if self.deadline().is_none_or(|deadline| now < deadline) {
             return Effects::none();
         }
-        match self.phase {
-            Phase::Connected(_) => {
-                self.leave(true, None, self.version.is_v5().then_some(ReasonCode::KeepAliveTimeout))
+        match &self.phase {
+            Phase::Connected(client) => {
+                let reason = client.overdue(now);
+                self.leave(true, None, self.version.is_v5().then_some(reason))
             }
             _ => {
                 self.phase = Phase::Closed;
@@ -213,13 +231,13 @@ impl Session {
         }
     }
 
-    fn on_connect(&mut self, connect: &Connect<'_>) -> Effects<'static> {
+    fn on_connect(&mut self, connect: &Connect<'_>, deadline: Instant) -> Effects<'static> {
         self.version = connect.version;
         let refuse = |session: &mut Self, reason| {
             session.phase = Phase::Closed;
             Effects::one(Effect::Send(Reply::Refused(reason))).and(Effect::Close)
         };
-        if connect.properties.authentication.is_some() {
+        if connect.properties.authentication.is_some_and(|given| given.method != scram::METHOD) {
             return refuse(self, ReasonCode::BadAuthenticationMethod);
         }
         let assigned_id = connect.client_id.is_empty();
@@ -249,28 +267,23 @@ impl Session {
             _ if connect.clean_start => 0,
             _ => u32::MAX,
         };
-        self.phase = Phase::AwaitingAdmission(Box::new(Accepting {
+        let accepting = Box::new(Accepting {
             keep_alive: connect.keep_alive,
             expiry,
             assigned_id: assigned_id.then(|| client_id.clone()),
-        }));
-        Effects::one(Effect::Admit(Box::new(Opening {
-            version: connect.version,
-            client_id,
-            assigned_id,
-            clean_start: connect.clean_start,
-            expiry,
-            keep_alive: connect.keep_alive,
-            receive_maximum: connect.properties.receive_maximum.map_or(u16::MAX, Into::into),
-            maximum_packet_size: connect
-                .properties
-                .maximum_packet_size
-                .map_or(usize::MAX, |size| size.get() as usize),
-            topic_aliases: connect.properties.topic_alias_maximum.unwrap_or(0),
-            user_name: connect.user_name.map(Into::into),
-            password: connect.password.map(|password| Zeroizing::new(password.to_vec())),
-            will,
-        })))
+            authentication: None,
+        });
+        let opening = Box::new(opening(connect, client_id, expiry, will));
+        match connect.properties.authentication {
+            None => {
+                self.phase = Phase::AwaitingAdmission(accepting);
+                Effects::one(Effect::Admit(opening))
+            }
+            Some(given) => {
+                self.phase = Phase::AwaitingChallenge(Box::new(Proving { opening, accepting, deadline }));
+                Effects::one(Effect::Challenge(given.data.unwrap_or_default().into()))
+            }
+        }
     }
 
     fn on_publish<'p>(&'p mut self, publish: Publish<'p>, now: Instant) -> Effects<'p> {
@@ -303,6 +316,25 @@ impl Session {
         };
         let filters = client.filters.into_iter().collect();
         effects.and(Effect::Leave { keep_will, expiry, filters }).and(Effect::Close)
+    }
+}
+
+fn opening(connect: &Connect<'_>, client_id: Box<str>, expiry: u32, will: Option<Will>) -> Opening {
+    let properties = &connect.properties;
+    Opening {
+        version: connect.version,
+        client_id,
+        assigned_id: connect.client_id.is_empty(),
+        clean_start: connect.clean_start,
+        expiry,
+        keep_alive: connect.keep_alive,
+        receive_maximum: properties.receive_maximum.map_or(u16::MAX, Into::into),
+        maximum_packet_size: properties.maximum_packet_size.map_or(usize::MAX, |size| size.get() as usize),
+        topic_aliases: properties.topic_alias_maximum.unwrap_or(0),
+        user_name: connect.user_name.map(Into::into),
+        password: connect.password.map(|password| Zeroizing::new(password.to_vec())),
+        proven: None,
+        will,
     }
 }
 

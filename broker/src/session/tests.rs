@@ -7,19 +7,19 @@ use nsd_wire::{Ack, Disconnect, Qos, Subscribe, SubscribeFilter, SubscribeOption
 use super::*;
 use crate::access::{Grant, Policy, TopicRule};
 
-fn new(now: Instant) -> Session {
+pub(super) fn new(now: Instant) -> Session {
     Session::new(Arc::default(), now)
 }
 
-fn open() -> Grant {
+pub(super) fn open() -> Grant {
     Policy { allow_anonymous: true, devices: false, topic_rule: TopicRule::Open }.grant(None)
 }
 
-fn admitted(grant: Grant) -> Admitted {
+pub(super) fn admitted(grant: Grant) -> Admitted {
     Admitted { grant, resumed: None, expiry: 0, shares: true }
 }
 
-fn id(id: u16) -> nsd_wire::PacketId {
+pub(super) fn id(id: u16) -> nsd_wire::PacketId {
     nsd_wire::PacketId::new(id).unwrap()
 }
 
@@ -28,11 +28,12 @@ fn publish(topic: &'static str, qos: Qos) -> Publish<'static> {
     Publish { qos, packet_id, ..Publish::new(topic, b"x") }
 }
 
-fn names(effects: Effects<'_>) -> Vec<String> {
+pub(super) fn names(effects: Effects<'_>) -> Vec<String> {
     effects
         .into_iter()
         .map(|effect| match effect {
             Effect::Admit(_) => "admit".to_owned(),
+            Effect::Challenge(_) => "challenge".to_owned(),
             Effect::Route { publish, receipt } => {
                 format!(
                     "route {} {}",
@@ -62,7 +63,7 @@ fn names(effects: Effects<'_>) -> Vec<String> {
         .collect()
 }
 
-fn connect(version: Version) -> Connect<'static> {
+pub(super) fn connect(version: Version) -> Connect<'static> {
     let will = Some(Will::new("will", b"gone"));
     Connect { will, ..Connect::new(version, "c1") }
 }
@@ -334,9 +335,19 @@ fn random_input_never_panics_and_never_speaks_after_its_end() {
             message.properties.topic_alias =
                 NonZeroU16::new(random.u16(..70)).filter(|_| topic.is_empty() || random.bool());
             let version = Version::ALL[random.usize(..3)];
+            let reasons =
+                [ReasonCode::Success, ReasonCode::ContinueAuthentication, ReasonCode::ReAuthenticate];
+            let reason = reasons[random.usize(..3)];
             let kinds = [AckKind::PubAck, AckKind::PubRec, AckKind::PubRel, AckKind::PubComp];
             let receipt = Receipt { id: ack.packet_id, kind: kinds[random.usize(..4)] };
-            let effects = match random.u8(..16) {
+            let by_scram = authenticating::tests::authentication(
+                [b"n,,n=u,r=x", &b"c=biws,r=xy,p="[..]][random.usize(..2)],
+            );
+            let mut auth = nsd_wire::Auth { reason, ..nsd_wire::Auth::default() };
+            auth.properties.authentication = Some(by_scram).filter(|_| random.u8(..8) > 0);
+            let mut proving = connect(Version::V5);
+            proving.properties.authentication = Some(by_scram);
+            let effects = match random.u8(..20) {
                 0..=2 => names(session.on_packet(Packet::Connect(connect(version)), now)),
                 3 => names(session.on_admitted(Ok(admitted(open())), now)),
                 4 => names(session.on_admitted(Err(ReasonCode::ServerBusy), now)),
@@ -353,6 +364,10 @@ fn random_input_never_panics_and_never_speaks_after_its_end() {
                 ),
                 12 => names(session.on_packet(Packet::PubRel(ack), now)),
                 13 => names(session.on_packet(Packet::PubRec(ack), now)),
+                14 => names(session.on_packet(Packet::Connect(proving), now)),
+                15 => names(session.on_packet(Packet::Auth(auth), now)),
+                16 => names(session.on_challenge(Ok(authenticating::tests::exchange("user")))),
+                17 => names(session.on_challenge(Err(reason))),
                 _ => names(session.on_packet(Packet::Publish(message), now)),
             };
             let speaks = effects.iter().any(|effect| effect != "close");

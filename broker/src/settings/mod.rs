@@ -11,10 +11,9 @@ use std::path::{Path, PathBuf};
 use nsd_edge::config::{self, Problem, Table};
 use zeroize::Zeroizing;
 
-use crate::access::Policy;
 use crate::limits::Limits;
 
-pub use access::policy;
+pub use access::{Access, Tokens, policy};
 pub use listen::Listen;
 pub use store::{RedisSettings, StoreSettings, default_directory};
 
@@ -27,7 +26,7 @@ pub struct Settings {
     pub node: String,
     pub listen: Vec<Listen>,
     pub store: StoreSettings,
-    pub policy: Policy,
+    pub access: Access,
     pub limits: Limits,
     /// `None`: no admin socket (quick flags without one).
     pub admin_socket: Option<PathBuf>,
@@ -78,7 +77,7 @@ fn read(root: &mut Table<'_, '_>) -> Option<Settings> {
             directory.map(StoreSettings::Disk)
         }
     };
-    let policy = access::read(root.table("access"), allow_anonymous);
+    let access = access::read(root.table("access"), allow_anonymous);
     let limits = root.table("limits").map_or_else(Limits::default, limits::read);
     let admin_socket = root.table("admin").and_then(|mut table| {
         let socket = table.string("socket");
@@ -86,7 +85,7 @@ fn read(root: &mut Table<'_, '_>) -> Option<Settings> {
         socket
     });
     let admin_socket = Some(admin_socket.map_or_else(|| PathBuf::from(ADMIN_SOCKET), PathBuf::from));
-    Some(Settings { node, listen, store: store?, policy, limits, admin_socket })
+    Some(Settings { node, listen, store: store?, access, limits, admin_socket })
 }
 
 /// A name for a node that was given none.
@@ -133,7 +132,7 @@ mod tests {
         assert_eq!(redis.place(), "redis 10.0.0.2:6379 db 12");
         assert_eq!(redis.info.redis_settings().password(), Some("hush"));
         assert!(!format!("{settings:?}").contains("hush"));
-        assert!(!settings.policy.allow_anonymous);
+        assert!(!settings.access.policy.allow_anonymous);
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! Who gets in, and what they may do then.
+//! Devices of the store, and the article's rule.
 
 use nsd_wire::{Connect, Packet, Publish, Qos, ReasonCode, Version, Will};
 use redis::Commands;
 use sha2::Digest;
 
+use super::as_user as as_device;
 use crate::support::{Broker, Client, Redis, SOON};
 
 fn guarded(redis: &Redis) -> Broker {
@@ -14,10 +15,6 @@ fn add_device(redis: &Redis, id: &str, secret: &str) {
     let digest = hex::encode(sha2::Sha256::new().chain_update([1, 2, 3]).chain_update(secret).finalize());
     let stored = format!("$sha256$010203${digest}");
     let _: () = redis.connection().hset(format!("nsd:device:{id}"), "secret", stored).unwrap();
-}
-
-fn as_device<'c>(version: Version, id: &'c str, secret: &'c str) -> Connect<'c> {
-    Connect { user_name: Some(id), password: Some(secret.as_bytes()), ..Connect::new(version, id) }
 }
 
 #[test]

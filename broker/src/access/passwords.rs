@@ -1,0 +1,186 @@
+//! The password file: lines of `user:secret`, with the secrets of [`super::StoredSecret`]. Pure; reading and writing the
+//! file are others' work.
+
+use std::fmt;
+use std::num::NonZeroU32;
+
+use foldhash::HashMap;
+use zeroize::Zeroizing;
+
+use super::lines::{LineProblem, numbered};
+use super::{Cost, StoredSecret, scram};
+
+/// Longest name of a user.
+const LONGEST_NAME: usize = 256;
+
+/// Users and their secrets.
+#[derive(Default, PartialEq, Eq)]
+pub struct Passwords {
+    users: HashMap<Box<str>, Zeroizing<String>>,
+    costliest: (Cost, Zeroizing<String>),
+    iterations: Option<NonZeroU32>,
+}
+
+impl Passwords {
+    /// All lines that are wrong are told at once, without what they hold.
+    pub fn parse(text: &str) -> Result<Self, Vec<LineProblem>> {
+        let (mut passwords, mut problems) = (Self::default(), Vec::new());
+        for (line, content) in numbered(text) {
+            if let Err(what) = passwords.add(content) {
+                problems.push(LineProblem { line, what: what.to_owned() });
+            }
+        }
+        if problems.is_empty() { Ok(passwords) } else { Err(problems) }
+    }
+
+    pub fn secret(&self, user: &str) -> Option<&str> {
+        self.users.get(user).map(|secret| secret.as_str())
+    }
+
+    /// The secret whose check takes longest: what every refusal must cost so that it tells nothing.
+    pub fn costliest(&self) -> (Cost, &str) {
+        (self.costliest.0, &self.costliest.1)
+    }
+
+    /// What a SCRAM record of this file looks like from outside, if there is one.
+    pub fn scram_iterations(&self) -> Option<NonZeroU32> {
+        self.iterations
+    }
+
+    pub fn len(&self) -> usize {
+        self.users.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty()
+    }
+
+    fn add(&mut self, line: &str) -> Result<(), &'static str> {
+        let (user, secret) = line.split_once(':').ok_or("is no `user:secret`")?;
+        let (user, secret) = (check_name(user)?, secret.trim());
+        let parsed = StoredSecret::parse(secret).ok_or(
+            "the secret is in no known form (a plain password? make lines with `nsd-broker passwd`)",
+        )?;
+        if let StoredSecret::Scram(record) = &parsed {
+            self.iterations.get_or_insert(record.iterations());
+        }
+        if parsed.cost() > self.costliest.0 {
+            self.costliest = (parsed.cost(), Zeroizing::new(secret.to_owned()));
+        }
+        match self.users.insert(user.into(), Zeroizing::new(secret.to_owned())) {
+            None => Ok(()),
+            Some(_) => Err("the user is there twice"),
+        }
+    }
+}
+
+/// Counts only.
+impl fmt::Debug for Passwords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Passwords").field("users", &self.users.len()).finish_non_exhaustive()
+    }
+}
+
+/// A name that can stand in front of a colon.
+pub fn check_name(user: &str) -> Result<&str, &'static str> {
+    match user {
+        "" => Err("the user's name is empty"),
+        _ if user.len() > LONGEST_NAME => Err("the user's name is too long"),
+        _ if user.contains(':') || user.chars().any(char::is_control) => {
+            Err("the user's name has a colon or a control character")
+        }
+        _ if user.trim() != user || user.starts_with('#') => {
+            Err("the user's name begins with `#`, or has blanks around it")
+        }
+        _ => Ok(user),
+    }
+}
+
+/// The file's text with this user's secret in place of what it was, or without the user; every other line as it was.
+/// `None`: there was nothing to remove.
+pub fn edited(text: &str, user: &str, secret: Option<&str>) -> Option<Zeroizing<String>> {
+    let is_theirs = |line: &str| line.trim().split_once(':').is_some_and(|(name, _)| name == user);
+    // Room for all of it, so that no half-grown copies are left behind.
+    let room = text.len() + user.len() + secret.map_or(0, str::len) + 8;
+    let mut edited = Zeroizing::new(String::with_capacity(room));
+    let mut done = false;
+    let mut write = |line: &str| {
+        edited.push_str(line);
+        edited.push('\n');
+    };
+    for line in text.lines() {
+        match secret {
+            _ if !is_theirs(line) => write(line),
+            Some(secret) if !done => write(&Zeroizing::new(format!("{user}:{secret}"))),
+            _ => {}
+        }
+        done |= is_theirs(line);
+    }
+    match secret {
+        Some(secret) if !done => write(&Zeroizing::new(format!("{user}:{secret}"))),
+        None if !done => return None,
+        _ => {}
+    }
+    Some(edited)
+}
+
+/// A new SCRAM secret for a password.
+pub fn scram_secret(password: &[u8], salt: &[u8], iterations: NonZeroU32) -> Zeroizing<String> {
+    scram::written(&scram::Record::derive(password, salt, iterations))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHA256: &str = "$sha256$ab$0000000000000000000000000000000000000000000000000000000000000000";
+
+    #[test]
+    fn lines_give_users() {
+        let file = format!("# people\n\nanna:{SHA256}\n  with space:{SHA256}  \r\n");
+        let passwords = Passwords::parse(&file).unwrap();
+        assert_eq!(passwords.len(), 2);
+        assert_eq!(passwords.secret("anna"), Some(SHA256));
+        assert_eq!(passwords.secret("with space"), Some(SHA256));
+        assert_eq!(passwords.secret("Anna"), None);
+        assert_eq!(passwords.costliest(), (Cost::Nothing, ""));
+        assert_eq!(format!("{passwords:?}"), "Passwords { users: 2, .. }");
+    }
+
+    #[test]
+    fn the_costliest_secret_is_known() {
+        const ARGON2: &str = "$argon2id$v=19$m=64,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA";
+        let hash = "SIlC5Dlntm7GNzHHIeooYip2TaZQaALYvp8mtqRl7nljUgvrQNUnlKqZOxmrIxiF+aThMi0oy0ErrDgbD6rA1g==";
+        let file = format!("a:{SHA256}\nb:{ARGON2}\nc:$7$101$eyg7X1+0GhPQc9ZJ${hash}\n");
+        assert_eq!(Passwords::parse(&file).unwrap().costliest(), (Cost::Argon2, ARGON2));
+    }
+
+    #[test]
+    fn wrong_lines_are_told_by_number_and_never_repeated() {
+        let file = format!("anna\nbert:hush\n:{SHA256}\ncarl:{SHA256}\ncarl:{SHA256}\na\tb:{SHA256}\n");
+        let told: Vec<_> = Passwords::parse(&file).unwrap_err().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "1: is no `user:secret`",
+                "2: the secret is in no known form (a plain password? make lines with `nsd-broker passwd`)",
+                "3: the user's name is empty",
+                "5: the user is there twice",
+                "6: the user's name has a colon or a control character",
+            ]
+        );
+    }
+
+    #[test]
+    fn editing_touches_one_user() {
+        let text = "# x\nanna:1\nbert:2\nanna:3";
+        assert_eq!(edited(text, "anna", Some("9")).unwrap().as_str(), "# x\nanna:9\nbert:2\n");
+        assert_eq!(
+            edited(text, "carl", Some("9")).unwrap().as_str(),
+            "# x\nanna:1\nbert:2\nanna:3\ncarl:9\n"
+        );
+        assert_eq!(edited(text, "anna", None).unwrap().as_str(), "# x\nbert:2\n");
+        assert!(edited(text, "carl", None).is_none());
+        assert_eq!(edited("", "carl", Some("9")).unwrap().as_str(), "carl:9\n");
+    }
+}
