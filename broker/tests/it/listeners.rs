@@ -100,12 +100,12 @@ fn the_proxy_header_tells_the_clients_address() {
     assert!(broker.log().contains("203.0.113.7:40000"), "{}", broker.log());
 
     let mut two = Client::open(broker.address, Version::V311);
-    let header = nsd_edge::proxy_header::ProxyHeader::Proxied {
-        source: "[2001:db8::5]:41000".parse().unwrap(),
-        destination: "[2001:db8::1]:1883".parse().unwrap(),
-    };
+    let header = nsd_edge::proxy_header::ProxyHeader::proxied(
+        "[2001:db8::5]:41000".parse().unwrap(),
+        "[2001:db8::1]:1883".parse().unwrap(),
+    );
     let mut bytes = Vec::new();
-    nsd_edge::proxy_header::write_v2(header, &mut bytes);
+    nsd_edge::proxy_header::write_v2(&header, &mut bytes);
     // In pieces, as a network may cut it.
     for byte in bytes {
         two.send_raw(&[byte]);
