@@ -15,7 +15,7 @@
 //! | [`journal`] | what must be in this node's own store before somebody is answered |
 //! | [`bus`] | the other nodes: batches to Redis, the inbox, the mirror of what all share |
 //! | [`door`] | look-ups and password checks before a client is let in |
-//! | [`entry`] | everything before the first byte of MQTT: PROXY header, TLS |
+//! | [`entry`] | everything before the first byte of MQTT: who may come, PROXY header, TLS, WebSocket |
 //! | [`node`] | what all connections of one broker share |
 //! | [`connection`] | one client: bytes in, session, effects, bytes out |
 //! | [`server`] | threads, listeners, start and stop |

@@ -138,9 +138,7 @@ fn quick(arguments: &Arguments) -> Result<Settings, String> {
     if addresses.is_empty() {
         addresses.push((Ipv4Addr::LOCALHOST, 1883).into());
     }
-    let listen = addresses.into_iter();
-    let listen =
-        listen.map(|address| Listen { address, certificates: Vec::new(), proxy_protocol: false }).collect();
+    let listen = addresses.into_iter().map(Listen::plain).collect();
     let policy = settings::policy(arguments.allow_anonymous, None, None);
     let limits = Limits::default();
     Ok(Settings { node: settings::random_name(), listen, store, policy, limits, admin_socket: None })
