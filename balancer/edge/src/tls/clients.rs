@@ -86,3 +86,6 @@ fn alternative<'c>(certificate: &'c X509Certificate<'_>) -> Option<&'c str> {
 fn is_usable(name: &str) -> bool {
     !name.is_empty() && name.len() <= LONGEST_NAME && !name.chars().any(char::is_control)
 }
+
+#[cfg(test)]
+mod tests;
