@@ -2,7 +2,8 @@
 //! WebSocket, under one deadline.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nsd_edge::listen::{Gate, GateRules, Network, Place, Refusal, any_contains};
@@ -22,7 +23,12 @@ use crate::settings::Listen;
 const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 
 /// What a listener asks of a connection.
+#[derive(Debug)]
 pub struct Entry {
+    /// Where it listens, once it does.
+    pub address: OnceLock<SocketAddr>,
+    /// Connections that were closed before they became clients.
+    pub turned_away: AtomicU64,
     pub tls: Option<Arc<TlsServer>>,
     websocket: Option<WebSocketSettings>,
     proxy_protocol: bool,
@@ -64,6 +70,8 @@ impl Entry {
         let takes_time = tls.is_some() || listen.websocket.is_some() || listen.proxy_protocol;
         let is_guarded = listen.gate != GateRules::default();
         Ok(Self {
+            address: OnceLock::new(),
+            turned_away: AtomicU64::new(0),
             tls,
             websocket: listen.websocket.clone(),
             proxy_protocol: listen.proxy_protocol,
@@ -84,7 +92,18 @@ impl Entry {
     /// Whether a connection may begin; an error was logged, and the connection is closed.
     #[expect(clippy::result_unit_err, reason = "why is logged here, and of no use elsewhere")]
     pub fn let_in(&self, address: SocketAddr) -> Result<Pass, ()> {
-        self.admit(address.ip()).map_err(|error| debug!(peer = %address, %error, "closed"))
+        self.admit(address.ip()).map_err(|error| self.turn_away(address, &error))
+    }
+
+    fn turn_away(&self, peer: SocketAddr, error: &NoEntry) {
+        self.turned_away.fetch_add(1, Ordering::Relaxed);
+        match error {
+            // A proxy or a web client that is set up wrong: its operator should see it.
+            NoEntry::NoHeader(_) | NoEntry::UnknownProxy | NoEntry::NoWebSocket(_) => {
+                info!(%peer, %error, "closed");
+            }
+            _ => debug!(%peer, %error, "closed"),
+        }
     }
 
     fn admit(&self, address: IpAddr) -> Result<Pass, NoEntry> {
@@ -115,13 +134,12 @@ impl Entry {
         }
         // Boxed: what a beginning needs is large and soon over.
         match Box::pin(self.begin(socket, peer, pass)).await {
-            Ok(opened) => Some(opened),
-            Err(error @ (NoEntry::NoHeader(_) | NoEntry::NoWebSocket(_))) => {
-                info!(peer = %address, %error, "closed");
-                None
+            Ok((stream, peer)) => {
+                debug!(peer = %peer.address, certified = peer.certified.as_deref(), "begun");
+                Some((stream, peer))
             }
             Err(error) => {
-                debug!(peer = %address, %error, "closed");
+                self.turn_away(address, &error);
                 None
             }
         }

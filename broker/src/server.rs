@@ -88,7 +88,7 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
     // Half of all connections, shared by the listeners, may be on their way to become clients.
     let beginning = files / 2 / settings.listen.len().max(1);
     let entries = settings.listen.iter().map(|listen| Entry::new(listen, beginning));
-    let entries = entries.collect::<Result<Vec<_>, _>>()?;
+    let entries = entries.map(|entry| entry.map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (mut cluster, mut writer) = (None, None);
     let node = match &settings.store {
@@ -119,6 +119,7 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
         Server { node, addresses: Vec::new(), drain, workers, cluster, writer, acceptors: Vec::new() };
     server.node.set_ready(true);
     tokio::spawn(Arc::clone(&server.node).look_after_the_absent());
+    let _ = server.node.entries.set(entries.clone());
     for ((socket, entry), listen) in bound.into_iter().zip(entries).zip(&settings.listen) {
         let mut listener = Listener::new(socket, Arc::clone(&permits))?;
         if let Some(rate) = listen.connect_rate {
@@ -126,6 +127,7 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
         }
         info!(address = %listener.address(), tls = entry.tls.is_some(), "listening");
         server.addresses.push(listener.address());
+        let _ = entry.address.set(listener.address());
         if let Some(tls) = &entry.tls {
             tokio::spawn(Arc::clone(tls).follow(server.drain.watch()));
         }
@@ -134,7 +136,7 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
             .iter()
             .map(|worker| (worker.sockets.clone(), Arc::clone(&worker.clients)))
             .collect();
-        server.acceptors.push(tokio::spawn(accept(listener, Arc::new(entry), hands)));
+        server.acceptors.push(tokio::spawn(accept(listener, entry, hands)));
     }
     Ok(server)
 }

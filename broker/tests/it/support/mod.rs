@@ -291,7 +291,7 @@ pub(crate) struct Message {
     pub(crate) ids: Vec<u32>,
 }
 
-trait Duplex: Read + Write + Send {}
+pub(crate) trait Duplex: Read + Write + Send {}
 impl<T: Read + Write + Send> Duplex for T {}
 
 pub(crate) struct Client {
@@ -311,7 +311,7 @@ impl Client {
         Self::over(socket, stream, version)
     }
 
-    fn over(socket: TcpStream, stream: Box<dyn Duplex>, version: Version) -> Self {
+    pub(crate) fn over(socket: TcpStream, stream: Box<dyn Duplex>, version: Version) -> Self {
         socket.set_read_timeout(Some(SOON)).unwrap();
         socket.set_nodelay(true).unwrap();
         Self { socket, stream, version, read: Vec::new(), next_id: 1, keep_releases: false }
