@@ -41,6 +41,12 @@ pub struct Entry {
     beginning: Option<Arc<Semaphore>>,
 }
 
+/// What is wrong with files that the settings name, without listening anywhere.
+pub fn problems(listen: &[Listen]) -> Vec<TlsError> {
+    let tls = listen.iter().filter_map(|listen| listen.tls.clone());
+    tls.filter_map(|settings| TlsServer::with(settings).err()).collect()
+}
+
 /// What a connection holds: its place among those of its source, for as long as it lasts.
 pub type Pass = Option<Box<Place>>;
 

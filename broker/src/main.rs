@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use nsd_broker::limits::Limits;
 use nsd_broker::settings::{self, Listen, RedisSettings, Settings, SettingsError, StoreSettings};
-use nsd_broker::{admin, server};
+use nsd_broker::{admin, entry, server};
 use nsd_edge::admin::{AdminSocket, Method, StatusCode, call};
 use nsd_edge::drain::Drain;
 use nsd_edge::logs;
@@ -103,7 +103,9 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         },
     };
     if arguments.check {
-        return Ok(ExitCode::SUCCESS);
+        let problems = entry::problems(&settings.listen);
+        problems.iter().for_each(|problem| complain(&problem.to_string()));
+        return Ok(if problems.is_empty() { ExitCode::SUCCESS } else { BAD_FILE.into() });
     }
     if arguments.admin_socket.is_some() {
         settings.admin_socket = arguments.admin_socket;

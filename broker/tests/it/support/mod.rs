@@ -139,10 +139,15 @@ impl Broker {
 
     /// An open broker that may have so many files open.
     pub(crate) fn with_files(limit: u32) -> Self {
+        Self::with_files_listening(limit, "")
+    }
+
+    /// The same, with more settings of its listener.
+    pub(crate) fn with_files_listening(limit: u32, listener: &str) -> Self {
         let mut shell = Command::new("sh");
         let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
         shell.args(["-c", &script, env!("CARGO_BIN_EXE_nsd-broker")]);
-        Self::launch("allow_anonymous = true", "", shell)
+        Self::launch("allow_anonymous = true", listener, shell)
     }
 
     fn launch(settings: &str, listener: &str, mut command: Command) -> Self {
