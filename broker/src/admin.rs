@@ -7,6 +7,7 @@ use nsd_edge::admin::{Method, Reply, Router, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
+use crate::entry::Entry;
 use crate::hub::DROPPED;
 use crate::node::Node;
 
@@ -53,6 +54,14 @@ fn status(node: &Node) -> Value {
             "dropped": read(&bus.counters.dropped),
         })
     });
+    let listener = |entry: &Arc<Entry>| {
+        json!({
+            "address": entry.address.get().map(ToString::to_string),
+            "turned_away": read(&entry.turned_away),
+            "certificates_problem": entry.tls.as_ref().and_then(|tls| tls.problem()),
+        })
+    };
+    let listeners: Vec<Value> = node.entries.get().into_iter().flatten().map(listener).collect();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "node": node.name,
@@ -69,6 +78,7 @@ fn status(node: &Node) -> Value {
             "delivered": read(&counters.delivered),
             "dropped": read(&DROPPED),
         },
+        "listeners": listeners,
         "cluster": cluster,
     })
 }

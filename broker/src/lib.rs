@@ -15,9 +15,9 @@
 //! | [`journal`] | what must be in this node's own store before somebody is answered |
 //! | [`bus`] | the other nodes: batches to Redis, the inbox, the mirror of what all share |
 //! | [`door`] | look-ups and password checks before a client is let in |
-//! | [`entry`] | everything before the first byte of MQTT: PROXY header, TLS |
 //! | [`live_file`] | files whose content is in use, read again when they change |
 //! | [`passwd`] | the password file, written: `nsd-broker passwd` |
+//! | [`entry`] | everything before the first byte of MQTT: who may come, PROXY header, TLS, WebSocket |
 //! | [`node`] | what all connections of one broker share |
 //! | [`connection`] | one client: bytes in, session, effects, bytes out |
 //! | [`server`] | threads, listeners, start and stop |

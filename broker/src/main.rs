@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use nsd_broker::access::scram::{LEAST_ITERATIONS, MOST_ITERATIONS, USUAL_ITERATIONS};
 use nsd_broker::limits::Limits;
 use nsd_broker::settings::{self, Access, Listen, RedisSettings, Settings, SettingsError, StoreSettings};
-use nsd_broker::{admin, passwd, server};
+use nsd_broker::{admin, entry, passwd, server};
 use nsd_edge::admin::{AdminSocket, Method, StatusCode, call};
 use nsd_edge::drain::Drain;
 use nsd_edge::logs;
@@ -131,7 +131,9 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         },
     };
     if arguments.check {
-        return Ok(ExitCode::SUCCESS);
+        let problems = entry::problems(&settings.listen);
+        problems.iter().for_each(|problem| complain(&problem.to_string()));
+        return Ok(if problems.is_empty() { ExitCode::SUCCESS } else { BAD_FILE.into() });
     }
     if arguments.admin_socket.is_some() {
         settings.admin_socket = arguments.admin_socket;
@@ -166,9 +168,7 @@ fn quick(arguments: &Arguments) -> Result<Settings, String> {
     if addresses.is_empty() {
         addresses.push((Ipv4Addr::LOCALHOST, 1883).into());
     }
-    let listen = addresses.into_iter();
-    let listen =
-        listen.map(|address| Listen { address, certificates: Vec::new(), proxy_protocol: false }).collect();
+    let listen = addresses.into_iter().map(Listen::plain).collect();
     let access = Access::new(arguments.allow_anonymous);
     let limits = Limits::default();
     Ok(Settings { node: settings::random_name(), listen, store, access, limits, admin_socket: None })

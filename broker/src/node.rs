@@ -1,7 +1,7 @@
 //! One broker as a whole: what every connection of it shares.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use foldhash::{HashMap, HashMapExt};
@@ -12,6 +12,7 @@ use crate::access::DeviceRecord;
 use crate::access::Grant;
 use crate::bus::Bus;
 use crate::door::Door;
+use crate::entry::Entry;
 use crate::hub::{self, Capacity, Entered, Hub, Newcomer, Outbox, Parting};
 use crate::journal::{Journal, ToStore};
 use crate::limits::Limits;
@@ -34,6 +35,8 @@ pub struct Node {
     pub door: Door,
     pub limits: Arc<Limits>,
     pub started: Instant,
+    /// The listeners, once they stand.
+    pub entries: OnceLock<Vec<Arc<Entry>>>,
     /// Client ids that were claimed elsewhere lately, with the epoch of the claim: a kick may overtake the answer to
     /// the claim it revokes.
     kicks: Mutex<Kicks>,
@@ -80,6 +83,7 @@ impl Node {
             door: Door::new(settings.access.clone(), Arc::clone(&store)),
             store,
             started: Instant::now(),
+            entries: OnceLock::new(),
             kicks: Mutex::new(Kicks { young: HashMap::new(), old: HashMap::new(), since: Instant::now() }),
             hears: AtomicBool::new(true),
             ready: AtomicBool::new(false),

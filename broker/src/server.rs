@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::bus::{self, Bus, Flusher};
 use crate::connection;
-use crate::entry::Entry;
+use crate::entry::{Entry, Pass};
 use crate::journal::{Journal, Writer};
 use crate::limits;
 use crate::node::Node;
@@ -75,12 +75,20 @@ struct Arrival {
     peer: std::net::SocketAddr,
     permit: OwnedSemaphorePermit,
     entry: Arc<Entry>,
+    /// Dropped once it is a client.
+    turn: Option<OwnedSemaphorePermit>,
+    pass: Pass,
 }
 
 /// Starts everything; when this returns, clients are let in. Handlers stand before the first listener opens.
 pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
     let open_files = nsd_edge::listen::raise_open_files();
-    let entries = settings.listen.iter().map(Entry::new).collect::<Result<Vec<_>, _>>()?;
+    let spare = SPARE_FILES.min(open_files / 2);
+    let files = usize::try_from(open_files - spare).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+    // Half of all connections, shared by the listeners, may be on their way to become clients.
+    let beginning = files / 2 / settings.listen.len().max(1);
+    let entries = settings.listen.iter().map(|listen| Entry::new(listen, beginning));
+    let entries = entries.map(|entry| entry.map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (mut cluster, mut writer) = (None, None);
     let node = match &settings.store {
@@ -105,19 +113,22 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
     let drain = Drain::new();
     let workers = (0..threads).map(|index| Worker::start(index, &node, drain.watch()));
     let workers = workers.collect::<Result<Vec<_>, _>>()?;
-    let spare = SPARE_FILES.min(open_files / 2);
-    let permits = usize::try_from(open_files - spare).unwrap_or(usize::MAX);
-    let permits = Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
+    let permits = Arc::new(Semaphore::new(files));
     let bound = settings.listen.iter().map(|listen| bind(listen.address)).collect::<Result<Vec<_>, _>>()?;
     let mut server =
         Server { node, addresses: Vec::new(), drain, workers, cluster, writer, acceptors: Vec::new() };
     server.node.door.follow_files(&server.drain);
     server.node.set_ready(true);
     tokio::spawn(Arc::clone(&server.node).look_after_the_absent());
-    for (socket, entry) in bound.into_iter().zip(entries) {
-        let listener = Listener::new(socket, Arc::clone(&permits))?;
+    let _ = server.node.entries.set(entries.clone());
+    for ((socket, entry), listen) in bound.into_iter().zip(entries).zip(&settings.listen) {
+        let mut listener = Listener::new(socket, Arc::clone(&permits))?;
+        if let Some(rate) = listen.connect_rate {
+            listener = listener.paced(rate);
+        }
         info!(address = %listener.address(), tls = entry.tls.is_some(), "listening");
         server.addresses.push(listener.address());
+        let _ = entry.address.set(listener.address());
         if let Some(tls) = &entry.tls {
             tokio::spawn(Arc::clone(tls).follow(server.drain.watch()));
         }
@@ -126,7 +137,7 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
             .iter()
             .map(|worker| (worker.sockets.clone(), Arc::clone(&worker.clients)))
             .collect();
-        server.acceptors.push(tokio::spawn(accept(listener, Arc::new(entry), hands)));
+        server.acceptors.push(tokio::spawn(accept(listener, entry, hands)));
     }
     Ok(server)
 }
@@ -171,7 +182,9 @@ async fn accept(
     workers: Vec<(mpsc::Sender<Arrival>, Arc<AtomicUsize>)>,
 ) {
     loop {
+        let turn = entry.turn().await;
         let accepted = listener.accept().await;
+        let Ok(pass) = entry.let_in(accepted.peer) else { continue };
         let Some((sockets, clients)) =
             workers.iter().min_by_key(|(_, clients)| clients.load(Ordering::Relaxed))
         else {
@@ -179,7 +192,7 @@ async fn accept(
         };
         clients.fetch_add(1, Ordering::Relaxed);
         let (socket, peer, permit) = (accepted.socket, accepted.peer, accepted.permit);
-        let arrival = Arrival { socket, peer, permit, entry: Arc::clone(&entry) };
+        let arrival = Arrival { socket, peer, permit, entry: Arc::clone(&entry), turn, pass };
         if sockets.send(arrival).await.is_err() {
             return;
         }
@@ -211,13 +224,15 @@ async fn serve_arrivals(
             arrival = arrivals.recv() => arrival,
             () = drain.draining() => break,
         };
-        let Some(Arrival { socket, peer, permit, entry }) = arrival else { break };
+        let Some(Arrival { socket, peer, permit, entry, turn, mut pass }) = arrival else { break };
         let (node, count, watch) = (Arc::clone(&node), Counted(Arc::clone(&clients)), drain.clone());
         tokio::spawn(async move {
-            if let Some((stream, peer)) = entry.open(socket, peer).await {
+            let opened = entry.open(socket, peer, &mut pass).await;
+            drop(turn);
+            if let Some((stream, peer)) = opened {
                 connection::serve(stream, peer, node).await;
             }
-            drop((permit, count, watch));
+            drop((permit, pass, count, watch));
         });
     }
     // Never begun: closed by being dropped.

@@ -101,6 +101,11 @@ impl<'t, 'p> Table<'t, 'p> {
         self.table.contains_key(key)
     }
 
+    /// Whether the key holds a table: for what may be switched on by `true` or told in detail.
+    pub fn holds_table(&self, key: &str) -> bool {
+        self.table.get(key).is_some_and(|value| value.get_ref().as_table().is_some())
+    }
+
     /// Where the key's value is, or the table where there is none.
     pub fn at(&self, key: &str) -> usize {
         self.table.get(key).map_or(self.start, |value| value.span().start)

@@ -4,9 +4,10 @@
 //!
 //! | module | what it does |
 //! | --- | --- |
-//! | [`listen`] | bind, accept with back-off and permits, socket options, the open-file limit |
-//! | [`tls`] | certificates → handshakes; live change of certificates |
-//! | [`stream`] | plain or TLS as one type; reads through a scratch buffer of the thread |
+//! | [`listen`] | bind, accept with back-off and permits, who may come and how many, the open-file limit |
+//! | [`tls`] | certificates, also of clients → handshakes; live change of all of them |
+//! | [`websocket`] | HTTP upgrade; the payload of binary frames as a stream of bytes |
+//! | [`stream`] | plain, TLS or WebSocket as one type; reads through a scratch buffer of the thread |
 //! | [`proxy_header`] | PROXY protocol v1 and v2: parse and write (pure), read from a socket |
 //! | [`drain`] | graceful end: stop, tell, wait, abort |
 //! | [`signal`] | SIGTERM, SIGINT and SIGHUP as values |
@@ -25,3 +26,4 @@ pub mod signal;
 pub mod stream;
 pub mod tls;
 pub mod watch;
+pub mod websocket;

@@ -2,11 +2,16 @@
 //! back-off when the machine runs out of something. An accepted socket is a plain `std` socket, non-blocking and not
 //! yet registered anywhere, so that the caller may hand it to another thread's runtime at no cost.
 
+mod gate;
+mod network;
+mod pace;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -15,6 +20,11 @@ use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
+
+use pace::Pace;
+
+pub use gate::{Gate, GateRules, Place, Refusal};
+pub use network::{Network, any_contains};
 
 /// What the kernel may queue before we accept. It cuts this at `net.core.somaxconn` (4096 by default): a fleet that
 /// reconnects at once waits there rather than being refused.
@@ -43,6 +53,7 @@ pub struct Listener {
     socket: AsyncFd<TcpListener>,
     address: SocketAddr,
     permits: Arc<Semaphore>,
+    pace: Option<Mutex<Pace>>,
 }
 
 /// One accepted connection. It counts against the listener's limit until `permit` is dropped.
@@ -104,7 +115,14 @@ impl Listener {
             reason = "its successor is unsafe; a TcpListener never changes its descriptor, the one danger"
         )]
         let socket = AsyncFd::new(socket)?;
-        Ok(Self { socket, address, permits })
+        Ok(Self { socket, address, permits, pace: None })
+    }
+
+    /// Accepts at most so many a second in the long run, after a silent second as many at once. Over it, clients wait in
+    /// the kernel's queue.
+    #[must_use]
+    pub fn paced(self, per_second: u32) -> Self {
+        Self { pace: Some(Mutex::new(Pace::new(per_second, Instant::now()))), ..self }
     }
 
     /// The bound address, with the port the kernel chose where 0 was asked for.
@@ -115,10 +133,14 @@ impl Listener {
     /// The next connection. Never fails: what a listener can suffer passes, so it is logged and waited out. Cancel safe.
     pub async fn accept(&self) -> Accepted {
         let permit = self.permit().await;
+        self.wait_for_turn().await;
         let mut pause = BACKOFF.0;
         loop {
             match self.try_accept().await {
-                Ok((socket, peer)) => return Accepted { socket, peer, permit },
+                Ok((socket, peer)) => {
+                    self.pace.iter().for_each(|pace| pace.lock().count(Instant::now()));
+                    return Accepted { socket, peer, permit };
+                }
                 Err(error) if is_peers_own(&error) => {}
                 Err(error) => {
                     warn!(address = %self.address, %error, "cannot accept, pausing {pause:?}");
@@ -126,6 +148,14 @@ impl Listener {
                     pause = (pause * 2).min(BACKOFF.1);
                 }
             }
+        }
+    }
+
+    async fn wait_for_turn(&self) {
+        let Some(pace) = &self.pace else { return };
+        let wait = pace.lock().wait(Instant::now());
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
         }
     }
 
@@ -211,6 +241,18 @@ mod tests {
         assert!(waiting.is_err());
         drop(first);
         listener.accept().await;
+    }
+
+    #[tokio::test]
+    async fn over_its_pace_a_listener_leaves_clients_in_the_queue() {
+        let permits = Arc::new(Semaphore::new(100));
+        let listener = Listener::new(bind(any()).unwrap(), permits).unwrap().paced(10);
+        let _clients: Vec<_> = (0..20).map(|_| TcpStream::connect(listener.address()).unwrap()).collect();
+        let began = Instant::now();
+        for _ in 0..20 {
+            listener.accept().await;
+        }
+        assert!(began.elapsed() >= Duration::from_millis(700), "eleven at once, nine more take 100 ms each");
     }
 
     #[test]

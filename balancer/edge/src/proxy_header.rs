@@ -2,6 +2,8 @@
 //! address. Parsing and writing are pure; [`read`] takes exactly the header from a socket and not one byte more, so that
 //! a TLS handshake may follow. Follows `doc/proxy-protocol.txt` of HAProxy.
 
+mod extras;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -10,6 +12,8 @@ use thiserror::Error;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+pub use extras::{ClientTls, Extras, LONGEST_UNIQUE_ID, LONGEST_VALUE};
 
 const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The longest version 1 line the specification allows, with its CR LF.
@@ -20,14 +24,23 @@ const V2_MAX_BODY: usize = 4096;
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whom a connection is really from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProxyHeader {
     /// The proxy's own connection, a check for instance, or a family we cannot name: use the socket's addresses.
     Local,
     Proxied {
         source: SocketAddr,
         destination: SocketAddr,
+        /// Version 2 only.
+        extras: Box<Extras>,
     },
+}
+
+impl ProxyHeader {
+    /// Addresses, and nothing else.
+    pub fn proxied(source: SocketAddr, destination: SocketAddr) -> Self {
+        Self::Proxied { source, destination, extras: Box::default() }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -92,10 +105,7 @@ fn parse_v1(bytes: &[u8]) -> Result<Option<(ProxyHeader, usize)>, ProxyHeaderErr
     if words.next().is_some() {
         return Err(Malformed("more words than expected"));
     }
-    let header = ProxyHeader::Proxied {
-        source: SocketAddr::new(source, from),
-        destination: SocketAddr::new(destination, to),
-    };
+    let header = ProxyHeader::proxied(SocketAddr::new(source, from), SocketAddr::new(destination, to));
     Ok(Some((header, end + 1)))
 }
 
@@ -121,11 +131,13 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(ProxyHeader, usize)>, ProxyHeaderErr
     if local {
         return Ok(Some((ProxyHeader::Local, used)));
     }
-    let header = match head[13] {
+    let (source, destination, length) = match head[13] {
         0x11 => {
             let [a, b, c, d, e, f, g, h, ports @ ..] =
                 body.first_chunk::<12>().ok_or(Malformed("too short for IPv4 addresses"))?;
-            proxied(Ipv4Addr::new(*a, *b, *c, *d).into(), Ipv4Addr::new(*e, *f, *g, *h).into(), *ports)
+            let (from, to) = ports_of(*ports);
+            let (source, destination) = (Ipv4Addr::new(*a, *b, *c, *d), Ipv4Addr::new(*e, *f, *g, *h));
+            (SocketAddr::new(source.into(), from), SocketAddr::new(destination.into(), to), 12)
         }
         0x21 => {
             let body = body.first_chunk::<36>().ok_or(Malformed("too short for IPv6 addresses"))?;
@@ -133,24 +145,23 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(ProxyHeader, usize)>, ProxyHeaderErr
                 let octets: [u8; 16] = std::array::from_fn(|byte| body[at + byte]);
                 IpAddr::from(octets)
             };
-            proxied(address(0), address(16), [body[32], body[33], body[34], body[35]])
+            let (from, to) = ports_of([body[32], body[33], body[34], body[35]]);
+            (SocketAddr::new(address(0), from), SocketAddr::new(address(16), to), 36)
         }
         // Unspecified, datagram or unix: the specification lets a receiver use the socket's own addresses.
-        0x00 | 0x12 | 0x22 | 0x31 | 0x32 => ProxyHeader::Local,
+        0x00 | 0x12 | 0x22 | 0x31 | 0x32 => return Ok(Some((ProxyHeader::Local, used))),
         _ => return Err(Malformed("address family")),
     };
-    Ok(Some((header, used)))
+    let extras = Box::new(Extras::parse(&bytes[..used], 16 + length)?);
+    Ok(Some((ProxyHeader::Proxied { source, destination, extras }, used)))
 }
 
-fn proxied(source: IpAddr, destination: IpAddr, ports: [u8; 4]) -> ProxyHeader {
-    ProxyHeader::Proxied {
-        source: SocketAddr::new(source, u16::from_be_bytes([ports[0], ports[1]])),
-        destination: SocketAddr::new(destination, u16::from_be_bytes([ports[2], ports[3]])),
-    }
+fn ports_of([a, b, c, d]: [u8; 4]) -> (u16, u16) {
+    (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))
 }
 
 /// Appends a version 1 header.
-pub fn write_v1(header: ProxyHeader, out: &mut Vec<u8>) {
+pub fn write_v1(header: &ProxyHeader, out: &mut Vec<u8>) {
     let line = match same_family(header) {
         Some((source, destination)) => {
             let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
@@ -167,8 +178,9 @@ pub fn write_v1(header: ProxyHeader, out: &mut Vec<u8>) {
     out.extend_from_slice(line.as_bytes());
 }
 
-/// Appends a version 2 header, without extensions.
-pub fn write_v2(header: ProxyHeader, out: &mut Vec<u8>) {
+/// Appends a version 2 header: with extras, they are followed by a checksum of the whole.
+pub fn write_v2(header: &ProxyHeader, out: &mut Vec<u8>) {
+    let start = out.len();
     out.extend_from_slice(V2_SIGNATURE);
     let Some((source, destination)) = same_family(header) else {
         out.extend_from_slice(&[0x20, 0x00, 0, 0]);
@@ -189,11 +201,16 @@ pub fn write_v2(header: ProxyHeader, out: &mut Vec<u8>) {
     }
     out.extend_from_slice(&source.port().to_be_bytes());
     out.extend_from_slice(&destination.port().to_be_bytes());
+    if let ProxyHeader::Proxied { extras, .. } = header {
+        let mut values = Vec::new();
+        extras.write(&mut out[start..], &mut values);
+        out.append(&mut values);
+    }
 }
 
 /// Both addresses in one family: where they differ, IPv4 is written as IPv6.
-fn same_family(header: ProxyHeader) -> Option<(SocketAddr, SocketAddr)> {
-    let ProxyHeader::Proxied { source, destination } = header else { return None };
+fn same_family(header: &ProxyHeader) -> Option<(SocketAddr, SocketAddr)> {
+    let &ProxyHeader::Proxied { source, destination, .. } = header else { return None };
     let mapped = |address: SocketAddr| match address.ip() {
         IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),
         IpAddr::V6(_) => address,
@@ -222,7 +239,7 @@ async fn read_header(socket: &mut TcpStream) -> Result<ProxyHeader, ReadError> {
         bytes.extend_from_slice(&peeked[..available]);
         // Incomplete means that all of it is header, so taking it is right.
         let parsed = parse(&bytes)?;
-        let take = parsed.map_or(available, |(_, length)| length - before);
+        let take = parsed.as_ref().map_or(available, |(_, length)| length - before);
         socket.read_exact(&mut peeked[..take]).await?;
         if let Some((header, _)) = parsed {
             return Ok(header);

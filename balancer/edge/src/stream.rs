@@ -1,4 +1,4 @@
-//! A client's stream, plain or TLS, as one type, and reads that cost an idle connection no buffer: bytes land in one
+//! A client's stream, plain, TLS or WebSocket over either, as one type, and reads that cost an idle connection no buffer: bytes land in one
 //! scratch buffer of the thread and are looked at before the next task runs.
 
 use std::cell::RefCell;
@@ -10,6 +10,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use crate::tls;
+use crate::websocket::WebSocket;
+
 /// What one read takes at most. One large read of a busy bulk connection, and a few hundred small packets.
 pub const SCRATCH: usize = 64 * 1024;
 
@@ -17,11 +20,12 @@ thread_local! {
     static SCRATCH_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
 }
 
-/// `Tls` is boxed: most of a fleet's memory is idle streams, and a plain one should not pay for the larger variant.
+/// All but `Plain` are boxed: most of a fleet's memory is idle streams, and a plain one should not pay for the larger ones.
 #[derive(Debug)]
 pub enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    WebSocket(Box<WebSocket>),
 }
 
 impl Stream {
@@ -29,18 +33,45 @@ impl Stream {
         match self {
             Self::Plain(socket) => socket,
             Self::Tls(stream) => stream.get_ref().0,
+            Self::WebSocket(stream) => stream.get_ref().socket(),
         }
     }
 
+    /// Whether bytes that were written may still be held here, until a flush.
+    pub fn holds_back(&self) -> bool {
+        !matches!(self, Self::Plain(_))
+    }
+
     pub fn is_tls(&self) -> bool {
-        matches!(self, Self::Tls(_))
+        self.tls().is_some()
     }
 
     /// The name the client asked for in its handshake.
     pub fn server_name(&self) -> Option<&str> {
+        self.tls()?.get_ref().1.server_name()
+    }
+
+    /// Whom the client's certificate names, which its handshake has verified.
+    pub fn certified(&self) -> Option<Box<str>> {
+        tls::identity(self.tls()?)
+    }
+
+    fn tls(&self) -> Option<&TlsStream<TcpStream>> {
         match self {
             Self::Plain(_) => None,
-            Self::Tls(stream) => stream.get_ref().1.server_name(),
+            Self::Tls(stream) => Some(stream),
+            Self::WebSocket(stream) => stream.get_ref().tls(),
+        }
+    }
+
+    /// Says goodbye where the protocol has a word for it, as far as the socket takes it without waiting.
+    pub async fn farewell(&mut self) {
+        if self.holds_back() {
+            let goodbye = |context: &mut Context<'_>| {
+                let _ = Pin::new(&mut *self).poll_shutdown(context);
+                Poll::Ready(())
+            };
+            std::future::poll_fn(goodbye).await;
         }
     }
 }
@@ -109,6 +140,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_read(context, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::WebSocket(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
 }
@@ -118,6 +150,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_write(context, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::WebSocket(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
@@ -129,6 +162,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_write_vectored(context, slices),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::WebSocket(stream) => Pin::new(stream).poll_write_vectored(context, slices),
         }
     }
 
@@ -136,6 +170,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Plain(socket) => socket.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
+            Self::WebSocket(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -143,6 +178,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_flush(context),
             Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+            Self::WebSocket(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
@@ -150,6 +186,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_shutdown(context),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::WebSocket(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }

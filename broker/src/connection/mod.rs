@@ -49,7 +49,7 @@ struct Connection {
     sent: usize,
     /// The socket took nothing more at the last attempt.
     stuck: bool,
-    /// A TLS stream took bytes that it has not passed on yet.
+    /// A stream that is not plain took bytes that it has not passed on yet.
     unflushed: bool,
     timer: Pin<Box<Sleep>>,
     armed: Instant,
@@ -99,6 +99,7 @@ pub async fn serve(stream: Stream, peer: Peer, node: Arc<Node>) {
             Next::End => break,
         }
     }
+    connection.stream.farewell().await;
     connection.hands.depart().await;
 }
 
@@ -294,7 +295,7 @@ impl Connection {
         if !self.unsent.is_empty() {
             self.sent = 0;
             hub::give_buffer(std::mem::take(&mut self.unsent));
-            self.unflushed = self.stream.is_tls();
+            self.unflushed = self.stream.holds_back();
         }
         if self.unflushed {
             ready!(Pin::new(&mut self.stream).poll_flush(context))?;

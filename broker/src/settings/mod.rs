@@ -127,7 +127,7 @@ mod tests {
         .unwrap();
         assert_eq!(settings.node, "mqtt-1.mqtt.1");
         assert_eq!(settings.listen.len(), 2);
-        assert!(settings.listen[1].proxy_protocol && !settings.listen[1].certificates.is_empty());
+        assert!(settings.listen[1].proxy_protocol && settings.listen[1].tls.is_some());
         let StoreSettings::Redis(redis) = &settings.store else { panic!("redis was asked for") };
         assert_eq!(redis.place(), "redis 10.0.0.2:6379 db 12");
         assert_eq!(redis.info.redis_settings().password(), Some("hush"));
@@ -147,7 +147,8 @@ mod tests {
                 "1: nod: unknown key: did you mean `node`?",
                 "2: allow_anonymous: expected a boolean, found: integer",
                 "4: listen.address: `here` is not understood; write it like `0.0.0.0:1883`",
-                "5: listen.proxy: unknown key: known here are address, tls, proxy_protocol",
+                "5: listen.proxy: unknown key: known here are address, tls, websocket, proxy_protocol, proxy_from, handshakes, \
+                 handshake_deadline, connections, connections_per_address, allow, deny, connect_rate",
                 "7: store.kind: `dusk` is none of disk, memory, redis: did you mean `disk`?",
                 "9: access.topic_rule: `opne` is none of second-level-is-device, open: did you mean `open`?",
             ]

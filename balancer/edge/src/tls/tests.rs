@@ -3,6 +3,11 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use std::path::Path;
+
+use rustls_pki_types::ServerName;
+
+use super::certificates::is_rsa;
 use super::*;
 use crate::drain::Drain;
 
@@ -90,7 +95,7 @@ async fn a_pair_of_key_types_serves_ecdsa_first() {
     let ecdsa = write(&directory, "b-ecdsa.pem", &pem(&["pair.example"]).combined());
     let server = TlsServer::load(&[directory.path().to_owned()]).unwrap();
     shown(&server, &ecdsa, "pair.example").await.unwrap();
-    let set = server.certificates.current.load();
+    let set = Arc::clone(&server.current.load().certificates);
     assert_eq!(set.default.len(), 2, "both are twins of the first file");
     assert!(is_rsa(&set.default[1]));
 }

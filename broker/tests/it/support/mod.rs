@@ -139,10 +139,15 @@ impl Broker {
 
     /// An open broker that may have so many files open.
     pub(crate) fn with_files(limit: u32) -> Self {
+        Self::with_files_listening(limit, "")
+    }
+
+    /// The same, with more settings of its listener.
+    pub(crate) fn with_files_listening(limit: u32, listener: &str) -> Self {
         let mut shell = Command::new("sh");
         let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
         shell.args(["-c", &script, env!("CARGO_BIN_EXE_nsd-broker")]);
-        Self::launch("allow_anonymous = true", "", shell)
+        Self::launch("allow_anonymous = true", listener, shell)
     }
 
     fn launch(settings: &str, listener: &str, mut command: Command) -> Self {
@@ -291,7 +296,7 @@ pub(crate) struct Message {
     pub(crate) ids: Vec<u32>,
 }
 
-trait Duplex: Read + Write + Send {}
+pub(crate) trait Duplex: Read + Write + Send {}
 impl<T: Read + Write + Send> Duplex for T {}
 
 pub(crate) struct Client {
@@ -311,7 +316,7 @@ impl Client {
         Self::over(socket, stream, version)
     }
 
-    fn over(socket: TcpStream, stream: Box<dyn Duplex>, version: Version) -> Self {
+    pub(crate) fn over(socket: TcpStream, stream: Box<dyn Duplex>, version: Version) -> Self {
         socket.set_read_timeout(Some(SOON)).unwrap();
         socket.set_nodelay(true).unwrap();
         Self { socket, stream, version, read: Vec::new(), next_id: 1, keep_releases: false }

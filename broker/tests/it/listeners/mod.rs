@@ -1,13 +1,19 @@
-//! What stands in front of MQTT: TLS and the PROXY header.
+//! What stands in front of MQTT: who may come, PROXY header, TLS, WebSocket.
+
+mod certificates;
+mod crowds;
+mod documented;
+mod proxies;
+mod websocket;
 
 use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use nsd_wire::{Connect, Packet, Publish, Qos, ReasonCode, Version};
+use nsd_wire::{Connect, Packet, Qos, ReasonCode, Version};
 use rcgen::{CertificateParams, KeyPair};
 
-use crate::support::{Broker, Client, Gone, SOON, eventually};
+use crate::support::{Broker, Client, SOON, eventually};
 
 const TLS_ALERT: u8 = 0x15;
 
@@ -18,6 +24,17 @@ fn certify(file: &Path) -> Vec<u8> {
         CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
     std::fs::write(file, format!("{}{}", certificate.pem(), key.serialize_pem())).unwrap();
     certificate.der().to_vec()
+}
+
+/// Whether the broker has let a client in whom it sees like this.
+fn saw(broker: &Broker, peer: &str, certified: Option<&str>) -> bool {
+    let wanted = certified.map(|name| format!("certified=\"{name}\""));
+    broker.log().lines().filter(|line| line.contains("begun") && line.contains(peer)).any(
+        |line| match &wanted {
+            Some(wanted) => line.contains(wanted),
+            None => !line.contains("certified="),
+        },
+    )
 }
 
 fn over_tls(file: &Path) -> Broker {
@@ -86,35 +103,4 @@ fn a_slow_reader_over_tls_gets_the_last_bytes_too() {
     for number in 0..sent {
         assert_eq!(slow.message().payload.len(), 4000, "message {number} of {sent}");
     }
-}
-
-#[test]
-fn the_proxy_header_tells_the_clients_address() {
-    let broker = Broker::listening("proxy_protocol = true");
-    let mut bytes = b"PROXY TCP4 203.0.113.7 192.0.2.1 40000 1883\r\n".to_vec();
-    Packet::Connect(Connect::new(Version::V5, "v1")).encode(Version::V5, &mut bytes).unwrap();
-    let mut one = Client::open(broker.address, Version::V5);
-    one.send_raw(&bytes);
-    one.expect(|packet| matches!(packet, Packet::ConnAck(_)).then_some(()));
-    one.ping();
-    assert!(broker.log().contains("203.0.113.7:40000"), "{}", broker.log());
-
-    let mut two = Client::open(broker.address, Version::V311);
-    let header = nsd_edge::proxy_header::ProxyHeader::Proxied {
-        source: "[2001:db8::5]:41000".parse().unwrap(),
-        destination: "[2001:db8::1]:1883".parse().unwrap(),
-    };
-    let mut bytes = Vec::new();
-    nsd_edge::proxy_header::write_v2(header, &mut bytes);
-    // In pieces, as a network may cut it.
-    for byte in bytes {
-        two.send_raw(&[byte]);
-    }
-    two.login(&Connect::new(Version::V311, "v2"));
-    assert!(broker.log().contains("[2001:db8::5]:41000"), "{}", broker.log());
-
-    let mut none = Client::open(broker.address, Version::V5);
-    none.send(&Packet::Connect(Connect::new(Version::V5, "none")));
-    assert_eq!(none.next(SOON * 2, |_| ()), Err(Gone::Closed), "without a header nobody comes in");
-    one.publish_as(Publish { qos: Qos::ExactlyOnce, ..Publish::new("t", b"x") });
 }
