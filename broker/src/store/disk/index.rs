@@ -45,7 +45,7 @@ struct Slot {
 pub(super) struct Writes<'c> {
     pub(super) next_session: Option<SessionId>,
     pub(super) sessions: BTreeMap<SessionId, Option<Vec<u8>>>,
-    /// All that these have in tables of their own goes, whatever else is said here.
+    /// All that these have in other tables goes, before anything is put there.
     pub(super) closed: Vec<SessionId>,
     pub(super) subscriptions: BTreeMap<(SessionId, &'c str), Option<Vec<u8>>>,
     pub(super) held: BTreeMap<(SessionId, u16), bool>,
@@ -219,6 +219,8 @@ impl<'c> Plan<'_, 'c> {
             self.drop_entry(slot);
         }
         self.dirty.remove(&session);
+        self.writes.subscriptions.retain(|(of, _), _| *of != session);
+        self.writes.held.retain(|(of, _), _| *of != session);
         self.writes.sessions.insert(session, None);
         self.writes.closed.push(session);
     }

@@ -66,8 +66,7 @@ use crate::message::Message;
 /// The memory that the engine may keep pages in.
 pub const CACHE: usize = 32 << 20;
 /// Left on the disk for changes that only free room: to take entries out, the engine first writes the pages anew in which
-/// they stand. This is enough for 5,000 of them, each in a page of its own; a file that is smaller needs no more than
-/// its own size.
+/// they stand. This is enough for 5,000 of them, each in a page of its own; no more is needed than all records take.
 const RESERVE: u64 = 32 << 20;
 
 /// Counts the entries of all sessions; 0 is none.
@@ -244,8 +243,9 @@ impl DiskStore {
             Err(error) => return Err(self.break_off(error.to_string())),
         };
         // Pages are rarely full: a record needs up to twice its size.
-        let inside = allocated.saturating_sub(2 * u64::try_from(self.live).unwrap_or(0));
-        if free + inside < 2 * added + RESERVE.min(allocated) { Err(self.full()) } else { Ok(()) }
+        let live = 2 * u64::try_from(self.live).unwrap_or(0);
+        let inside = allocated.saturating_sub(live);
+        if free + inside < 2 * added + RESERVE.min(live) { Err(self.full()) } else { Ok(()) }
     }
 
     fn full(&self) -> CommitError {

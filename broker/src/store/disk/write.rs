@@ -23,7 +23,8 @@ pub(super) fn perform(
     if let Some(next) = writes.next_session {
         meta.insert(META_NEXT_SESSION, next)?;
     }
-    let mut grown = entries(transaction, writes, scratch)?;
+    let mut grown = closed(transaction, writes)?;
+    grown += entries(transaction, writes, scratch)?;
     grown += bodies(transaction, writes)?;
     let values = writes.sessions.iter().map(|(session, value)| (session, value.as_deref()));
     grown += all(transaction, SESSIONS, values)?;
@@ -34,7 +35,6 @@ pub(super) fn perform(
     flags(transaction, HELD, writes.held.iter())?;
     flags(transaction, RECEIVED, writes.received.iter())?;
     grown += retained(transaction, writes, scratch)?;
-    grown += closed(transaction, writes)?;
     Ok(grown)
 }
 

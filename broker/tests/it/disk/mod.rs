@@ -7,6 +7,7 @@ mod full;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nsd_broker::store::change::{Change, Stored};
 use nsd_broker::store::disk::{CACHE, DiskStore, OpenError};
@@ -42,7 +43,20 @@ impl Keeper for Disk {
 }
 
 pub(super) fn opened(path: &Path) -> (DiskStore, Stored) {
-    DiskStore::open(path, CACHE).unwrap_or_else(|error| panic!("{error}"))
+    opening(path).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A process that another test starts has our lock, too, from its fork to its exec.
+pub(super) fn opening(path: &Path) -> Result<(DiskStore, Stored), OpenError> {
+    let started = Instant::now();
+    loop {
+        match DiskStore::open(path, CACHE) {
+            Err(OpenError::InUse { .. }) if started.elapsed() < Duration::from_secs(10) => {
+                std::thread::yield_now()
+            }
+            result => return result,
+        }
+    }
 }
 
 #[test]
