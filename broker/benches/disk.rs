@@ -25,7 +25,7 @@ fn main() {
     let folder = tempfile::tempdir_in(base).unwrap();
     let mut bench = Bench::new(folder.path());
 
-    println!("sessions {}, queues empty", SESSIONS);
+    println!("{SESSIONS} sessions, queues empty");
     bench.begin_sessions();
     bench.pairs_of_all_sizes();
     bench.same_batch();
