@@ -44,12 +44,19 @@ fn main() {
 struct Bench<'f> {
     folder: &'f Path,
     store: Option<DiskStore>,
-    seq: Seq,
+    /// Of each session.
+    seqs: Vec<Seq>,
+    turn: u64,
 }
 
 impl<'f> Bench<'f> {
     fn new(folder: &'f Path) -> Self {
-        Self { folder, store: Some(DiskStore::open(folder, CACHE).unwrap().0), seq: 1 }
+        Self {
+            folder,
+            store: Some(DiskStore::open(folder, CACHE).unwrap().0),
+            seqs: vec![0; SESSIONS as usize],
+            turn: 0,
+        }
     }
 
     fn commit(&mut self, changes: &[Change]) {
@@ -188,8 +195,11 @@ impl<'f> Bench<'f> {
 
     /// Sessions in no order.
     fn next(&mut self) -> (SessionId, Seq) {
-        self.seq += 1;
-        (self.seq.wrapping_mul(7919) % SESSIONS + 1, self.seq)
+        self.turn += 1;
+        let at = self.turn.wrapping_mul(7919) % SESSIONS;
+        let seq = &mut self.seqs[at as usize];
+        *seq += 1;
+        (at + 1, *seq)
     }
 
     fn size(&self) -> f64 {
