@@ -95,6 +95,11 @@ impl Engine {
         result
     }
 
+    /// Gives room that is not used back to the disk.
+    pub(super) fn compact(&mut self) -> Result<(), Failure> {
+        self.database.as_mut().map_or(Ok(()), |database| guarded(|| Ok(database.compact().map(drop)?)))
+    }
+
     pub(super) fn close(mut self) -> Result<(), Failure> {
         self.database.take().map_or(Ok(()), |database| guarded(|| Ok(database.close()?)))
     }

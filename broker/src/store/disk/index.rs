@@ -14,8 +14,10 @@ use crate::store::change::{Change, Entry, Seq, SessionId};
 
 /// A session's record is written again each time that its queue has taken this many entries.
 const SEQ_STEP: u64 = 1024;
-/// A message up to this size is cheaper beside each of its entries than in a table of its own.
-const INLINE: usize = 64;
+/// A message that several entries have is cheaper beside each of them up to this size.
+const SHARED_INLINE: usize = 64;
+/// A message that one entry has stands beside it up to this size; a larger one is better cut into parts.
+const ALONE_INLINE: usize = 16_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Index {
@@ -45,7 +47,7 @@ struct Slot {
 pub(super) struct Writes<'c> {
     pub(super) next_session: Option<SessionId>,
     pub(super) sessions: BTreeMap<SessionId, Option<Vec<u8>>>,
-    /// All that these have in tables of their own goes, whatever else is said here.
+    /// All that these have in other tables goes, before anything is put there.
     pub(super) closed: Vec<SessionId>,
     pub(super) subscriptions: BTreeMap<(SessionId, &'c str), Option<Vec<u8>>>,
     pub(super) held: BTreeMap<(SessionId, u16), bool>,
@@ -219,6 +221,8 @@ impl<'c> Plan<'_, 'c> {
             self.drop_entry(slot);
         }
         self.dirty.remove(&session);
+        self.writes.subscriptions.retain(|(of, _), _| *of != session);
+        self.writes.held.retain(|(of, _), _| *of != session);
         self.writes.sessions.insert(session, None);
         self.writes.closed.push(session);
     }
@@ -293,7 +297,7 @@ impl<'c> Plan<'_, 'c> {
         self.writes
     }
 
-    /// Fresh neighbours with one message get one body, under the place of the first of them.
+    /// Fresh neighbours with one message get one body, under the place of the first of them; so does a large message.
     fn share(&mut self) {
         let first = self.writes.first;
         let mut fresh: Vec<_> = (first..)
@@ -301,9 +305,10 @@ impl<'c> Plan<'_, 'c> {
             .filter_map(|(place, fresh)| Some((place, fresh.as_mut()?)))
             .collect();
         for group in fresh.chunk_by_mut(|(_, a), (_, b)| std::ptr::eq(&*a.entry.message, &*b.entry.message)) {
-            let [(body, one), _, ..] = group else { continue };
+            let [(body, one), others @ ..] = group else { continue };
             let (body, message) = (*body, &*one.entry.message);
-            if message.bytes().len() <= INLINE {
+            let inline = if others.is_empty() { ALONE_INLINE } else { SHARED_INLINE };
+            if message.bytes().len() <= inline {
                 continue;
             }
             self.index.bodies.insert(body, group.len() as u64);

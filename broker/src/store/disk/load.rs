@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt};
 use nsd_wire::PacketId;
-use redb::{Error, Key, ReadTransaction, ReadableTable, TableDefinition, Value};
+use redb::{Error, Key, ReadTransaction, ReadableTable, TableDefinition, TableHandle, Value};
 
 use super::BodyId;
 use super::codec::{self, Body, EntryRecord, SessionRecord};
@@ -29,12 +29,12 @@ pub(super) fn run(transaction: &ReadTransaction, messages: bool) -> Result<Resul
     let meta = transaction.open_table(META)?;
     let number = |name: &str| match meta.get(name)? {
         Some(number) => Ok(number.value()),
-        None => Err(damaged("meta")),
+        None => Err(damaged(META.name())),
     };
     match number(META_FORMAT)? {
         FORMAT => {}
         newer @ FORMAT.. => return Ok(Err(Failure::Newer(newer))),
-        _ => return Err(damaged("meta")),
+        _ => return Err(damaged(META.name())),
     }
     let found = Found {
         index: Index::new(number(META_NEXT_SESSION)?),
@@ -52,6 +52,9 @@ pub(super) fn run(transaction: &ReadTransaction, messages: bool) -> Result<Resul
     load.found.stored.next_session = load.found.index.next_session();
     Ok(Ok(load.found))
 }
+
+/// `None` where messages are not read.
+type Bodies = HashMap<BodyId, Option<Arc<Message>>>;
 
 struct Load<'t> {
     transaction: &'t ReadTransaction,
@@ -93,13 +96,7 @@ impl Load<'_> {
     }
 
     fn entries(&mut self) -> Result<(), Error> {
-        let mut bodies = HashMap::new();
-        for_each(self.transaction, BODIES, |body, bytes| {
-            self.found.live += size(bytes);
-            let message = if self.messages { Some(Arc::new(Message::from_bytes(bytes)?)) } else { None };
-            bodies.insert(body, message);
-            Some(())
-        })?;
+        let bodies = self.bodies()?;
         let received = self.transaction.open_table(RECEIVED)?;
         let any_received = received.first()?.is_some();
         for_each(self.transaction, ENTRIES, |place, bytes| {
@@ -108,7 +105,7 @@ impl Load<'_> {
             self.found.live += size(bytes);
             let body = match record.body {
                 Body::Inline(_) => None,
-                Body::Shared(body) => Some(body),
+                Body::Shared(body) => Some(bodies.contains_key(&body).then_some(body)?),
             };
             let id = (record.session, record.seq);
             self.found.index.add_entry(id, place, body, record.received).then_some(())?;
@@ -121,12 +118,33 @@ impl Load<'_> {
         })?;
         // A body that nobody needs would stay for ever.
         if bodies.keys().any(|body| self.found.index.needed(*body) == 0) {
-            return Err(damaged("bodies"));
+            return Err(damaged(BODIES.name()));
         }
         for session in &mut self.found.stored.sessions {
             session.queue.sort_by_key(|entry| entry.seq);
         }
         Ok(())
+    }
+
+    /// Bodies, put together again.
+    fn bodies(&mut self) -> Result<Bodies, Error> {
+        let mut bodies = Bodies::new();
+        let mut begun: Option<(BodyId, u16, Vec<u8>)> = None;
+        for_each(self.transaction, BODIES, |(body, number), bytes| {
+            self.found.live += size(bytes);
+            let kept = if self.messages { bytes } else { b"" };
+            match &mut begun {
+                Some((same, last, whole)) if *same == body => {
+                    *last = last.checked_add(1).filter(|next| *next == number)?;
+                    whole.extend_from_slice(kept);
+                    Some(())
+                }
+                _ if number == 0 => end(begun.replace((body, 0, kept.to_vec())), &mut bodies),
+                _ => None,
+            }
+        })?;
+        end(begun, &mut bodies).ok_or_else(|| damaged(BODIES.name()))?;
+        Ok(bodies)
     }
 
     fn others(&mut self) -> Result<(), Error> {
@@ -158,7 +176,15 @@ impl Load<'_> {
     }
 }
 
-fn entry(record: EntryRecord<'_>, bodies: &HashMap<BodyId, Option<Arc<Message>>>) -> Option<Entry> {
+/// A body has all its parts; without messages there is nothing to make of them.
+fn end(begun: Option<(BodyId, u16, Vec<u8>)>, bodies: &mut Bodies) -> Option<()> {
+    let Some((body, _, whole)) = begun else { return Some(()) };
+    let message = if whole.is_empty() { None } else { Some(Arc::new(Message::from_bytes(&whole)?)) };
+    bodies.insert(body, message);
+    Some(())
+}
+
+fn entry(record: EntryRecord<'_>, bodies: &Bodies) -> Option<Entry> {
     let message = match record.body {
         Body::Inline(bytes) => Arc::new(Message::from_bytes(bytes)?),
         Body::Shared(body) => Arc::clone(bodies.get(&body)?.as_ref()?),
@@ -173,7 +199,6 @@ fn for_each<K: Key + 'static, V: Value + 'static>(
     table: TableDefinition<'_, K, V>,
     mut take: impl FnMut(K::SelfType<'_>, V::SelfType<'_>) -> Option<()>,
 ) -> Result<(), Error> {
-    use redb::TableHandle;
     let name = table.name().to_owned();
     for record in transaction.open_table(table)?.iter()? {
         let (key, value) = record?;

@@ -31,7 +31,7 @@
 //! | `held` | session, packet identifier | |
 //! | `entries` | place | flags `u8`, session, seq, time, count `u32` and identifiers `u32`, then a message or a body's key |
 //! | `received` | place | its entry's client has the message, as was learnt after the entry was written |
-//! | `bodies` | place of the first entry | a message that several entries of one batch share |
+//! | `bodies` | place of the first entry, number of the part `u16` | a part of a message that several entries of one batch share, or of a large one |
 //! | `retained` | topic | time, message |
 //! | `wills` | client id | delay `u32`, message |
 //! | `devices` | id | disabled `u8`, secret |
@@ -66,9 +66,13 @@ use crate::message::Message;
 /// The memory that the engine may keep pages in.
 pub const CACHE: usize = 32 << 20;
 /// Left on the disk for changes that only free room: to take entries out, the engine first writes the pages anew in which
-/// they stand. This is enough for 5,000 of them, each in a page of its own; a file that is smaller needs no more than
-/// its own size.
+/// they stand. This is enough for 5,000 of them, each in a page of its own; no more is needed than all records take.
 const RESERVE: u64 = 32 << 20;
+
+/// Below this the file is not opened again after the disk was full: it takes reading all of it to find out.
+const REOPENING: u64 = 1 << 16;
+/// A file is made smaller at the start if it has more than this, and less than a quarter of it is in use.
+const SPACIOUS: u64 = 64 << 20;
 
 /// Counts the entries of all sessions; 0 is none.
 type Place = u64;
@@ -162,13 +166,20 @@ impl DiskStore {
         }
         folder.settle().map_err(|error| refusal(&file, sort_io(&error)))?;
         folder.set_mark(batch);
-        Ok((Self { state: State::Open(engine, index), batch, live, cache, folder }, stored))
+        let state = State::Open(engine, index);
+        let mut store = Self { state, batch, live, cache, folder };
+        store.give_back_room().map_err(|failure| refusal(&file, failure))?;
+        Ok((store, stored))
     }
 
     /// Stores all of the batch or nothing; it is on the disk when this returns.
     pub fn commit(&mut self, changes: &[Change]) -> Result<(), CommitError> {
         let added = added(changes);
         if let State::Shut = self.state {
+            // To open it, some pages are written.
+            if self.folder.free().unwrap_or(0) < REOPENING {
+                return Err(self.full());
+            }
             self.open_again()?;
         }
         self.has_room(added)?;
@@ -244,8 +255,25 @@ impl DiskStore {
             Err(error) => return Err(self.break_off(error.to_string())),
         };
         // Pages are rarely full: a record needs up to twice its size.
-        let inside = allocated.saturating_sub(2 * u64::try_from(self.live).unwrap_or(0));
-        if free + inside < 2 * added + RESERVE.min(allocated) { Err(self.full()) } else { Ok(()) }
+        let live = 2 * u64::try_from(self.live).unwrap_or(0);
+        let inside = allocated.saturating_sub(live);
+        if free + inside < 2 * added + RESERVE.min(live) { Err(self.full()) } else { Ok(()) }
+    }
+
+    /// Makes a file smaller that is mostly empty.
+    fn give_back_room(&mut self) -> Result<(), Failure> {
+        let used = 4 * u64::try_from(self.live).unwrap_or(0);
+        let State::Open(engine, _) = &mut self.state else { return Ok(()) };
+        if !self.folder.allocated().is_ok_and(|allocated| allocated > SPACIOUS.max(used)) {
+            return Ok(());
+        }
+        if engine.compact().is_err() {
+            // It takes some room itself. Nothing is lost if there is none, but the engine takes no more after an error.
+            self.state = State::Shut;
+            let (engine, found) = Engine::open(self.folder.file(), self.cache, false)?;
+            self.state = State::Open(engine, found.index);
+        }
+        Ok(())
     }
 
     fn full(&self) -> CommitError {

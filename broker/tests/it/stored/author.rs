@@ -30,8 +30,8 @@ fn write(model: &Model, (kind, which, how): Wish, out: &mut Vec<Change>) {
     let name = format!("name {}", which % 8);
     let text: Box<str> = name.as_str().into();
     out.push(match kind % 32 {
-        0 | 1 => open(model.next_session(), &name, how.into()),
-        2 => open(session, &name, how.into()),
+        0 if !sessions.is_empty() => open(session, &name, how.into()),
+        0..=2 => open(model.next_session(), &name, how.into()),
         3 => Change::Part { session, at: UNIX_EPOCH + Duration::from_micros(how.into()) },
         4 => Change::Close { session },
         5 | 6 => Change::Subscribe {
