@@ -436,7 +436,9 @@ impl Hands {
             Reply::Disconnect(reason) => {
                 encoded(Disconnect::new(*reason).encode(version, &mut self.last_word));
             }
-            Reply::Refused(reason) => encoded(ConnAck::new(false, *reason).encode(version, out)),
+            Reply::Refused { version, reason } => {
+                encoded(ConnAck::new(false, *reason).encode(*version, out));
+            }
             Reply::UnsupportedVersion { level } => {
                 out.extend_from_slice(connack::unsupported_version(*level));
             }

@@ -122,7 +122,11 @@ pub enum Reply {
         keep_alive: Option<u16>,
         shares: bool,
     },
-    Refused(ReasonCode),
+    /// In the client's own version: nothing else is known of it yet.
+    Refused {
+        version: Version,
+        reason: ReasonCode,
+    },
     UnsupportedVersion {
         level: u8,
     },
