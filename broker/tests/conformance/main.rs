@@ -1,0 +1,29 @@
+//! What the standards say, over the wire: raw bytes to a broker process and back, clause by clause. Neither the packets
+//! nor their reading come from `nsd-wire`. Each test names its statements; `table` makes `docs/conformance.md` of them.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a helper of a test fails as the test would")]
+
+mod answer;
+mod broker;
+mod client;
+mod packet;
+mod suite;
+mod table;
+
+mod aliases;
+mod auth;
+mod connect;
+mod flow;
+mod keep_alive;
+mod malformed;
+mod properties;
+mod qos;
+mod retained;
+mod session;
+mod shared;
+mod strings;
+mod subscribe;
+mod topics;
+mod v31;
+mod websocket;
+mod wills;
