@@ -62,6 +62,8 @@ struct Connection {
 enum Next {
     Admit(Box<Opening>),
     Challenge(Box<[u8]>),
+    /// There is more to do, after the others of this thread had their turn.
+    Again,
     End,
 }
 
@@ -96,6 +98,9 @@ pub async fn serve(stream: Stream, peer: Peer, node: Arc<Node>) {
                 let effects = connection.session.on_challenge(outcome);
                 connection.hands.carry_out(effects, None);
             }
+            // Not by waking itself: the runtime looks at its sockets only once in many turns, and a client that keeps
+            // its task ready would be all that the thread sees.
+            Next::Again => tokio::task::yield_now().await,
             Next::End => break,
         }
     }
@@ -129,8 +134,7 @@ impl Connection {
                 return Poll::Pending;
             }
         }
-        context.waker().wake_by_ref();
-        Poll::Pending
+        Poll::Ready(Next::Again)
     }
 
     /// Reads once, if more may be read. Tells whether something came.
