@@ -84,6 +84,9 @@ pub const SUBSCRIBES_WAITING: usize = 64;
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Topics whose receivers one thread remembers; at the limit it forgets all and starts over.
 pub const MATCH_CACHE: usize = 8192;
+/// And what they may take: a topic can be of 64 KiB, and a hundred thousand may want it. One that is larger by itself is
+/// looked up each time.
+pub const MATCH_CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// What one `read` may bring: long enough for hundreds of small packets, short enough to be fair to the other clients.
 pub const READ_SCRATCH: usize = 64 * 1024;
 /// Bytes waiting in one lane toward other nodes above which publishers wait, and twice that where QoS 0 is dropped.
