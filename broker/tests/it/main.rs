@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a helper of a test fails as the test would")]
 
+mod abuse;
 mod access;
 mod away;
 mod cluster;
