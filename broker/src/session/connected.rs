@@ -196,6 +196,10 @@ impl Connected {
 
     /// The identifier is free before PUBCOMP says so: else its next message would be taken for this one again.
     fn on_release(&mut self, id: PacketId) -> Effects<'static> {
+        // Released before we said that we have it: PUBCOMP would be a lie, and the PUBREC is on its way.
+        if self.receiving.get(&id) == Some(&Receiving::AwaitingStored) {
+            return Effects::none();
+        }
         let kind = AckKind::PubComp;
         Effects::one(match self.receiving.remove(&id) {
             Some(_) => Effect::Release(Receipt { id, kind }),
