@@ -26,13 +26,20 @@ pub(crate) struct Caps {
 pub(crate) enum Step<'a> {
     Packet(Said<'a>),
     Bytes(&'a [u8]),
-    Admit { device: bool },
+    Admit { device: bool, resumed: Option<Before<'a>>, expiry: u8, shares: bool },
     Refuse,
     Stored { which: u8, well: bool },
     Wait { tenths: u16 },
     Excuse,
     Lost,
     SentAway,
+}
+
+/// What a session has from earlier connections.
+#[derive(Debug, Arbitrary)]
+pub(crate) struct Before<'a> {
+    pub(crate) filters: Vec<Text<'a>>,
+    pub(crate) held: Vec<u8>,
 }
 
 /// A packet of a client. Identifiers are few, so that they meet.
@@ -107,7 +114,7 @@ const KNOWN: [&str; 16] = [
 ];
 
 impl<'a> Text<'a> {
-    fn text(&self) -> &'a str {
+    pub(crate) fn text(&self) -> &'a str {
         match self {
             Self::Known(index) => KNOWN[usize::from(*index) % KNOWN.len()],
             Self::Any(text) => text,
@@ -115,7 +122,7 @@ impl<'a> Text<'a> {
     }
 }
 
-fn id(id: u8) -> PacketId {
+pub(crate) fn id(id: u8) -> PacketId {
     PacketId::new(u16::from(id % 12) + 1).expect("it is above 0")
 }
 

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use libfuzzer_sys::fuzz_target;
 use nsd_broker::access::{Policy, TopicRule};
 use nsd_broker::limits::Limits;
-use nsd_broker::session::{Ending, Session};
+use nsd_broker::session::{Admitted, Ending, Resumed, Session};
 use nsd_wire::packet::Sender;
-use nsd_wire::{Packet, ReadError, ReasonCode, read};
+use nsd_wire::{AckKind, Packet, ReadError, ReasonCode, read};
 
 use life::{Life, Step};
 use model::{Cause, Model};
@@ -45,11 +45,17 @@ fuzz_target!(|life: Life| {
             }
             Step::Bytes(bytes) => hear(&mut session, &mut model, bytes, now),
             Step::Admit { .. } | Step::Refuse if !model.take_opening() => {}
-            Step::Admit { device } => {
+            Step::Admit { device, resumed, expiry, shares } => {
                 let rule = if device { TopicRule::SecondLevelIsDevice } else { TopicRule::Open };
                 let policy = Policy { allow_anonymous: true, devices: device, topic_rule: rule };
                 let grant = policy.grant(device.then_some("d"));
-                model.carry_out(session.on_admitted(Ok(grant), now), &Cause::Admitted);
+                let resumed = resumed.map(|resumed| {
+                    let filters: Vec<_> = resumed.filters.iter().map(|filter| filter.text().into()).collect();
+                    Resumed { filters, held: resumed.held.iter().map(|number| life::id(*number)).collect() }
+                });
+                let admitted = Admitted { grant, resumed, expiry: expiry.into(), shares };
+                model.admit(&admitted);
+                model.carry_out(session.on_admitted(Ok(admitted), now), &Cause::Admitted);
             }
             Step::Refuse => {
                 let effects = session.on_admitted(Err(ReasonCode::NotAuthorized), now);
@@ -57,7 +63,9 @@ fuzz_target!(|life: Life| {
             }
             Step::Stored { which, well } => {
                 let Some(receipt) = model.take_receipt(which) else { continue };
-                let reason = if well { ReasonCode::Success } else { ReasonCode::QuotaExceeded };
+                // The end of an exchange is answered as soon as it can be stored, never refused.
+                let may_fail = matches!(receipt.kind, AckKind::PubAck | AckKind::PubRec);
+                let reason = if well || !may_fail { ReasonCode::Success } else { ReasonCode::QuotaExceeded };
                 model.carry_out(session.on_stored(receipt, reason), &Cause::Stored(receipt, reason));
             }
             Step::Wait { tenths } => {

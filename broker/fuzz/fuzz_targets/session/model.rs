@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use nsd_broker::limits::Limits;
-use nsd_broker::session::{Effect, Effects, Receipt, Reply, Session};
+use nsd_broker::session::{Admitted, Effect, Effects, Receipt, Reply, Session};
 use nsd_wire::{AckKind, Packet, PacketId, Qos, ReasonCode, Version};
 
 /// What an effect follows from.
@@ -43,6 +43,8 @@ pub(crate) struct Model {
     /// QoS 2 messages that were routed and not released: whether they are stored.
     unreleased: HashMap<PacketId, bool>,
     filters: HashSet<Box<str>>,
+    /// Filters and QoS 2 messages that came with the session.
+    before: (usize, usize),
 }
 
 impl Model {
@@ -58,7 +60,15 @@ impl Model {
             receipts: Vec::new(),
             unreleased: HashMap::new(),
             filters: HashSet::new(),
+            before: (0, 0),
         }
+    }
+
+    pub(crate) fn admit(&mut self, admitted: &Admitted) {
+        let Some(resumed) = &admitted.resumed else { return };
+        self.filters = resumed.filters.iter().cloned().collect();
+        self.unreleased = resumed.held.iter().map(|id| (*id, true)).collect();
+        self.before = (self.filters.len(), self.unreleased.len());
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -106,13 +116,23 @@ impl Model {
             Effect::Route { publish, receipt } => {
                 assert!(self.inside && !publish.topic.is_empty(), "{publish:?}");
                 assert!(publish.topic.split('/').count() <= self.limits.topic_levels, "{publish:?}");
-                assert_eq!(receipt.map(|receipt| receipt.qos).unwrap_or_default(), publish.qos);
-                let Some(receipt) = receipt else { return };
+                let Some(receipt) = receipt else { return assert_eq!(publish.qos, Qos::AtMostOnce) };
                 self.receipts.push(receipt);
-                if receipt.qos == Qos::ExactlyOnce {
+                assert_eq!(Some(receipt.id), publish.packet_id);
+                if publish.qos == Qos::ExactlyOnce {
+                    assert_eq!(receipt.kind, AckKind::PubRec);
                     let before = self.unreleased.insert(receipt.id, false);
                     assert_eq!(before, None, "{receipt:?} is routed twice");
+                } else {
+                    assert_eq!((receipt.kind, publish.qos), (AckKind::PubAck, Qos::AtLeastOnce));
                 }
+            }
+            Effect::Release(receipt) => {
+                assert_eq!(receipt.kind, AckKind::PubComp);
+                assert!(matches!(cause, Cause::Released(id) if *id == receipt.id));
+                let stored = self.unreleased.remove(&receipt.id);
+                assert_eq!(stored, Some(true), "{receipt:?} is complete before it is stored");
+                self.receipts.push(receipt);
             }
             Effect::Send(reply) => self.sent(&reply, cause),
             Effect::Subscribe(subscribing) => {
@@ -156,17 +176,14 @@ impl Model {
 
     /// No acknowledgement before what it acknowledges was stored.
     fn acknowledged(&mut self, kind: AckKind, id: PacketId, reason: ReasonCode, cause: &Cause) {
-        assert!(self.inside);
+        assert!(self.inside && reason.belongs_to(kind.packet_type()), "{kind:?} with {reason}");
         match (kind, cause) {
-            (AckKind::PubAck, Cause::Stored(receipt, stored)) => {
-                assert_eq!((receipt.id, receipt.qos, *stored), (id, Qos::AtLeastOnce, reason));
-            }
-            (AckKind::PubRec, Cause::Stored(receipt, stored)) => {
-                assert_eq!((receipt.id, receipt.qos, *stored), (id, Qos::ExactlyOnce, reason));
-                if reason.is_failure() {
-                    self.unreleased.remove(&id);
-                } else {
-                    self.unreleased.insert(id, true);
+            (_, Cause::Stored(receipt, stored)) => {
+                assert_eq!((receipt.id, receipt.kind, *stored), (id, kind, reason));
+                match (kind, reason.is_failure()) {
+                    (AckKind::PubRec, true) => drop(self.unreleased.remove(&id)),
+                    (AckKind::PubRec, false) => drop(self.unreleased.insert(id, true)),
+                    _ => {}
                 }
             }
             (AckKind::PubRec, Cause::Published(Some(published))) if !reason.is_failure() => {
@@ -176,13 +193,8 @@ impl Model {
                 assert!(*published == id && reason.is_failure());
             }
             (AckKind::PubComp, Cause::Released(released)) => {
-                let stored = self.unreleased.get(&id).copied();
-                assert_eq!(*released, id);
-                if reason.is_failure() {
-                    assert_ne!(stored, Some(true));
-                } else {
-                    assert_eq!(self.unreleased.remove(&id), Some(true), "complete before it is stored");
-                }
+                assert_eq!((*released, reason), (id, ReasonCode::PacketIdentifierNotFound));
+                assert!(!self.unreleased.contains_key(&id));
             }
             // What the client says about messages that it got is the outbox's to answer.
             other => panic!("{other:?} {id:?} {reason:?}"),
@@ -192,12 +204,13 @@ impl Model {
     /// Never more than the limits say.
     pub(crate) fn check(&self, session: &Session) {
         let most = usize::from(self.limits.receive_maximum);
-        assert!(self.receipts.len() <= most, "{} are not safe yet", self.receipts.len());
-        assert!(!session.may_read() || self.closed || self.receipts.len() < most);
+        let unsafe_yet = self.receipts.iter().filter(|receipt| receipt.kind != AckKind::PubComp).count();
+        assert!(unsafe_yet <= most, "{unsafe_yet} are not safe yet");
+        assert!(!session.may_read() || self.closed || unsafe_yet < most);
         if self.version.is_v5() {
-            assert!(self.receipts.len().max(self.unreleased.len()) <= most);
+            assert!(self.unreleased.len() <= most.max(self.before.1));
         }
-        assert!(self.filters.len() <= self.limits.subscriptions_per_client);
+        assert!(self.filters.len() <= self.limits.subscriptions_per_client.max(self.before.0));
         assert!(!self.closed || session.deadline().is_none());
     }
 
