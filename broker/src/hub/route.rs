@@ -274,16 +274,18 @@ fn find(hub: &Hub, topic: &str) -> Receivers {
     let mut at: HashMap<u64, usize> = HashMap::new();
     let mut clients: Vec<Receiver> = Vec::new();
     let mut shares: Vec<(Arc<Share>, Vec<Receiver>)> = Vec::new();
+    let mut share_at: HashMap<*const Share, usize> = HashMap::new();
     hub.subscriptions.read().visit(topic, &mut |key, subscription| {
         let outbox = || Arc::clone(&subscription.outbox);
         if let Some(share) = &key.share {
             let mut member = Receiver { outbox: outbox(), terms: Terms::default(), own: None };
             member.terms.add(subscription);
             member.own = Some(member.terms.clone());
-            match shares.iter_mut().find(|(known, _)| Arc::ptr_eq(known, share)) {
-                Some((_, members)) => members.push(member),
-                None => shares.push((Arc::clone(share), vec![member])),
+            let index = *share_at.entry(Arc::as_ptr(share)).or_insert(shares.len());
+            if index == shares.len() {
+                shares.push((Arc::clone(share), Vec::new()));
             }
+            shares[index].1.push(member);
             return;
         }
         let index = *at.entry(key.session).or_insert(clients.len());
