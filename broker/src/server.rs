@@ -114,6 +114,7 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
     server.node.door.follow_files(&server.drain);
     server.node.set_ready(true);
     tokio::spawn(Arc::clone(&server.node).look_after_the_absent());
+    tokio::spawn(Arc::clone(&server.node).look_after_the_memory());
     for (socket, entry) in bound.into_iter().zip(entries) {
         let listener = Listener::new(socket, Arc::clone(&permits))?;
         info!(address = %listener.address(), tls = entry.tls.is_some(), "listening");

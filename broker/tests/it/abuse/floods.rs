@@ -68,7 +68,8 @@ fn who_asks_without_reading_the_answers_waits() {
         ("unsubscribes", Packet::Unsubscribe(Unsubscribe::new(id, names))),
         ("releases", Packet::PubRel(nsd_wire::Ack::new(id))),
     ] {
-        let batch = written(Version::V5, std::iter::repeat_n(packet, if name == "pings" { 16_384 } else { 200 }));
+        let batch =
+            written(Version::V5, std::iter::repeat_n(packet, if name == "pings" { 16_384 } else { 200 }));
         let mut client = siege.narrow(Version::V5, name);
         assert!(is_held_back(&mut client, &batch, 96 * 1024 * 1024), "{name} are read for ever");
     }
