@@ -13,6 +13,11 @@ pub struct Limits {
     pub topic_levels: usize,
     /// Filters one client may hold; the next is refused in its SUBACK (0x97).
     pub subscriptions_per_client: usize,
+    /// Bytes of all filters of one client: ten thousand of 64 KiB would be 650 MB. The next is refused (0x97).
+    pub subscription_bytes: usize,
+    /// Subscriptions of all clients of this node, connected or away; the next is refused (0x97). Each takes some hundred
+    /// bytes.
+    pub subscriptions: usize,
     /// QoS 1 and 2 messages a client may have unacknowledged by us (v5: Receive Maximum in CONNACK; a v5 client over it
     /// is disconnected with 0x93, a v3 client is simply not read from until there is room).
     pub receive_maximum: u16,
@@ -33,6 +38,20 @@ pub struct Limits {
     pub queue_policy: QueuePolicy,
     /// Retained messages of one node's own store; a further topic is refused (v5: 0x97). In Redis, its memory decides.
     pub retained: usize,
+    /// Bytes of these, with what keeps them; a message that has no room is refused like a topic too many.
+    pub retained_bytes: usize,
+    /// Packets a second that make others work (PUBLISH, SUBSCRIBE, UNSUBSCRIBE), and bytes a second of any packets, that
+    /// are taken from one client; 0: as many as it likes. A client may be a second ahead; then it is not read from until
+    /// it is not any more, and nothing is lost.
+    pub messages_per_second: u32,
+    pub bytes_per_second: usize,
+    /// Sessions of this node, their clients connected or away: who asks for one more that outlives its connection is
+    /// refused (0x97). A session that nobody comes back to is kept for `session_expiry`.
+    pub sessions: usize,
+    /// Bytes that wait for all clients of this node, in outboxes and queues, and that have come of unfinished packets.
+    /// Over it, new connections and messages for persistent sessions are refused (0x97), and the receivers that hold
+    /// most are disconnected, largest first.
+    pub memory: usize,
 }
 
 /// What gives way when a session's queue is full.
@@ -53,6 +72,8 @@ impl Default for Limits {
             packet_bytes: 1024 * 1024,
             topic_levels: 128,
             subscriptions_per_client: 10_000,
+            subscription_bytes: 1024 * 1024,
+            subscriptions: 5_000_000,
             receive_maximum: 1024,
             send_window: 4096,
             topic_aliases: 64,
@@ -63,6 +84,11 @@ impl Default for Limits {
             queue_bytes: 4 * 1024 * 1024,
             queue_policy: QueuePolicy::DropOldest,
             retained: 1_000_000,
+            retained_bytes: 512 * 1024 * 1024,
+            messages_per_second: 0,
+            bytes_per_second: 0,
+            sessions: 1_000_000,
+            memory: 1024 * 1024 * 1024,
         }
     }
 }
@@ -75,6 +101,8 @@ pub const MAX_CONNECT_PACKET: usize = 128 * 1024;
 pub const OUTBOX_MARK: usize = 512 * 1024;
 /// Bytes waiting for one client above which QoS 0 is dropped (counted) even before its publishers' patience ends.
 pub const OUTBOX_CEILING: usize = 4 * 1024 * 1024;
+/// Bytes of retained messages that a new subscription gets in one go, and a message more.
+pub const RETAINED_SLICE_BYTES: usize = 256 * 1024;
 /// Bytes of answers (PINGRESP, PUBACK, SUBACK, …) that a client has not taken, above which it is not read from: who asks
 /// without listening waits.
 pub const REPLIES_MARK: usize = 64 * 1024;
@@ -84,6 +112,11 @@ pub const SUBSCRIBES_WAITING: usize = 64;
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Topics whose receivers one thread remembers; at the limit it forgets all and starts over.
 pub const MATCH_CACHE: usize = 8192;
+/// And what they may take: a topic can be of 64 KiB, and a hundred thousand may want it. One that is larger by itself is
+/// looked up each time.
+pub const MATCH_CACHE_BYTES: usize = 16 * 1024 * 1024;
+/// How often it is looked at what all clients hold.
+pub const MEMORY_PACE: Duration = Duration::from_millis(250);
 /// What one `read` may bring: long enough for hundreds of small packets, short enough to be fair to the other clients.
 pub const READ_SCRATCH: usize = 64 * 1024;
 /// Bytes waiting in one lane toward other nodes above which publishers wait, and twice that where QoS 0 is dropped.

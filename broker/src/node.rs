@@ -15,7 +15,7 @@ use crate::door::Door;
 use crate::entry::Entry;
 use crate::hub::{self, Capacity, Entered, Hub, Newcomer, Outbox, Parting};
 use crate::journal::{Journal, ToStore};
-use crate::limits::Limits;
+use crate::limits::{self, Limits};
 use crate::message::{Message, Will};
 use crate::session::Opening;
 use crate::settings::Settings;
@@ -142,6 +142,12 @@ impl Node {
             will: opening.will.clone(),
             grant,
         };
+        // Who comes back to a session takes what waits there, and is welcome.
+        if !self.hub.knows(&opening.client_id)
+            && (self.hub.is_pressed() || (newcomer.expiry > 0 && self.hub.sessions() >= self.limits.sessions))
+        {
+            return Err(ReasonCode::QuotaExceeded);
+        }
         let mut entered = self.hub.enter(newcomer).ok_or(ReasonCode::ServerBusy)?;
         if let Some(will) = entered.will.take() {
             self.publish(&will.message);
@@ -210,6 +216,14 @@ impl Node {
             if let Some((outbox, will)) = self.hub.next_due().await {
                 self.publish_will(&outbox, Some(will));
             }
+        }
+    }
+
+    /// Keeps what clients hold within its limit, for ever.
+    pub async fn look_after_the_memory(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(limits::MEMORY_PACE).await;
+            self.hub.relieve(self.limits.memory);
         }
     }
 

@@ -120,6 +120,7 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
     server.node.door.follow_files(&server.drain);
     server.node.set_ready(true);
     tokio::spawn(Arc::clone(&server.node).look_after_the_absent());
+    tokio::spawn(Arc::clone(&server.node).look_after_the_memory());
     let _ = server.node.entries.set(entries.clone());
     for ((socket, entry), listen) in bound.into_iter().zip(entries).zip(&settings.listen) {
         let mut listener = Listener::new(socket, Arc::clone(&permits))?;

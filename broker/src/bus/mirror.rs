@@ -139,7 +139,7 @@ impl Mirror {
                 break;
             }
         }
-        let mut retained = Retained::new(usize::MAX);
+        let mut retained = Retained::new(usize::MAX, usize::MAX);
         for (message, since) in found.iter().filter_map(|stored| read_stored(stored)) {
             retained.set(Arc::new(message), since);
         }

@@ -63,6 +63,8 @@ pub(super) struct Hands {
     unflushed: bool,
     /// Answers that need no waiting.
     pub(super) stored: VecDeque<(Receipt, ReasonCode)>,
+    /// Subscriptions that all clients together have no room for: the session forgets them.
+    pub(super) unsubscribed: Vec<Box<str>>,
     /// Subscriptions on their way to the other nodes; their SUBACK follows.
     becoming_known: VecDeque<(u32, Subscribing)>,
     tokens: u32,
@@ -89,6 +91,7 @@ impl Hands {
             journal_full: false,
             unflushed: false,
             stored: VecDeque::new(),
+            unsubscribed: Vec::new(),
             becoming_known: VecDeque::new(),
             tokens: 0,
             retained: VecDeque::new(),
@@ -198,14 +201,17 @@ impl Hands {
                 .stored
                 .extend(receipt.map(|receipt| (receipt, ReasonCode::ImplementationSpecificError)));
         };
+        let hub = &self.node.hub;
+        let now = SystemTime::now();
+        if !lasting.is_empty() && hub.is_pressed() {
+            return self.stored.extend(receipt.map(|receipt| (receipt, ReasonCode::QuotaExceeded)));
+        }
+        if publish.retain && !hub.retained.write().set(Arc::clone(&message), now) {
+            return self.stored.extend(receipt.map(|receipt| (receipt, ReasonCode::QuotaExceeded)));
+        }
         let hold = held.map(|receipt| (Arc::clone(outbox), receipt.id));
         if let Some((outbox, id)) = &hold {
             outbox.with_persistent(|persistent| persistent.held.insert(*id));
-        }
-        let hub = &self.node.hub;
-        let now = SystemTime::now();
-        if publish.retain && !hub.retained.write().set(Arc::clone(&message), now) {
-            return self.stored.extend(receipt.map(|receipt| (receipt, ReasonCode::QuotaExceeded)));
         }
         let Some(journal) = &hub.journal else {
             lasting.enqueue(&message, now, false, &self.node.limits);
@@ -297,7 +303,26 @@ impl Hands {
         Poll::Ready(())
     }
 
-    fn subscribe(&mut self, subscribing: Subscribing) {
+    /// All clients together have only so many subscriptions: new ones beyond that are refused.
+    fn ration(&mut self, subscribing: &mut Subscribing) {
+        let mut room = self.node.limits.subscriptions.saturating_sub(self.node.hub.subscribed());
+        if room >= subscribing.wishes.len() {
+            return;
+        }
+        let mut refused = HashSet::new();
+        for wish in subscribing.wishes.iter_mut().filter(|wish| !wish.code.is_failure()) {
+            if (wish.new && room == 0) || refused.contains(&wish.filter) {
+                (wish.code, wish.new) = (ReasonCode::QuotaExceeded, false);
+                refused.insert(wish.filter.clone());
+            } else if wish.new {
+                room -= 1;
+            }
+        }
+        self.unsubscribed.extend(refused);
+    }
+
+    fn subscribe(&mut self, mut subscribing: Subscribing) {
+        self.ration(&mut subscribing);
         let Some(outbox) = &self.outbox else { return };
         let granted = subscribing.wishes.iter().filter(|wish| !wish.code.is_failure());
         self.node.hub.subscribe(outbox, granted.map(|wish| (&*wish.filter, wish.options, wish.id)));
@@ -360,30 +385,37 @@ impl Hands {
 
     /// Sends retained messages in slices, as fast as the client takes them. Tells whether there was something to do.
     pub(super) fn continue_retained(&mut self) -> bool {
-        if self.retained.is_empty() {
+        if self.retained.is_empty() || self.journal_full {
             return false;
         }
-        let Some(outbox) = self.outbox.as_ref().filter(|outbox| outbox.has_room()) else { return false };
+        let Some(outbox) = self.outbox.as_ref().filter(|outbox| outbox.has_room()).cloned() else {
+            return false;
+        };
         let Some(mut wanted) = self.retained.pop_front() else { return false };
         let now = SystemTime::now();
         let (found, last) =
             self.node.hub.retained.read().slice(&wanted.filter, wanted.after.as_deref(), RETAINED_SLICE);
-        let mut queued = Vec::new();
-        for kept in found {
+        let (mut sent, mut bytes) = (0, 0);
+        for kept in &found {
+            // A slice of large messages is more than there is room for: what has none waits.
+            if sent > 0 && (bytes > limits::RETAINED_SLICE_BYTES || !outbox.has_room()) {
+                break;
+            }
+            sent += 1;
             let Some(waited) = kept.waited(now) else { continue };
+            bytes += kept.message.bytes().len();
             let publish = kept.message.publish();
             if outbox.session.is_some() && publish.qos.min(wanted.terms.qos) != Qos::AtMostOnce {
-                queued.push(Arc::clone(&kept));
+                self.queue_retained(kept, &wanted.terms);
             } else {
                 outbox.deliver(&Parcel::retained(&publish, waited), &wanted.terms);
             }
         }
-        let terms = wanted.terms.clone();
-        if last.is_some() {
-            wanted.after = last;
+        let stopped = found.get(sent).and(found.get(sent.wrapping_sub(1)));
+        wanted.after = stopped.map(|kept| kept.message.publish().topic.into()).or(last);
+        if wanted.after.is_some() {
             self.retained.push_front(wanted);
         }
-        queued.into_iter().for_each(|kept| self.queue_retained(&kept, &terms));
         true
     }
 
@@ -394,7 +426,8 @@ impl Hands {
         match &self.node.hub.journal {
             Some(journal) => {
                 let since = kept.since;
-                journal.send(ToStore { message, since, lasting, retained: true, hold: None }, None);
+                let to_store = ToStore { message, since, lasting, retained: true, hold: None };
+                self.journal_full |= !journal.send(to_store, None);
                 self.unflushed = true;
             }
             None => lasting.enqueue(&message, kept.since, true, &self.node.limits),

@@ -53,6 +53,8 @@ struct Connection {
     unflushed: bool,
     timer: Pin<Box<Sleep>>,
     armed: Instant,
+    /// What all of the above hold.
+    held: hub::Held,
     /// When patience with full receivers ends.
     patience: Option<Instant>,
     /// When we close, whether or not the last bytes could be written.
@@ -62,6 +64,8 @@ struct Connection {
 enum Next {
     Admit(Box<Opening>),
     Challenge(Box<[u8]>),
+    /// There is more to do, after the others of this thread had their turn.
+    Again,
     End,
 }
 
@@ -80,11 +84,17 @@ pub async fn serve(stream: Stream, peer: Peer, node: Arc<Node>) {
         unflushed: false,
         timer: Box::pin(sleep_until(armed.into())),
         armed,
+        held: hub::Held::default(),
         patience: None,
         farewell: None,
     };
     loop {
-        let next = std::future::poll_fn(|context| connection.poll_turn(context)).await;
+        let next = std::future::poll_fn(|context| {
+            let next = connection.poll_turn(context);
+            connection.account();
+            next
+        });
+        let next = next.await;
         match next {
             Next::Admit(opening) => {
                 let decision = connection.hands.admit(&opening).await;
@@ -96,6 +106,9 @@ pub async fn serve(stream: Stream, peer: Peer, node: Arc<Node>) {
                 let effects = connection.session.on_challenge(outcome);
                 connection.hands.carry_out(effects, None);
             }
+            // Not by waking itself: the runtime looks at its sockets only once in many turns, and a client that keeps
+            // its task ready would be all that the thread sees.
+            Next::Again => tokio::task::yield_now().await,
             Next::End => break,
         }
     }
@@ -130,8 +143,16 @@ impl Connection {
                 return Poll::Pending;
             }
         }
-        context.waker().wake_by_ref();
-        Poll::Pending
+        Poll::Ready(Next::Again)
+    }
+
+    fn account(&mut self) {
+        let bytes = self.partial.len() + self.unsent.len() - self.sent + self.hands.replies.len();
+        if self.held.set(bytes)
+            && let Some(outbox) = &self.hands.outbox
+        {
+            outbox.carry(bytes);
+        }
     }
 
     /// Reads once, if more may be read. Tells whether something came.
@@ -139,7 +160,8 @@ impl Connection {
         if self.hands.closing {
             return false;
         }
-        if self.is_waiting_for_room(context, now) || self.hands.has_many_subscribes() {
+        let rests = self.session.rests_until(now).is_some();
+        if rests || self.is_waiting_for_room(context, now) || self.hands.has_many_subscribes() {
             self.session.excuse(now);
             return false;
         }
@@ -310,7 +332,8 @@ impl Connection {
 
     /// One timer for all deadlines; it is moved only toward the present, and looks again when it fires early.
     fn tick(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
-        let wanted = [self.session.deadline(), self.patience, self.farewell].into_iter().flatten().min();
+        let wanted = [self.session.deadline(), self.session.rests_until(now), self.patience, self.farewell];
+        let wanted = wanted.into_iter().flatten().min();
         let wanted = wanted.unwrap_or(now + NEVER);
         if wanted < self.armed {
             self.arm(wanted);
@@ -335,7 +358,7 @@ impl Connection {
 /// Acts on every whole packet in `bytes`; returns how many bytes were used.
 fn act_on(session: &mut Session, hands: &mut Hands, bytes: &[u8], now: Instant) -> usize {
     let mut rest = bytes;
-    while session.may_read() && !hands.closing {
+    while session.may_read() && session.rests_until(now).is_none() && !hands.closing {
         let version = session.version();
         let error = match frame(rest, session.max_packet()) {
             Ok(None) => break,
@@ -352,12 +375,14 @@ fn act_on(session: &mut Session, hands: &mut Hands, bytes: &[u8], now: Instant) 
                         if let (true, Packet::Connect(connect)) = (session.awaits_connect(), &packet) {
                             hands.version = connect.version;
                         }
+                        session.pay(&packet, wire.len(), now);
                         let effects = session.on_packet(packet, now);
                         hands.carry_out(effects, Some((wire, version)));
                         while let Some((receipt, reason)) = hands.stored.pop_front() {
                             let effects = session.on_stored(receipt, reason);
                             hands.carry_out(effects, None);
                         }
+                        session.on_unsubscribed(&std::mem::take(&mut hands.unsubscribed));
                         continue;
                     }
                     Err(error) => ReadError::Decode(error),

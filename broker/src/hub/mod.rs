@@ -6,6 +6,7 @@
 mod aliases;
 mod backlog;
 mod buffers;
+mod memory;
 mod outbox;
 mod parcel;
 mod persistent;
@@ -15,13 +16,15 @@ mod sessions;
 mod share;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use foldhash::{HashMap, HashMapExt};
 use nsd_wire::{ReasonCode, SubscribeOptions, SubscriptionId, topic};
 use parking_lot::{Mutex, RwLock};
 
 pub(crate) use buffers::{give as give_buffer, take as take_buffer};
+pub(crate) use memory::Held;
+pub use memory::held;
 pub use outbox::{Capacity, DROPPED, Event, Outbox, Put, Settlement, Taken, Terms};
 pub use parcel::Parcel;
 pub use persistent::{Away, Persistent, Wanted};
@@ -74,6 +77,7 @@ pub struct Hub {
     /// Raised by every change of who gets what, here or on other nodes.
     generation: AtomicU64,
     next_id: AtomicU64,
+    pressed: AtomicBool,
     /// For persistent sessions; above all that the store knows.
     pub next_session: AtomicU64,
     pub counters: Counters,
@@ -90,18 +94,20 @@ pub struct Counters {
 impl Hub {
     pub fn new(bus: Option<Arc<Bus>>, journal: Option<Arc<Journal>>, limits: &Limits) -> Self {
         // In a cluster this mirrors what Redis has accepted.
-        let retained = if bus.is_some() { usize::MAX } else { limits.retained };
+        let (most, bytes) =
+            if bus.is_some() { (usize::MAX, usize::MAX) } else { (limits.retained, limits.retained_bytes) };
         Self {
             subscriptions: RwLock::default(),
             shares: share::Shares::default(),
             clients: Mutex::new(HashMap::new()),
             attached: AtomicUsize::new(0),
             agenda: sessions::Agenda::default(),
-            retained: RwLock::new(Retained::new(retained)),
+            retained: RwLock::new(Retained::new(most, bytes)),
             bus,
             journal,
             generation: AtomicU64::new(1),
             next_id: AtomicU64::new(1),
+            pressed: AtomicBool::new(false),
             next_session: AtomicU64::new(1),
             counters: Counters::default(),
         }
@@ -121,6 +127,16 @@ impl Hub {
 
     pub fn connected(&self) -> usize {
         self.attached.load(Ordering::Relaxed)
+    }
+
+    /// Sessions, whether their clients are connected or not.
+    pub fn sessions(&self) -> usize {
+        self.clients.lock().len()
+    }
+
+    /// Whether there is a session under this client id.
+    pub fn knows(&self, client_id: &str) -> bool {
+        self.clients.lock().contains_key(client_id)
     }
 
     /// Sessions whose client is away.

@@ -7,7 +7,7 @@
 //! The outbox of a persistent session outlives its connections: one after another attaches to it. What a connection of
 //! before still has to do with it is told by its attachment, a number that only goes up.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 
@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use super::aliases::Aliases;
 use super::backlog::Backlog;
 use super::buffers;
+use super::memory::Held;
 use super::parcel::Parcel;
 use super::persistent::Persistent;
 use crate::limits::{self, Limits};
@@ -37,6 +38,8 @@ pub struct Outbox {
     attached: AtomicBool,
     /// The queue was full, and the session is to end for it.
     overrun: AtomicBool,
+    /// Bytes that its connection holds besides.
+    carried: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -73,6 +76,7 @@ pub(super) struct State {
     closed: bool,
     waiters: Vec<Waker>,
     ownership: u64,
+    held: Held,
 }
 
 /// Something for the connection other than bytes.
@@ -162,6 +166,7 @@ impl Outbox {
             closed: false,
             waiters: Vec::new(),
             ownership: 0,
+            held: Held::default(),
         };
         Self {
             id,
@@ -169,6 +174,7 @@ impl Outbox {
             session,
             attached: AtomicBool::new(false),
             overrun: AtomicBool::new(false),
+            carried: AtomicUsize::new(0),
             state: Mutex::new(state),
         }
     }
@@ -196,7 +202,9 @@ impl Outbox {
         if state.closed {
             return None;
         }
-        state.persistent.as_deref_mut().map(look)
+        let found = state.persistent.as_deref_mut().map(look);
+        state.account();
+        found
     }
 
     /// The first connection; nobody else knows the outbox yet.
@@ -299,6 +307,7 @@ impl Outbox {
         let crowded = persistent.queue.is_crowded();
         let session = persistent.session;
         state.crowded = crowded;
+        state.account();
         Some((session, place))
     }
 
@@ -331,6 +340,7 @@ impl Outbox {
             if matches!(settlement, Settlement::Done(..)) {
                 state.relax();
                 state.fill();
+                state.account();
             }
             return settlement;
         }
@@ -395,6 +405,7 @@ impl Outbox {
             .persistent
             .as_deref_mut()
             .map_or_else(Vec::new, |persistent| std::mem::take(&mut persistent.done));
+        state.account();
         if !state.crowded && (state.backlog.is_empty() || state.backlog.len() < limits::OUTBOX_MARK / 2) {
             state.lagging = false;
             state.waiters.drain(..).for_each(Waker::wake);
@@ -423,8 +434,20 @@ impl Outbox {
         }
     }
 
+    /// Room for what is retained: live messages have the other half, so that nobody who publishes waits for it.
     pub fn has_room(&self) -> bool {
-        !self.state.lock().is_full()
+        let state = self.state.lock();
+        state.waiting() <= limits::OUTBOX_MARK / 2 && !state.crowded && !state.lagging
+    }
+
+    /// The connection tells what it holds besides.
+    pub fn carry(&self, bytes: usize) {
+        self.carried.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What would be free without its connection.
+    pub fn giveable(&self) -> usize {
+        self.state.lock().waiting() + self.carried.load(Ordering::Relaxed)
     }
 
     /// Whether publishers should wait for this client: it is there, and has not been given up.
@@ -454,7 +477,9 @@ impl Outbox {
         // A connection that is still there is woken, and learns that its session is over.
         state.let_go();
         self.attached.store(false, Ordering::Relaxed);
-        state.persistent.take()
+        let persistent = state.persistent.take();
+        state.account();
+        persistent
     }
 }
 
@@ -494,8 +519,15 @@ impl State {
         self.waiting() > limits::OUTBOX_MARK || self.crowded
     }
 
+    /// What this place holds is counted.
+    fn account(&mut self) {
+        let queued = self.persistent.as_ref().map_or(0, |persistent| persistent.queue.bytes());
+        self.held.set(self.waiting() + queued);
+    }
+
     /// What the publisher has to know after putting something in.
     fn put(&mut self) -> Put {
+        self.account();
         match (self.notice(), self.is_full() && !self.lagging) {
             (_, true) => Put::Full,
             (true, false) => Put::Wake,
@@ -526,6 +558,7 @@ impl State {
         if let Some(persistent) = self.persistent.as_deref_mut() {
             persistent.queue.rewind();
         }
+        self.account();
     }
 
     fn write(&mut self, parcel: &Parcel<'_>, mut delivery: Delivery<'_>) -> bool {

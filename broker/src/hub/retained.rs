@@ -13,8 +13,10 @@ use crate::message::Message;
 pub struct Retained {
     /// Sorted, so that the part of a filter before its first wildcard narrows the search.
     by_topic: BTreeMap<Box<str>, Arc<Kept>>,
-    /// How many topics are taken.
+    /// How many topics are taken, and how many bytes.
     most: usize,
+    most_bytes: usize,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -34,8 +36,8 @@ impl Kept {
 }
 
 impl Retained {
-    pub fn new(most: usize) -> Self {
-        Self { by_topic: BTreeMap::new(), most }
+    pub fn new(most: usize, most_bytes: usize) -> Self {
+        Self { by_topic: BTreeMap::new(), most, most_bytes, bytes: 0 }
     }
 
     pub fn len(&self) -> usize {
@@ -46,16 +48,26 @@ impl Retained {
         self.by_topic.is_empty()
     }
 
-    /// The newest message of a topic; an empty payload removes it (MQTT-3.3.1-10). `false`: there are too many.
+    /// What they take.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The newest message of a topic; an empty payload removes it (MQTT-3.3.1-10). `false`: there are too many, and the
+    /// one before stays.
     pub fn set(&mut self, message: Arc<Message>, since: SystemTime) -> bool {
         let publish = message.publish();
+        let before = self.by_topic.get(publish.topic).map(|kept| weight(&kept.message));
         if publish.payload.is_empty() {
             self.by_topic.remove(publish.topic);
+            self.bytes -= before.unwrap_or_default();
             return true;
         }
-        if self.by_topic.len() >= self.most && !self.by_topic.contains_key(publish.topic) {
+        let bytes = self.bytes - before.unwrap_or_default() + weight(&message);
+        if (before.is_none() && self.by_topic.len() >= self.most) || bytes > self.most_bytes {
             return false;
         }
+        self.bytes = bytes;
         let topic = publish.topic.into();
         self.by_topic.insert(topic, Arc::new(Kept { message, since }));
         true
@@ -67,6 +79,7 @@ impl Retained {
 
     pub fn clear(&mut self) {
         self.by_topic.clear();
+        self.bytes = 0;
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Arc<Kept>> {
@@ -97,6 +110,12 @@ impl Retained {
     }
 }
 
+/// A message, its topic again as the key, and what holds them.
+fn weight(message: &Message) -> usize {
+    const HOLD: usize = 160;
+    message.bytes().len() + message.publish().topic.len() + HOLD
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,7 +128,7 @@ mod tests {
     #[test]
     fn the_newest_of_each_topic_by_filter() {
         let now = SystemTime::now();
-        let mut retained = Retained::new(10);
+        let mut retained = Retained::new(10, usize::MAX);
         for topic in ["a", "a/b", "a/b/c", "ab/c", "$SYS/a", "b"] {
             assert!(retained.set(message(topic, b"1"), now));
         }
@@ -132,6 +151,24 @@ mod tests {
         assert_eq!(found(&retained, "$SYS/#"), ["$SYS/a"]);
         retained.set(message("a/b", b""), now);
         assert_eq!(found(&retained, "a/#"), ["a", "a/b/c"]);
+    }
+
+    #[test]
+    fn too_much_is_refused_and_what_goes_makes_room() {
+        let now = SystemTime::now();
+        let one = weight(&message("a", &[b'x'; 1000]));
+        let mut retained = Retained::new(10, 3 * one);
+        for topic in ["a", "b", "c"] {
+            assert!(retained.set(message(topic, &[b'x'; 1000]), now));
+        }
+        assert!(!retained.set(message("d", b"x"), now));
+        assert!(!retained.set(message("a", &[b'x'; 1001]), now), "not for who is there either");
+        assert!(retained.set(message("a", b"smaller"), now) && retained.set(message("b", b""), now));
+        assert!(retained.set(message("d", &[b'x'; 1000]), now));
+        for topic in ["a", "c", "d", "never"] {
+            retained.set(message(topic, b""), now);
+        }
+        assert_eq!((retained.len(), retained.bytes()), (0, 0));
     }
 
     #[test]

@@ -68,6 +68,8 @@ struct Memory {
     hub: usize,
     generation: u64,
     by_topic: HashMap<Box<str>, Rc<Receivers>>,
+    /// About as many bytes as `by_topic` takes.
+    size: usize,
     to_wake: Vec<Arc<Outbox>>,
 }
 
@@ -135,16 +137,28 @@ fn add(outboxes: &mut Vec<Arc<Outbox>>, outbox: &Arc<Outbox>) {
 impl Memory {
     fn receivers(&mut self, hub: &Hub, topic: &str) -> Rc<Receivers> {
         let (generation, name) = (hub.generation(), std::ptr::from_ref(hub).addr());
-        if self.generation != generation || self.hub != name || self.by_topic.len() >= limits::MATCH_CACHE {
-            self.by_topic.clear();
+        if self.generation != generation || self.hub != name {
+            self.forget();
             (self.generation, self.hub) = (generation, name);
         }
         if let Some(known) = self.by_topic.get(topic) {
             return Rc::clone(known);
         }
         let found = Rc::new(find(hub, topic));
-        self.by_topic.insert(topic.into(), Rc::clone(&found));
+        let size = topic.len() + found.size();
+        if self.by_topic.len() >= limits::MATCH_CACHE || self.size + size > limits::MATCH_CACHE_BYTES {
+            self.forget();
+        }
+        if size <= limits::MATCH_CACHE_BYTES {
+            self.size += size;
+            self.by_topic.insert(topic.into(), Rc::clone(&found));
+        }
         found
+    }
+
+    fn forget(&mut self) {
+        self.by_topic.clear();
+        self.size = 0;
     }
 
     fn deliver(
@@ -163,6 +177,19 @@ impl Memory {
             }
             Put::Taken | Put::Lost => {}
         }
+    }
+}
+
+impl Receivers {
+    /// What remembering them takes, but for the words of one entry.
+    fn size(&self) -> usize {
+        let ids = |terms: &Terms| size_of_val(&*terms.ids);
+        let one = |receiver: &Receiver| {
+            size_of::<Receiver>() + ids(&receiver.terms) + receiver.own.as_ref().map_or(0, ids)
+        };
+        let members = self.shares.iter().flat_map(|(_, members)| members);
+        let all = self.clients.iter().chain(self.lasting.iter().flat_map(|all| all.iter())).chain(members);
+        all.map(one).sum::<usize>() + size_of_val(&*self.shares)
     }
 }
 
@@ -247,16 +274,18 @@ fn find(hub: &Hub, topic: &str) -> Receivers {
     let mut at: HashMap<u64, usize> = HashMap::new();
     let mut clients: Vec<Receiver> = Vec::new();
     let mut shares: Vec<(Arc<Share>, Vec<Receiver>)> = Vec::new();
+    let mut share_at: HashMap<*const Share, usize> = HashMap::new();
     hub.subscriptions.read().visit(topic, &mut |key, subscription| {
         let outbox = || Arc::clone(&subscription.outbox);
         if let Some(share) = &key.share {
             let mut member = Receiver { outbox: outbox(), terms: Terms::default(), own: None };
             member.terms.add(subscription);
             member.own = Some(member.terms.clone());
-            match shares.iter_mut().find(|(known, _)| Arc::ptr_eq(known, share)) {
-                Some((_, members)) => members.push(member),
-                None => shares.push((Arc::clone(share), vec![member])),
+            let index = *share_at.entry(Arc::as_ptr(share)).or_insert(shares.len());
+            if index == shares.len() {
+                shares.push((Arc::clone(share), Vec::new()));
             }
+            shares[index].1.push(member);
             return;
         }
         let index = *at.entry(key.session).or_insert(clients.len());

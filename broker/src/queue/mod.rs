@@ -26,7 +26,7 @@ pub struct Queue {
     begun: usize,
     /// Sent on the connection of now, and not finished.
     open: usize,
-    /// Waiting and reserved, in number and bytes of the messages.
+    /// Waiting and reserved, in number and in bytes of the messages and what keeps them.
     messages: usize,
     bytes: usize,
     next: Seq,
@@ -87,7 +87,7 @@ impl Queue {
         for entry in entries {
             let state = if entry.received { State::Received } else { State::Restored };
             queue.messages += 1;
-            queue.bytes += entry.message.bytes().len();
+            queue.bytes += weight(&entry.message);
             queue.slots.push_back(Slot { seq: entry.seq, state, entry: Some(entry) });
         }
         queue
@@ -114,7 +114,7 @@ impl Queue {
     /// A place for a message, to be filled by [`Self::push`] or given back by [`Self::give_back`].
     /// Generously: for a client that keeps up, whose publishers are asked to wait, four times the bytes are the limit.
     pub fn place(&mut self, message: &Message, generous: bool, limits: &Limits) -> Place {
-        let bytes = message.bytes().len();
+        let bytes = weight(message);
         let mut instead_of = Vec::new();
         self.crowd = (limits.queue_messages / 2, limits.queue_bytes / 2);
         let (most, most_bytes) = match generous {
@@ -156,7 +156,7 @@ impl Queue {
     /// A place that is not needed after all; it stays empty.
     pub fn give_back(&mut self, message: &Message) {
         self.messages -= 1;
-        self.bytes -= message.bytes().len();
+        self.bytes -= weight(message);
     }
 
     /// The client is connected anew: what it has not acknowledged is sent again.
@@ -284,7 +284,7 @@ impl Queue {
     fn forget(&mut self, at: usize) {
         if let Some(entry) = self.slots[at].entry.take() {
             self.messages -= 1;
-            self.bytes -= entry.message.bytes().len();
+            self.bytes -= weight(&entry.message);
         }
     }
 
@@ -299,6 +299,11 @@ impl Queue {
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.slots.iter().filter_map(|slot| slot.entry.as_ref())
     }
+}
+
+/// What a waiting message takes: a million of empty ones is not nothing.
+fn weight(message: &Message) -> usize {
+    message.bytes().len() + size_of::<Slot>()
 }
 
 /// What a client is told of a PUBREC that nothing waits for.

@@ -10,6 +10,7 @@ use nsd_wire::{
 
 use super::authenticating::Again;
 use super::effect::{Admitted, Effect, Effects, Receipt, Reply, Resumed, Subscribing, Unsubscribing, Wish};
+use super::pace::Pace;
 use super::topics;
 use crate::access::Grant;
 use crate::limits::Limits;
@@ -25,6 +26,8 @@ pub(super) struct Connected {
     shares: bool,
     aliases: Vec<Option<Box<str>>>,
     pub(super) filters: HashSet<Box<str>>,
+    filter_bytes: usize,
+    pub(super) pace: Pace,
     /// QoS 1 messages that are not acknowledged yet.
     pub(super) unacknowledged: u16,
     /// QoS 1 and 2 messages that are not safe yet.
@@ -60,6 +63,7 @@ impl Connected {
     pub(super) fn new(admitted: Admitted, silence: Duration, proven: bool, heard: Instant) -> Self {
         let Admitted { grant, resumed, expiry, shares } = admitted;
         let Resumed { filters, held } = resumed.unwrap_or_default();
+        let filters: HashSet<_> = filters.into_iter().collect();
         Self {
             grant,
             silence,
@@ -67,7 +71,9 @@ impl Connected {
             expiry,
             shares,
             aliases: Vec::new(),
-            filters: filters.into_iter().collect(),
+            filter_bytes: filters.iter().map(|filter| filter.len()).sum(),
+            filters,
+            pace: Pace::new(heard),
             unacknowledged: 0,
             unsafe_yet: 0,
             receiving: held.into_iter().map(|id| (id, Receiving::AwaitingReleased)).collect(),
@@ -196,6 +202,10 @@ impl Connected {
 
     /// The identifier is free before PUBCOMP says so: else its next message would be taken for this one again.
     fn on_release(&mut self, id: PacketId) -> Effects<'static> {
+        // Released before we said that we have it: PUBCOMP would be a lie, and the PUBREC is on its way.
+        if self.receiving.get(&id) == Some(&Receiving::AwaitingStored) {
+            return Effects::none();
+        }
         let kind = AckKind::PubComp;
         Effects::one(match self.receiving.remove(&id) {
             Some(_) => Effect::Release(Receipt { id, kind }),
@@ -220,6 +230,7 @@ impl Connected {
                 .judge(wish.filter, limits)
                 .map_or_else(|refusal| refusal, |()| ReasonCode::granted(wish.options.qos));
             let new = !code.is_failure() && self.filters.insert(wish.filter.into());
+            self.filter_bytes += if new { wish.filter.len() } else { 0 };
             Wish { filter: wish.filter.into(), options: wish.options, id, code, new }
         });
         let wishes = wishes.collect();
@@ -236,15 +247,23 @@ impl Connected {
         if !self.grant.may_subscribe(filter) {
             return Err(ReasonCode::NotAuthorized);
         }
-        if self.filters.len() >= limits.subscriptions_per_client && !self.filters.contains(filter) {
+        let full = self.filters.len() >= limits.subscriptions_per_client
+            || self.filter_bytes + filter.len() > limits.subscription_bytes;
+        if full && !self.filters.contains(filter) {
             return Err(ReasonCode::QuotaExceeded);
         }
         Ok(())
     }
 
+    pub(super) fn take_filter(&mut self, filter: &str) -> Option<Box<str>> {
+        let filter = self.filters.take(filter)?;
+        self.filter_bytes -= filter.len();
+        Some(filter)
+    }
+
     fn on_unsubscribe(&mut self, unsubscribe: &Unsubscribe<'_>) -> Unsubscribing {
         let mut filters = Vec::new();
-        let codes = unsubscribe.filters.iter().map(|filter| match self.filters.take(filter) {
+        let codes = unsubscribe.filters.iter().map(|filter| match self.take_filter(filter) {
             Some(filter) => {
                 filters.push(filter);
                 ReasonCode::Success

@@ -5,6 +5,7 @@ mod authenticating;
 mod connected;
 mod effect;
 mod outbound;
+mod pace;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -88,6 +89,28 @@ impl Session {
             Phase::AwaitingConnect { .. } | Phase::AwaitingProof(..) => true,
             Phase::Connected(client) => client.unsafe_yet < self.limits.receive_maximum,
             Phase::AwaitingChallenge(_) | Phase::AwaitingAdmission(_) | Phase::Closed => false,
+        }
+    }
+
+    /// Takes a packet and its length into account, before or after it is acted on.
+    pub fn pay(&mut self, packet: &Packet<'_>, bytes: usize, now: Instant) {
+        let Phase::Connected(client) = &mut self.phase else { return };
+        let works = matches!(packet, Packet::Publish(_) | Packet::Subscribe(_) | Packet::Unsubscribe(_));
+        client.pace.pay(works.into(), bytes, &self.limits, now);
+    }
+
+    /// Until when this client, which was faster than it may be, is not read from.
+    pub fn rests_until(&self, now: Instant) -> Option<Instant> {
+        match &self.phase {
+            Phase::Connected(client) => client.pace.rests_until(now),
+            _ => None,
+        }
+    }
+
+    /// Subscriptions that could not be made after all.
+    pub fn on_unsubscribed(&mut self, filters: &[Box<str>]) {
+        if let Phase::Connected(client) = &mut self.phase {
+            filters.iter().for_each(|filter| drop(client.take_filter(filter)));
         }
     }
 

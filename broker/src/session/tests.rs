@@ -241,6 +241,22 @@ fn exactly_once_is_routed_once() {
 }
 
 #[test]
+fn exactly_once_is_not_complete_before_it_is_stored() {
+    let now = Instant::now();
+    for version in [Version::V311, Version::V5] {
+        let mut session = connected(version, open(), now);
+        let message = Packet::Publish(publish("a", Qos::ExactlyOnce));
+        let release = Packet::PubRel(Ack::new(id(7)));
+        let receipt = Receipt { id: id(7), kind: AckKind::PubRec };
+        assert_eq!(names(session.on_packet(message, now)), ["route a 7"]);
+        assert!(names(session.on_packet(release, now)).is_empty(), "nothing was received yet");
+        assert!(names(session.on_packet(message, now)).is_empty(), "still the same message");
+        assert_eq!(names(session.on_stored(receipt, ReasonCode::Success)), ["PubRec 00"]);
+        assert_eq!(names(session.on_packet(release, now)), ["release 7"]);
+    }
+}
+
+#[test]
 fn what_cannot_be_stored_is_not_acknowledged() {
     let now = Instant::now();
     let receipt = Receipt { id: id(7), kind: AckKind::PubAck };

@@ -25,6 +25,9 @@ pub(super) fn read(mut table: Table<'_, '_>) -> Limits {
         topic_levels: size(&mut table, "topic_levels", 1, 1024).unwrap_or(default.topic_levels),
         subscriptions_per_client: size(&mut table, "subscriptions_per_client", 1, 10_000_000)
             .unwrap_or(default.subscriptions_per_client),
+        subscription_bytes: size(&mut table, "subscription_bytes", 1024, 1 << 40)
+            .unwrap_or(default.subscription_bytes),
+        subscriptions: size(&mut table, "subscriptions", 1, 1_000_000_000).unwrap_or(default.subscriptions),
         receive_maximum: short(&mut table, "receive_maximum", 1).unwrap_or(default.receive_maximum),
         send_window: short(&mut table, "send_window", 1).unwrap_or(default.send_window),
         topic_aliases: short(&mut table, "topic_aliases", 0).unwrap_or(default.topic_aliases),
@@ -34,6 +37,12 @@ pub(super) fn read(mut table: Table<'_, '_>) -> Limits {
         queue_bytes: size(&mut table, "queue_bytes", 1024, 1 << 40).unwrap_or(default.queue_bytes),
         queue_policy: table.choice("queue_policy", &policies).unwrap_or(default.queue_policy),
         retained: size(&mut table, "retained", 0, 1_000_000_000).unwrap_or(default.retained),
+        retained_bytes: size(&mut table, "retained_bytes", 0, 1 << 50).unwrap_or(default.retained_bytes),
+        messages_per_second: rate(&mut table, "messages_per_second").unwrap_or(default.messages_per_second),
+        bytes_per_second: size(&mut table, "bytes_per_second", 0, 1 << 40)
+            .unwrap_or(default.bytes_per_second),
+        sessions: size(&mut table, "sessions", 0, 1_000_000_000).unwrap_or(default.sessions),
+        memory: size(&mut table, "memory", 1024 * 1024, 1 << 50).unwrap_or(default.memory),
     };
     table.finish();
     limits
@@ -41,6 +50,10 @@ pub(super) fn read(mut table: Table<'_, '_>) -> Limits {
 
 fn size(table: &mut Table<'_, '_>, key: &'static str, least: u64, most: u64) -> Option<usize> {
     table.number(key, least, most).and_then(|number| usize::try_from(number).ok())
+}
+
+fn rate(table: &mut Table<'_, '_>, key: &'static str) -> Option<u32> {
+    table.number(key, 0, 1_000_000_000).and_then(|number| u32::try_from(number).ok())
 }
 
 fn short(table: &mut Table<'_, '_>, key: &'static str, least: u64) -> Option<u16> {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a helper of a test fails as the test would")]
 
+mod abuse;
 mod access;
 mod away;
 mod cluster;
@@ -11,6 +12,7 @@ mod limits;
 mod listeners;
 mod misuse;
 mod one_node;
+mod quotas;
 mod sessions;
 mod start;
 mod store;

@@ -229,8 +229,17 @@ impl Broker {
     }
 
     pub(crate) fn resident_kib(&self) -> u64 {
+        self.memory_kib("VmRSS")
+    }
+
+    /// The most that it has ever held.
+    pub(crate) fn peak_kib(&self) -> u64 {
+        self.memory_kib("VmHWM")
+    }
+
+    fn memory_kib(&self, kind: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(kind)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
@@ -312,6 +321,16 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn open(address: SocketAddr, version: Version) -> Self {
         let socket = TcpStream::connect(address).unwrap();
+        let stream = Box::new(socket.try_clone().unwrap());
+        Self::over(socket, stream, version)
+    }
+
+    /// With a receive buffer as small as the kernel lets it be.
+    pub(crate) fn narrow(address: SocketAddr, version: Version) -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(&address.into()).unwrap();
+        let socket = TcpStream::from(socket);
         let stream = Box::new(socket.try_clone().unwrap());
         Self::over(socket, stream, version)
     }

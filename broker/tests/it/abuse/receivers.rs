@@ -1,0 +1,103 @@
+//! Silence as a weapon: receivers that ask for everything and take nothing.
+
+use std::io::Write;
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use nsd_wire::{Ack, Connect, Packet, PacketId, Publish, Qos, Version};
+
+use super::{MIB, Siege, swallow};
+use crate::support::{Client, eventually};
+
+/// Publishes until the broker has lost something for a receiver, or a lot has been sent: how many were sent.
+fn flood(siege: &Siege, topic: &str, qos: Qos, most: usize) -> usize {
+    let mut publisher = siege.broker.client(Version::V311, &format!("flood-{topic}"));
+    let read = swallow(&publisher);
+    let payload = [b'x'; 1000];
+    let mut sent = 0;
+    while sent < most {
+        let mut batch = Vec::new();
+        for _ in 0..50 {
+            let id = PacketId::new((sent % 60_000 + 1) as u16).unwrap();
+            let packet_id = (qos != Qos::AtMostOnce).then_some(id);
+            let publish = Publish { qos, packet_id, ..Publish::new(topic, &payload) };
+            publish.encode(Version::V311, &mut batch).unwrap();
+            if qos == Qos::ExactlyOnce {
+                Packet::PubRel(Ack::new(id)).encode(Version::V311, &mut batch).unwrap();
+            }
+            sent += 1;
+        }
+        publisher.socket.write_all(&batch).unwrap();
+    }
+    publisher.send(&Packet::Disconnect(nsd_wire::Disconnect::new(nsd_wire::ReasonCode::Success)));
+    read.join().unwrap();
+    sent
+}
+
+/// Three receivers that read nothing; their outboxes go to the ceiling, and no further.
+fn never_reads(qos: Qos) {
+    let siege = Siege::begin();
+    let deaf: Vec<Client> = Version::ALL
+        .into_iter()
+        .map(|version| {
+            let mut client = siege.narrow(version, &format!("deaf-{version:?}"));
+            client.subscribe("flood", qos);
+            client
+        })
+        .collect();
+    let sent = flood(&siege, "flood", qos, 30_000);
+    let lost = siege.broker.ask("stats").1["messages"]["dropped"].as_u64().unwrap();
+    assert!(lost > 0, "of {sent} messages some are lost, and counted");
+    drop(deaf);
+    siege.end(&format!("never reads, QoS {}: 3 receivers, 30 MB for each", qos as u8), 40 * MIB);
+}
+
+#[test]
+fn a_receiver_that_never_reads_at_most_once() {
+    never_reads(Qos::AtMostOnce);
+}
+
+#[test]
+fn a_receiver_that_never_reads_at_least_once() {
+    never_reads(Qos::AtLeastOnce);
+}
+
+#[test]
+fn a_receiver_that_never_reads_exactly_once() {
+    never_reads(Qos::ExactlyOnce);
+}
+
+#[test]
+fn a_window_of_one_that_is_never_acknowledged() {
+    let siege = Siege::begin();
+    let mut stubborn: Vec<Client> = (0..8)
+        .map(|number| {
+            let client_id = format!("stubborn-{number}");
+            let mut connect = Connect::new(Version::V5, &client_id);
+            connect.properties.receive_maximum = NonZeroU16::new(1);
+            let mut client = Client::connect(siege.broker.address, &connect);
+            client.subscribe("one", Qos::AtLeastOnce);
+            client
+        })
+        .collect();
+    flood(&siege, "one", Qos::AtLeastOnce, 10_000);
+    for client in &mut stubborn {
+        let first = client.next(Duration::from_secs(5), |packet| matches!(packet, Packet::Publish(_)));
+        assert_eq!(first, Ok(true));
+        client.ping();
+    }
+    siege.end("a window of 1, never acknowledged: 8 receivers, 10 MB for each", 80 * MIB);
+}
+
+#[test]
+fn a_receiver_of_everything_that_reads_nothing() {
+    let siege = Siege::begin();
+    let mut deaf = siege.narrow(Version::V5, "deaf");
+    deaf.subscribe("flood/#", Qos::AtMostOnce);
+    deaf.subscribe("#", Qos::AtMostOnce);
+    flood(&siege, "flood/1", Qos::AtMostOnce, 20_000);
+    eventually("what it did not take is counted", Duration::from_secs(5), || {
+        siege.broker.ask("stats").1["messages"]["dropped"].as_u64() > Some(0)
+    });
+    siege.end("a deaf `#`: the witnesses' messages go to it, too", 16 * MIB);
+}
