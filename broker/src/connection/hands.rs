@@ -382,6 +382,9 @@ impl Hands {
         if last.is_some() {
             wanted.after = last;
             self.retained.push_front(wanted);
+        } else if self.retained.is_empty() {
+            // An idle client does not keep the room.
+            self.retained = VecDeque::new();
         }
         queued.into_iter().for_each(|kept| self.queue_retained(&kept, &terms));
         true
