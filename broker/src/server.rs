@@ -1,4 +1,5 @@
-//! The server: one worker thread per core with its clients pinned to it, one door for them, one end for all.
+//! The server: one worker thread per core with its clients pinned to it, one end for all. Each worker has a listening
+//! socket of its own at every address, so that a client that comes and goes wakes one thread only.
 
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -8,15 +9,16 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nsd_edge::drain::{Drain, Watch};
-use nsd_edge::listen::{BindError, Listener, bind};
+use nsd_edge::listen::{BindError, Listener, SharedPace, bind_shared};
 use nsd_edge::tls::TlsError;
 use nsd_wire::ReasonCode;
 use thiserror::Error;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tracing::{info, warn};
 
 use crate::bus::{self, Bus, Flusher};
-use crate::connection;
+use crate::connection::{self, Alarms};
 use crate::entry::{Entry, Pass};
 use crate::journal::{Journal, Writer};
 use crate::limits;
@@ -64,12 +66,19 @@ struct Cluster {
 }
 
 struct Worker {
-    sockets: mpsc::Sender<Arrival>,
-    clients: Arc<AtomicUsize>,
+    hand: Hand,
+    runtime: Handle,
     thread: Option<JoinHandle<()>>,
 }
 
-/// A connection on its way from the acceptor to its worker.
+/// How a worker is given a client, and how many it has.
+#[derive(Clone)]
+struct Hand {
+    sockets: mpsc::Sender<Arrival>,
+    clients: Arc<AtomicUsize>,
+}
+
+/// A connection on its way to its worker.
 struct Arrival {
     socket: TcpStream,
     peer: std::net::SocketAddr,
@@ -114,7 +123,8 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
     let workers = (0..threads).map(|index| Worker::start(index, &node, drain.watch()));
     let workers = workers.collect::<Result<Vec<_>, _>>()?;
     let permits = Arc::new(Semaphore::new(files));
-    let bound = settings.listen.iter().map(|listen| bind(listen.address)).collect::<Result<Vec<_>, _>>()?;
+    let bound = settings.listen.iter().map(|listen| bind_shared(listen.address, threads));
+    let bound = bound.collect::<Result<Vec<_>, _>>()?;
     let mut server =
         Server { node, addresses: Vec::new(), drain, workers, cluster, writer, acceptors: Vec::new() };
     server.node.door.follow_files(&server.drain);
@@ -122,28 +132,45 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
     tokio::spawn(Arc::clone(&server.node).look_after_the_absent());
     tokio::spawn(Arc::clone(&server.node).look_after_the_memory());
     let _ = server.node.entries.set(entries.clone());
-    for ((socket, entry), listen) in bound.into_iter().zip(entries).zip(&settings.listen) {
-        let mut listener = Listener::new(socket, Arc::clone(&permits))?;
-        if let Some(rate) = listen.connect_rate {
-            listener = listener.paced(rate);
-        }
-        info!(address = %listener.address(), tls = entry.tls.is_some(), "listening");
-        server.addresses.push(listener.address());
-        let _ = entry.address.set(listener.address());
-        if let Some(tls) = &entry.tls {
-            tokio::spawn(Arc::clone(tls).follow(server.drain.watch()));
-        }
-        let hands: Vec<_> = server
-            .workers
-            .iter()
-            .map(|worker| (worker.sockets.clone(), Arc::clone(&worker.clients)))
-            .collect();
-        server.acceptors.push(tokio::spawn(accept(listener, entry, hands)));
+    for ((sockets, entry), listen) in bound.into_iter().zip(entries).zip(&settings.listen) {
+        let pace = listen.connect_rate.map(SharedPace::new);
+        server.listen(sockets, &entry, &permits, pace.as_ref())?;
     }
     Ok(server)
 }
 
 impl Server {
+    /// One of the sockets for each worker.
+    fn listen(
+        &mut self,
+        sockets: Vec<std::net::TcpListener>,
+        entry: &Arc<Entry>,
+        permits: &Arc<Semaphore>,
+        pace: Option<&SharedPace>,
+    ) -> Result<(), std::io::Error> {
+        if let Some(address) = sockets.first().map(std::net::TcpListener::local_addr).transpose()? {
+            info!(%address, tls = entry.tls.is_some(), "listening");
+            self.addresses.push(address);
+            let _ = entry.address.set(address);
+        }
+        if let Some(tls) = &entry.tls {
+            tokio::spawn(Arc::clone(tls).follow(self.drain.watch()));
+        }
+        let hands: Arc<[Hand]> = self.workers.iter().map(|worker| worker.hand.clone()).collect();
+        for (index, (socket, worker)) in sockets.into_iter().zip(&self.workers).enumerate() {
+            let mut listener = {
+                let _of_the_worker = worker.runtime.enter();
+                Listener::new(socket, Arc::clone(permits))?
+            };
+            if let Some(pace) = pace {
+                listener = listener.paced(pace.clone());
+            }
+            let accepting = accept(listener, Arc::clone(entry), index, Arc::clone(&hands));
+            self.acceptors.push(worker.runtime.spawn(accepting));
+        }
+        Ok(())
+    }
+
     /// Accepts no more and tells every client.
     pub fn begin_drain(&self) {
         self.node.set_ready(false);
@@ -177,26 +204,30 @@ impl Server {
     }
 }
 
-async fn accept(
-    listener: Listener,
-    entry: Arc<Entry>,
-    workers: Vec<(mpsc::Sender<Arrival>, Arc<AtomicUsize>)>,
-) {
+/// The worker of this index accepts.
+async fn accept(listener: Listener, entry: Arc<Entry>, index: usize, workers: Arc<[Hand]>) {
     loop {
         let turn = entry.turn().await;
         let accepted = listener.accept().await;
         let Ok(pass) = entry.let_in(accepted.peer) else { continue };
-        let Some((sockets, clients)) =
-            workers.iter().min_by_key(|(_, clients)| clients.load(Ordering::Relaxed))
-        else {
-            return;
-        };
-        clients.fetch_add(1, Ordering::Relaxed);
+        let worker = &workers[place(index, &workers)];
+        worker.clients.fetch_add(1, Ordering::Relaxed);
         let (socket, peer, permit) = (accepted.socket, accepted.peer, accepted.permit);
         let arrival = Arrival { socket, peer, permit, entry: Arc::clone(&entry), turn, pass };
-        if sockets.send(arrival).await.is_err() {
+        if worker.sockets.send(arrival).await.is_err() {
             return;
         }
+    }
+}
+
+/// Where a client goes that `index` has accepted. The kernel deals them out evenly in the long run only: of a few, one
+/// worker may get all. So it passes on what would make it have more than twice as many as another.
+fn place(index: usize, workers: &[Hand]) -> usize {
+    let clients = |worker: &Hand| worker.clients.load(Ordering::Relaxed);
+    let least = workers.iter().map(clients).enumerate().min_by_key(|(_, clients)| *clients);
+    match least {
+        Some((least, count)) if clients(&workers[index]) > 2 * count => least,
+        _ => index,
     }
 }
 
@@ -205,10 +236,11 @@ impl Worker {
         let (sockets, arrivals) = mpsc::channel(HANDOVER);
         let clients = Arc::new(AtomicUsize::new(0));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
         let (node, count) = (Arc::clone(node), Arc::clone(&clients));
         let work = move || runtime.block_on(serve_arrivals(arrivals, node, count, drain));
         let thread = std::thread::Builder::new().name(format!("clients-{index}")).spawn(work)?;
-        Ok(Self { sockets, clients, thread: Some(thread) })
+        Ok(Self { hand: Hand { sockets, clients }, runtime: handle, thread: Some(thread) })
     }
 }
 
@@ -220,6 +252,9 @@ async fn serve_arrivals(
     clients: Arc<AtomicUsize>,
     mut drain: Watch,
 ) {
+    let alarms = Arc::new(Alarms::default());
+    let ringing = Arc::clone(&alarms);
+    tokio::spawn(async move { ringing.ring().await });
     loop {
         let arrival = tokio::select! {
             arrival = arrivals.recv() => arrival,
@@ -227,11 +262,12 @@ async fn serve_arrivals(
         };
         let Some(Arrival { socket, peer, permit, entry, turn, mut pass }) = arrival else { break };
         let (node, count, watch) = (Arc::clone(&node), Counted(Arc::clone(&clients)), drain.clone());
+        let alarms = Arc::clone(&alarms);
         tokio::spawn(async move {
             let opened = entry.open(socket, peer, &mut pass).await;
             drop(turn);
             if let Some((stream, peer)) = opened {
-                connection::serve(stream, peer, node).await;
+                connection::serve(stream, peer, node, alarms).await;
             }
             drop((permit, pass, count, watch));
         });
@@ -334,4 +370,26 @@ async fn enter_cluster(node: &Arc<Node>, bus: &Arc<Bus>, link: &Arc<Link>) -> Re
     flusher.start(connection).await.map_err(unreachable)?;
     info!(redis = link.place(), node = store::keys::node_name(bus.node), "joined the cluster");
     Ok(flusher)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_clients_are_spread_and_many_stay_where_they_came() {
+        let placed = |counts: &[usize]| {
+            let hand = |count: &usize| Hand {
+                sockets: mpsc::channel(1).0,
+                clients: Arc::new(AtomicUsize::new(*count)),
+            };
+            place(0, &counts.iter().map(hand).collect::<Vec<_>>())
+        };
+        assert_eq!(placed(&[0, 0]), 0);
+        assert_eq!(placed(&[1, 0, 0]), 1);
+        assert_eq!(placed(&[2, 3, 1]), 0);
+        assert_eq!(placed(&[3, 3, 1]), 2);
+        assert_eq!(placed(&[20, 12]), 0);
+        assert_eq!(placed(&[7]), 0);
+    }
 }

@@ -53,7 +53,18 @@ pub struct Listener {
     socket: AsyncFd<TcpListener>,
     address: SocketAddr,
     permits: Arc<Semaphore>,
-    pace: Option<Mutex<Pace>>,
+    pace: Option<SharedPace>,
+}
+
+/// How many connections are accepted a second, by all listeners that share it.
+#[derive(Debug, Clone)]
+pub struct SharedPace(Arc<Mutex<Pace>>);
+
+impl SharedPace {
+    /// In the long run so many a second; after a silent second as many at once.
+    pub fn new(per_second: u32) -> Self {
+        Self(Arc::new(Mutex::new(Pace::new(per_second, Instant::now()))))
+    }
 }
 
 /// One accepted connection. It counts against the listener's limit until `permit` is dropped.
@@ -68,15 +79,43 @@ pub struct Accepted {
 /// Binds without accepting yet, so that a program can check all its addresses before it starts.
 pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     let bound = || -> io::Result<TcpListener> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_nonblocking(true)?;
-        socket.set_reuse_address(true)?;
-        tune(&socket)?;
-        socket.bind(&address.into())?;
+        let socket = open(address, false)?;
         socket.listen(BACKLOG)?;
         Ok(socket.into())
     };
     bound().map_err(|source| BindError { address, source })
+}
+
+/// Several sockets on one address, one for each thread that accepts: the kernel deals connections out among them, and
+/// whoever accepts one need not wake another thread for it.
+pub fn bind_shared(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, BindError> {
+    let all_bound = || -> io::Result<Vec<TcpListener>> {
+        if address.port() != 0 {
+            // The kernel would let us share with another program of this user, too: what listens there must be a mistake.
+            drop(open(address, false)?);
+        }
+        let mut address = address;
+        let mut sockets = Vec::with_capacity(count);
+        for _ in 0..count {
+            let socket = open(address, true)?;
+            address = socket.local_addr()?.as_socket().unwrap_or(address);
+            sockets.push(socket);
+        }
+        // Only now: none of the addresses accepts if one cannot be had.
+        sockets.iter().try_for_each(|socket| socket.listen(BACKLOG))?;
+        Ok(sockets.into_iter().map(TcpListener::from).collect())
+    };
+    all_bound().map_err(|source| BindError { address, source })
+}
+
+fn open(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    tune(&socket)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
 }
 
 /// Options for a long-lived connection of small messages. Set on a listening socket, accepted sockets inherit them;
@@ -118,11 +157,10 @@ impl Listener {
         Ok(Self { socket, address, permits, pace: None })
     }
 
-    /// Accepts at most so many a second in the long run, after a silent second as many at once. Over it, clients wait in
-    /// the kernel's queue.
+    /// Over the pace, clients wait in the kernel's queue.
     #[must_use]
-    pub fn paced(self, per_second: u32) -> Self {
-        Self { pace: Some(Mutex::new(Pace::new(per_second, Instant::now()))), ..self }
+    pub fn paced(self, pace: SharedPace) -> Self {
+        Self { pace: Some(pace), ..self }
     }
 
     /// The bound address, with the port the kernel chose where 0 was asked for.
@@ -132,13 +170,12 @@ impl Listener {
 
     /// The next connection. Never fails: what a listener can suffer passes, so it is logged and waited out. Cancel safe.
     pub async fn accept(&self) -> Accepted {
-        let permit = self.permit().await;
         self.wait_for_turn().await;
         let mut pause = BACKOFF.0;
         loop {
             match self.try_accept().await {
-                Ok((socket, peer)) => {
-                    self.pace.iter().for_each(|pace| pace.lock().count(Instant::now()));
+                Ok((socket, peer, permit)) => {
+                    self.pace.iter().for_each(|pace| pace.0.lock().count(Instant::now()));
                     return Accepted { socket, peer, permit };
                 }
                 Err(error) if is_peers_own(&error) => {}
@@ -153,7 +190,7 @@ impl Listener {
 
     async fn wait_for_turn(&self) {
         let Some(pace) = &self.pace else { return };
-        let wait = pace.lock().wait(Instant::now());
+        let wait = pace.0.lock().wait(Instant::now());
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
@@ -167,15 +204,17 @@ impl Listener {
         }
     }
 
-    async fn try_accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+    /// A permit is taken once somebody has come: held while waiting, it would be one that no other listener can use.
+    async fn try_accept(&self) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
         loop {
             let mut ready = self.socket.readable().await?;
+            let permit = self.permit().await;
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             let attempt = ready.try_io(|socket| Ok(acceptfrom_with(socket, flags)?));
             if let Ok(accepted) = attempt {
                 let (socket, peer) = accepted?;
                 let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(Errno::CONNABORTED)?;
-                return Ok((socket.into(), canonical(peer)));
+                return Ok((socket.into(), canonical(peer), permit));
             }
         }
     }
@@ -246,13 +285,42 @@ mod tests {
     #[tokio::test]
     async fn over_its_pace_a_listener_leaves_clients_in_the_queue() {
         let permits = Arc::new(Semaphore::new(100));
-        let listener = Listener::new(bind(any()).unwrap(), permits).unwrap().paced(10);
+        let listener = Listener::new(bind(any()).unwrap(), permits).unwrap().paced(SharedPace::new(10));
         let _clients: Vec<_> = (0..20).map(|_| TcpStream::connect(listener.address()).unwrap()).collect();
         let began = Instant::now();
         for _ in 0..20 {
             listener.accept().await;
         }
         assert!(began.elapsed() >= Duration::from_millis(700), "eleven at once, nine more take 100 ms each");
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_waits_takes_no_permit_from_another() {
+        let permits = Arc::new(Semaphore::new(1));
+        let listeners = bind_shared(any(), 2).unwrap();
+        let [first, second] = listeners.try_into().unwrap();
+        let first = Listener::new(first, Arc::clone(&permits)).unwrap();
+        let second = Listener::new(second, permits).unwrap();
+        assert_eq!(first.address(), second.address());
+        // Wherever the kernel puts them, both come through, one after the other.
+        let _clients = [(); 2].map(|()| TcpStream::connect(first.address()).unwrap());
+        for _ in 0..2 {
+            tokio::select! {
+                accepted = first.accept() => drop(accepted),
+                accepted = second.accept() => drop(accepted),
+            }
+        }
+    }
+
+    #[test]
+    fn sockets_are_shared_by_one_program_only() {
+        let ours = bind_shared(any(), 2).unwrap();
+        let address = ours[0].local_addr().unwrap();
+        let error = bind_shared(address, 2).unwrap_err().to_string();
+        assert_eq!(error, format!("cannot listen on {address}: another program listens there already"));
+        assert!(bind(address).is_err());
+        drop(ours);
+        assert_eq!(bind_shared(address, 2).unwrap().len(), 2);
     }
 
     #[test]

@@ -415,6 +415,9 @@ impl Hands {
         wanted.after = stopped.map(|kept| kept.message.publish().topic.into()).or(last);
         if wanted.after.is_some() {
             self.retained.push_front(wanted);
+        } else if self.retained.is_empty() {
+            // An idle client does not keep the room.
+            self.retained = VecDeque::new();
         }
         true
     }

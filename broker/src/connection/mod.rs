@@ -1,8 +1,9 @@
 //! One client: bytes in, the session decides, effects are carried out, bytes out.
 //!
 //! All of a connection happens in `poll_turn`: read what is there, act, take what others left in the outbox, write it
-//! with one call. While a client is idle it holds no buffer and no timer but one.
+//! with one call. While a client is idle it holds no buffer, and what only a beginning or an end needs is not there.
 
+mod alarm;
 mod hands;
 
 use std::io;
@@ -10,13 +11,12 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nsd_edge::stream::{Stream, poll_read_scratch};
 use nsd_wire::packet::Sender;
 use nsd_wire::{Packet, ReadError, ReasonCode, frame};
 use tokio::io::AsyncWrite;
-use tokio::time::{Sleep, sleep_until};
 use tracing::debug;
 
 use crate::hub::{self, Event};
@@ -25,10 +25,10 @@ use crate::node::Node;
 use crate::session::{Ending, Opening, Session};
 use hands::Hands;
 
+pub use alarm::{Alarm, Alarms};
+
 /// Reads of one connection before the others of its thread get their turn.
 const READS_A_TURN: usize = 4;
-/// A timer that means "none".
-const NEVER: Duration = Duration::from_secs(86_400);
 
 /// Where a connection comes from.
 #[derive(Debug, Clone)]
@@ -51,8 +51,7 @@ struct Connection {
     stuck: bool,
     /// A stream that is not plain took bytes that it has not passed on yet.
     unflushed: bool,
-    timer: Pin<Box<Sleep>>,
-    armed: Instant,
+    alarm: Alarm,
     /// What all of the above hold.
     held: hub::Held,
     /// When patience with full receivers ends.
@@ -69,57 +68,67 @@ enum Next {
     End,
 }
 
-/// Serves one client until it is gone.
-pub async fn serve(stream: Stream, peer: Peer, node: Arc<Node>) {
-    let now = Instant::now();
-    let armed = now + NEVER;
+/// Serves one client until it is gone. The future is most of what an idle client takes: it is the connection and little
+/// else, and what is large and soon over is boxed.
+pub fn serve(
+    stream: Stream,
+    peer: Peer,
+    node: Arc<Node>,
+    alarms: Arc<Alarms>,
+) -> impl Future<Output = ()> + Send {
     let mut connection = Connection {
         stream,
-        session: Session::new(Arc::clone(&node.limits), now),
+        session: Session::new(Arc::clone(&node.limits), Instant::now()),
         hands: Hands::new(node, peer),
         partial: Vec::new(),
         unsent: Vec::new(),
         sent: 0,
         stuck: false,
         unflushed: false,
-        timer: Box::pin(sleep_until(armed.into())),
-        armed,
+        alarm: Alarm::new(alarms),
         held: hub::Held::default(),
         patience: None,
         farewell: None,
     };
-    loop {
-        let next = std::future::poll_fn(|context| {
-            let next = connection.poll_turn(context);
-            connection.account();
-            next
-        });
-        let next = next.await;
-        match next {
-            Next::Admit(opening) => {
-                let decision = connection.hands.admit(&opening).await;
-                let effects = connection.session.on_admitted(decision, Instant::now());
-                connection.hands.carry_out(effects, None);
-            }
-            Next::Challenge(first) => {
-                let outcome = connection.hands.challenge(&first).await;
-                let effects = connection.session.on_challenge(outcome);
-                connection.hands.carry_out(effects, None);
-            }
-            // Not by waking itself: the runtime looks at its sockets only once in many turns, and a client that keeps
-            // its task ready would be all that the thread sees.
-            Next::Again => tokio::task::yield_now().await,
-            Next::End => break,
+    async move {
+        loop {
+            let next = std::future::poll_fn(|context| {
+                let next = connection.poll_turn(context);
+                connection.account();
+                next
+            });
+            let effects = match next.await {
+                Next::Admit(opening) => {
+                    let decision = Box::pin(connection.hands.admit(&opening)).await;
+                    connection.session.on_admitted(decision, Instant::now())
+                }
+                Next::Challenge(first) => {
+                    let outcome = Box::pin(connection.hands.challenge(&first)).await;
+                    connection.session.on_challenge(outcome)
+                }
+                // Not by waking itself: the runtime looks at its sockets only once in many turns, and a client that
+                // keeps its task ready would be all that the thread sees.
+                Next::Again => {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                Next::End => break,
+            };
+            connection.hands.carry_out(effects, None);
         }
+        Box::pin(connection.depart()).await;
     }
-    connection.stream.farewell().await;
-    connection.hands.depart().await;
 }
 
 impl Connection {
+    async fn depart(mut self) {
+        self.stream.farewell().await;
+        self.hands.depart().await;
+    }
+
     fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Next> {
+        let now = Instant::now();
         for _ in 0..READS_A_TURN {
-            let now = Instant::now();
             let mut progress = self.read(context, now);
             self.hands.publish_batch();
             progress |= self.take(context);
@@ -330,28 +339,16 @@ impl Connection {
         self.unsent.is_empty() && !self.unflushed
     }
 
-    /// One timer for all deadlines; it is moved only toward the present, and looks again when it fires early.
-    fn tick(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
+    /// One alarm for all deadlines. What was due is handled here or by the turn that the alarm begins.
+    fn tick(&mut self, context: &Context<'_>, now: Instant) -> bool {
+        let effects = self.session.on_tick(now);
+        let progress = !effects.is_empty();
+        self.hands.carry_out(effects, None);
         let wanted = [self.session.deadline(), self.session.rests_until(now), self.patience, self.farewell];
-        let wanted = wanted.into_iter().flatten().min();
-        let wanted = wanted.unwrap_or(now + NEVER);
-        if wanted < self.armed {
-            self.arm(wanted);
-        }
-        let mut progress = false;
-        while self.timer.as_mut().poll(context).is_ready() {
-            let effects = self.session.on_tick(now);
-            progress |= !effects.is_empty() || now >= wanted;
-            self.hands.carry_out(effects, None);
-            // Whatever was due is handled by the next turn; until then the timer must not be due.
-            self.arm(wanted.max(now + Duration::from_millis(1)));
+        if let Some(wanted) = wanted.into_iter().flatten().min() {
+            self.alarm.set(wanted, now, context);
         }
         progress
-    }
-
-    fn arm(&mut self, at: Instant) {
-        self.armed = at;
-        self.timer.as_mut().reset(at.into());
     }
 }
 

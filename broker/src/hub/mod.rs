@@ -53,12 +53,26 @@ struct Subscriber {
     share: Option<Arc<share::Share>>,
 }
 
-impl PartialEq for Subscriber {
-    fn eq(&self, other: &Self) -> bool {
-        let name = |one: &Self| one.share.as_ref().map(Arc::as_ptr);
-        self.session == other.session && name(self) == name(other)
+impl Ord for Subscriber {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let name = |one: &Self| (one.session, one.share.as_ref().map(|share| Arc::as_ptr(share).addr()));
+        name(self).cmp(&name(other))
     }
 }
+
+impl PartialOrd for Subscriber {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Subscriber {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Subscriber {}
 
 #[derive(Debug)]
 pub struct Hub {

@@ -2,7 +2,7 @@
 //! most two nodes a level. It tells when a filter gets its first and loses its last subscriber: exactly what other
 //! nodes of the cluster must hear about.
 
-use foldhash::HashMap;
+use super::children::Children;
 
 /// Subscriptions of keys `K` (a client, a node) with their options `V`.
 #[derive(Debug)]
@@ -12,12 +12,18 @@ pub struct Tree<K, V> {
     subscriptions: usize,
 }
 
+/// Most nodes are the end of a filter and have nothing below.
 #[derive(Debug)]
 struct Node<K, V> {
-    children: HashMap<Box<str>, Self>,
-    plus: Option<Box<Self>>,
-    /// Subscribers whose filter ends here.
+    /// Subscribers whose filter ends here, by their keys.
     here: Vec<(K, V)>,
+    below: Option<Box<Below<K, V>>>,
+}
+
+#[derive(Debug)]
+struct Below<K, V> {
+    children: Children<Node<K, V>>,
+    plus: Option<Node<K, V>>,
     /// Subscribers whose filter ends with `#` below this level; `a/#` matches `a` too (MQTT-4.7.1-2).
     all: Vec<(K, V)>,
 }
@@ -45,11 +51,17 @@ impl<K, V> Default for Tree<K, V> {
 
 impl<K, V> Default for Node<K, V> {
     fn default() -> Self {
-        Self { children: HashMap::default(), plus: None, here: Vec::new(), all: Vec::new() }
+        Self { here: Vec::new(), below: None }
     }
 }
 
-impl<K: PartialEq, V> Tree<K, V> {
+impl<K, V> Default for Below<K, V> {
+    fn default() -> Self {
+        Self { children: Children::default(), plus: None, all: Vec::new() }
+    }
+}
+
+impl<K: Ord, V> Tree<K, V> {
     /// Raised by every change: whatever was matched under another generation may be stale.
     pub fn generation(&self) -> u64 {
         self.generation
@@ -71,24 +83,16 @@ impl<K: PartialEq, V> Tree<K, V> {
         for level in filter.split('/') {
             match level {
                 "#" => all = true,
-                "+" => node = node.plus.get_or_insert_default(),
-                _ if node.children.contains_key(level) => {
-                    node = node.children.get_mut(level).expect("the level was found a moment ago");
-                }
-                _ => node = node.children.entry(level.into()).or_default(),
+                "+" => node = node.below.get_or_insert_default().plus.get_or_insert_default(),
+                _ => node = node.below.get_or_insert_default().children.get_or_add(level),
             }
         }
         self.generation += 1;
-        let place = if all { &mut node.all } else { &mut node.here };
+        let place = if all { &mut node.below.get_or_insert_default().all } else { &mut node.here };
         let first = place.is_empty();
-        match place.iter_mut().find(|(known, _)| *known == key) {
-            Some((_, old)) => Inserted { replaced: Some(std::mem::replace(old, value)), first },
-            None => {
-                place.push((key, value));
-                self.subscriptions += 1;
-                Inserted { replaced: None, first }
-            }
-        }
+        let replaced = put(place, key, value);
+        self.subscriptions += usize::from(replaced.is_none());
+        Inserted { replaced, first }
     }
 
     /// Removes the subscription of `key` to `filter`, and the levels that nobody needs any more.
@@ -113,31 +117,37 @@ impl<K: PartialEq, V> Tree<K, V> {
         }
         // A wildcard at the first level never matches a topic that begins with `$` (MQTT-4.7.2-1).
         let mut levels = topic.split('/');
-        if let Some(child) = levels.next().and_then(|first| self.root.children.get(first)) {
+        let below = self.root.below.as_deref();
+        let child = levels.next().zip(below).and_then(|(first, below)| below.children.get(first));
+        if let Some(child) = child {
             child.visit(levels, visit);
         }
     }
 }
 
-impl<K: PartialEq, V> Node<K, V> {
+impl<K: Ord, V> Node<K, V> {
     fn remove<'f>(&mut self, mut levels: impl Iterator<Item = &'f str>, key: &K) -> Option<Removed<V>> {
-        match levels.next() {
-            None => take(&mut self.here, key),
-            Some("#") => take(&mut self.all, key),
-            Some("+") => {
-                let removed = self.plus.as_mut()?.remove(levels, key)?;
-                self.plus = self.plus.take().filter(|node| !node.is_bare());
-                Some(removed)
+        let Some(level) = levels.next() else { return take(&mut self.here, key) };
+        let below = self.below.as_deref_mut()?;
+        let removed = match level {
+            "#" => take(&mut below.all, key)?,
+            "+" => {
+                let plus = below.plus.as_mut()?;
+                let removed = plus.remove(levels, key)?;
+                below.plus.take_if(|plus| plus.is_bare());
+                removed
             }
-            Some(level) => {
-                let child = self.children.get_mut(level)?;
+            _ => {
+                let child = below.children.get_mut(level)?;
                 let removed = child.remove(levels, key)?;
                 if child.is_bare() {
-                    self.children.remove(level);
+                    below.children.remove(level);
                 }
-                Some(removed)
+                removed
             }
-        }
+        };
+        self.below.take_if(|below| below.is_bare());
+        Some(removed)
     }
 
     fn visit<'t, 'l>(
@@ -145,42 +155,69 @@ impl<K: PartialEq, V> Node<K, V> {
         mut levels: impl Iterator<Item = &'l str> + Clone,
         visit: &mut impl FnMut(&'t K, &'t V),
     ) {
-        self.all.iter().for_each(|(key, value)| visit(key, value));
+        let below = self.below.as_deref();
+        below.iter().flat_map(|below| &below.all).for_each(|(key, value)| visit(key, value));
         let Some(level) = levels.next() else {
             return self.here.iter().for_each(|(key, value)| visit(key, value));
         };
-        if let Some(child) = self.children.get(level) {
+        let Some(below) = below else { return };
+        if let Some(child) = below.children.get(level) {
             child.visit(levels.clone(), visit);
         }
-        if let Some(plus) = &self.plus {
+        if let Some(plus) = &below.plus {
             plus.visit(levels, visit);
         }
     }
 
     fn collect(&self, path: Option<&str>, found: &mut Vec<String>) {
-        let below = |level: &str| path.map_or_else(|| level.to_owned(), |path| format!("{path}/{level}"));
         if !self.here.is_empty() {
             found.extend(path.map(str::to_owned));
         }
-        if !self.all.is_empty() {
-            found.push(below("#"));
+        let Some(below) = &self.below else { return };
+        let further = |level: &str| path.map_or_else(|| level.to_owned(), |path| format!("{path}/{level}"));
+        if !below.all.is_empty() {
+            found.push(further("#"));
         }
-        if let Some(plus) = &self.plus {
-            plus.collect(Some(&below("+")), found);
+        if let Some(plus) = &below.plus {
+            plus.collect(Some(&further("+")), found);
         }
-        for (level, child) in &self.children {
-            child.collect(Some(&below(level)), found);
+        for (level, child) in below.children.iter() {
+            child.collect(Some(&further(level)), found);
         }
     }
 
     fn is_bare(&self) -> bool {
-        self.children.is_empty() && self.plus.is_none() && self.here.is_empty() && self.all.is_empty()
+        self.here.is_empty() && self.below.is_none()
     }
 }
 
-fn take<K: PartialEq, V>(place: &mut Vec<(K, V)>, key: &K) -> Option<Removed<V>> {
-    let at = place.iter().position(|(known, _)| known == key)?;
-    let (_, value) = place.swap_remove(at);
+impl<K, V> Below<K, V> {
+    fn is_bare(&self) -> bool {
+        self.children.is_empty() && self.plus.is_none() && self.all.is_empty()
+    }
+}
+
+/// In the order of keys: a filter may have a hundred thousand subscribers, and each that comes is looked for.
+fn put<K: Ord, V>(place: &mut Vec<(K, V)>, key: K, value: V) -> Option<V> {
+    match place.binary_search_by(|(known, _)| known.cmp(&key)) {
+        Ok(at) => Some(std::mem::replace(&mut place[at].1, value)),
+        Err(at) => {
+            // Most filters have one subscriber.
+            if place.is_empty() {
+                place.reserve_exact(1);
+            }
+            place.insert(at, (key, value));
+            None
+        }
+    }
+}
+
+fn take<K: Ord, V>(place: &mut Vec<(K, V)>, key: &K) -> Option<Removed<V>> {
+    let at = place.binary_search_by(|(known, _)| known.cmp(key)).ok()?;
+    let (_, value) = place.remove(at);
+    if place.is_empty() {
+        *place = Vec::new();
+    }
     Some(Removed { value, last: place.is_empty() })
 }
 

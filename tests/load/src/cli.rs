@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::pattern::MOST_FILTERS;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Load for MQTT brokers and TCP balancers: raw frames, many connections, CPU of the server per message.
@@ -49,6 +50,9 @@ pub enum Command {
     FanOut {
         #[arg(long, default_value = "50")]
         subscribers: NonZeroU32,
+        /// Filters of each subscriber; all match every message
+        #[arg(long, default_value = "1", conflicts_with = "topics", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_FILTERS)))]
+        filters: u32,
         #[command(flatten)]
         messages: Messages,
     },
@@ -82,6 +86,18 @@ pub enum Command {
         /// Quiet time before each reading of memory
         #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
         settle: Duration,
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(flatten)]
+        mqtt: MqttArgs,
+    },
+    /// Publish retained messages, then subscribe: what it takes until all have come
+    Retained {
+        #[arg(long, default_value = "100000")]
+        topics: NonZeroU32,
+        /// Bytes of payload
+        #[arg(long, default_value = "64", value_parser = clap::value_parser!(u32).range(20..=65_536))]
+        size: u32,
         #[command(flatten)]
         server: ServerArgs,
         #[command(flatten)]
@@ -151,6 +167,15 @@ pub struct Messages {
     /// End after so many messages, if that comes before the duration
     #[arg(long)]
     pub messages: Option<u64>,
+    /// Topics of a publisher, each in turn; above 1, subscribers hear them by a wildcard
+    #[arg(long, default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub topics: u32,
+    /// Subscriptions of other clients, which match nothing
+    #[arg(long, default_value = "0", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub bystanders: u32,
+    /// Subscribers leave before anything is published, and come back to get it from their sessions
+    #[arg(long)]
+    pub away: bool,
     /// Fail (exit 1) when a message is lost
     #[arg(long)]
     pub strict: bool,

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::cli::Counts;
 use crate::clock;
-use crate::frames;
+use crate::frames::{self, Keeping};
 use crate::limits;
 use crate::link::{Link, LinkError};
 use crate::mqtt::{self, Identity};
@@ -77,7 +77,8 @@ async fn come_and_go(
             break;
         }
         let begun = clock::now();
-        let mut link = mqtt::open(target, identity, &format!("{client}-{number}"), &desk).await?.link;
+        let mut link =
+            mqtt::open(target, identity, &format!("{client}-{number}"), Keeping::Clean, &desk).await?.link;
         let now = clock::now();
         desk.latency(now - begun);
         frames::disconnect(identity.version, link.out())?;
@@ -201,9 +202,10 @@ async fn settle_in(number: u32, target: &Target, kind: &Kind, desk: &Desk) -> Re
     let _permit = desk.connecting.acquire().await;
     match kind {
         Kind::Mqtt(identity) => {
-            let mut link = mqtt::open(target, identity, &format!("i{number}"), desk).await?.link;
-            let filter = format!("{}/idle/{number}", identity.base());
-            mqtt::subscribe(&mut link, identity.version, &filter, Qos::AtMostOnce, desk).await?;
+            let mut link =
+                mqtt::open(target, identity, &format!("i{number}"), Keeping::Clean, desk).await?.link;
+            let filters = [format!("{}/idle/{number}", identity.base())];
+            mqtt::subscribe(&mut link, identity.version, &filters, Qos::AtMostOnce, desk).await?;
             Ok(Open::Mqtt(link))
         }
         Kind::Raw => {

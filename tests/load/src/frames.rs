@@ -12,8 +12,12 @@ use crate::mqtt::Identity;
 pub const MARK: usize = 4 + 8 + 8;
 /// No packet of a run is larger.
 pub const MAX_PACKET: usize = 128 * 1024;
+/// The flag in a PUBLISH's first byte.
+const RETAIN: u8 = 0b0000_0001;
 /// Longer than any run: clients send no pings.
 const KEEP_ALIVE: u16 = 3600;
+/// Seconds that a session is kept; longer than any run.
+const KEEP_SESSION: u32 = 3600;
 
 /// What every payload begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,24 +43,54 @@ impl Mark {
     }
 }
 
+/// What becomes of a client's session when its connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeping {
+    Clean,
+    /// The server keeps it, with what is published meanwhile.
+    Kept,
+}
+
 /// Appends the CONNECT of a client.
-pub fn connect(identity: &Identity, client_id: &str, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+pub fn connect(
+    identity: &Identity,
+    client_id: &str,
+    keeping: Keeping,
+    out: &mut Vec<u8>,
+) -> Result<(), EncodeError> {
     let mut connect = Connect::new(identity.version, client_id);
     connect.keep_alive = KEEP_ALIVE;
+    connect.clean_start = keeping == Keeping::Clean;
+    if identity.version.is_v5() && keeping == Keeping::Kept {
+        connect.properties.session_expiry = Some(KEEP_SESSION);
+    }
     connect.user_name = identity.user.as_deref();
     connect.password = identity.password.as_deref().map(str::as_bytes);
     connect.encode(identity.version, out)
 }
 
-/// Appends a SUBSCRIBE to one filter.
-pub fn subscribe(version: Version, filter: &str, qos: Qos, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-    let filters = [SubscribeFilter { filter, options: SubscribeOptions::from(qos) }];
+/// Appends a SUBSCRIBE.
+pub fn subscribe(
+    version: Version,
+    filters: &[String],
+    qos: Qos,
+    out: &mut Vec<u8>,
+) -> Result<(), EncodeError> {
+    let options = SubscribeOptions::from(qos);
+    let filters: Vec<_> = filters.iter().map(|filter| SubscribeFilter { filter, options }).collect();
     Subscribe::new(PacketId::MIN, &filters).encode(version, out)
 }
 
 /// Appends an acknowledgement.
 pub fn ack(kind: AckKind, version: Version, id: PacketId, out: &mut Vec<u8>) -> Result<(), EncodeError> {
     Ack::new(id).encode(kind, version, out)
+}
+
+/// Appends what makes the server forget a topic's retained message.
+pub fn forget(version: Version, topic: &str, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    let mut publish = Publish::new(topic, b"");
+    publish.retain = true;
+    publish.encode(version, out)
 }
 
 /// Appends the farewell that no will follows.
@@ -96,6 +130,13 @@ impl Template {
         let properties = usize::from(version.is_v5());
         let id = publish.packet_id.map(|_| start - properties - 2);
         Ok(Self { bytes, id, number: start + 4, stamp: start + 12 })
+    }
+
+    /// The server keeps the message for later subscribers.
+    #[must_use]
+    pub fn retained(mut self) -> Self {
+        self.bytes[0] |= RETAIN;
+        self
     }
 
     /// Appends message `number`.

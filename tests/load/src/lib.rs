@@ -2,8 +2,9 @@
 //!
 //! Pure: [`sequence`] (what arrived), [`pace`]'s schedule, [`frames`] (bytes of MQTT), [`report`] (what is told).
 //! Edge: [`target`] and [`tls`] (connections), [`link`] (one MQTT connection), [`run`] (the course of every run),
-//! [`mqtt`] and [`pattern`] (clients and who hears whom), [`usage`] (the server's CPU and memory).
+//! [`mqtt`] and [`pattern`] (clients and who hears whom), [`bystander`], [`connections`], [`retained`] (other clients), [`usage`] (the server's CPU and memory).
 
+pub mod bystander;
 pub mod cli;
 pub mod clock;
 pub mod connections;
@@ -16,6 +17,7 @@ pub mod pattern;
 pub mod perform;
 pub mod relay;
 pub mod report;
+pub mod retained;
 pub mod run;
 pub mod sequence;
 pub mod serve;

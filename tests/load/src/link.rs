@@ -47,12 +47,16 @@ pub struct Link {
     tail: Vec<u8>,
     out: Vec<u8>,
     written: usize,
+    /// An answer is awaited: what comes behind it is not looked at yet.
+    asking: bool,
+    /// There may be whole packets in `tail`.
+    unread: bool,
 }
 
 impl Link {
     #[must_use]
     pub fn new(stream: Stream, version: Version) -> Self {
-        Self { stream, version, tail: Vec::new(), out: Vec::new(), written: 0 }
+        Self { stream, version, tail: Vec::new(), out: Vec::new(), written: 0, asking: false, unread: false }
     }
 
     /// The queue of output, to append to. Its bound is the caller's: a batch or the packets in flight.
@@ -87,6 +91,12 @@ impl Link {
         scratch: &mut [u8],
         mut on_packet: impl FnMut(Packet<'_>, &mut Vec<u8>) -> Result<(), LinkError>,
     ) -> Poll<Result<(), LinkError>> {
+        if std::mem::take(&mut self.unread) {
+            let bytes = std::mem::take(&mut self.tail);
+            let used = self.split(&bytes, &mut on_packet)?;
+            self.tail.extend_from_slice(&bytes[used..]);
+            return Poll::Ready(Ok(()));
+        }
         let kept = self.tail.len();
         scratch[..kept].copy_from_slice(&self.tail);
         let mut buffer = ReadBuf::new(&mut scratch[kept..]);
@@ -96,17 +106,31 @@ impl Link {
             return Poll::Ready(Err(LinkError::Closed));
         }
         let bytes = &scratch[..kept + count];
+        let used = self.split(bytes, &mut on_packet)?;
+        self.tail.clear();
+        self.tail.extend_from_slice(&bytes[used..]);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Hands out whole packets, or one while an answer is awaited; returns how many bytes that were.
+    fn split(
+        &mut self,
+        bytes: &[u8],
+        on_packet: &mut impl FnMut(Packet<'_>, &mut Vec<u8>) -> Result<(), LinkError>,
+    ) -> Result<usize, LinkError> {
         let mut at = 0;
         while let Some((packet, length)) = nsd_wire::read(self.version, &bytes[at..], MAX_PACKET)? {
             at += length;
             if let Packet::Disconnect(farewell) = &packet {
-                return Poll::Ready(Err(LinkError::Dismissed(farewell.reason)));
+                return Err(LinkError::Dismissed(farewell.reason));
             }
             on_packet(packet, &mut self.out)?;
+            if self.asking {
+                self.unread = true;
+                break;
+            }
         }
-        self.tail.clear();
-        self.tail.extend_from_slice(&bytes[at..]);
-        Poll::Ready(Ok(()))
+        Ok(at)
     }
 
     /// Writes what is queued and waits for the first answer that `wanted` takes.
@@ -116,6 +140,7 @@ impl Link {
         wanted: impl Fn(&Packet<'_>) -> Option<Result<T, LinkError>>,
     ) -> Result<T, LinkError> {
         poll_fn(|cx| self.poll_write(cx)).await?;
+        self.asking = true;
         let mut answer = None;
         while answer.is_none() {
             let look = poll_fn(|cx| {
@@ -126,6 +151,7 @@ impl Link {
             });
             look.await?;
         }
+        self.asking = false;
         answer.unwrap_or(Err(LinkError::Closed))
     }
 

@@ -9,7 +9,7 @@ use nsd_wire::{Ack, AckKind, Packet, PacketId, Qos, Version};
 use tokio::sync::watch;
 
 use crate::clock;
-use crate::frames::{self, Mark, Template};
+use crate::frames::{self, Keeping, Mark, Template};
 use crate::link::{Link, LinkError};
 use crate::pace::{Pacer, Schedule};
 use crate::run::{Desk, Phase, Working};
@@ -50,10 +50,11 @@ pub async fn open(
     target: &Target,
     identity: &Identity,
     name: &str,
+    keeping: Keeping,
     desk: &Desk,
 ) -> Result<Accepted, LinkError> {
     let mut link = Link::new(target.connect().await?, identity.version);
-    frames::connect(identity, &format!("{}-{name}", identity.run), link.out())?;
+    frames::connect(identity, &format!("{}-{name}", identity.run), keeping, link.out())?;
     let receive_maximum = link
         .ask(&desk.scratch, |packet| match packet {
             Packet::ConnAck(answer) if answer.reason.is_failure() => {
@@ -68,15 +69,15 @@ pub async fn open(
     Ok(Accepted { link, receive_maximum })
 }
 
-/// Subscribes to `filter` and waits for the answer.
+/// Subscribes to `filters` and waits for the answer.
 pub async fn subscribe(
     link: &mut Link,
     version: Version,
-    filter: &str,
+    filters: &[String],
     qos: Qos,
     desk: &Desk,
 ) -> Result<(), LinkError> {
-    frames::subscribe(version, filter, qos, link.out())?;
+    frames::subscribe(version, filters, qos, link.out())?;
     link.ask(&desk.scratch, |packet| match packet {
         Packet::SubAck(answer) => Some(match answer.codes.iter().find(|code| code.is_failure()) {
             Some(code) => Err(LinkError::NotSubscribed(code)),
@@ -91,27 +92,56 @@ pub async fn subscribe(
 #[derive(Debug)]
 pub struct Subscriber {
     pub name: String,
-    pub filter: String,
+    pub filters: Vec<String>,
     pub qos: Qos,
     /// Publishers it hears: the first one's number and how many.
     pub hears: (u32, u32),
     /// Take the time of every message, rather than of every 16th.
     pub every_latency: bool,
+    /// Gone while messages are published; its session gets them.
+    pub away: bool,
 }
 
 impl Subscriber {
     /// Gets ready, receives until the run ends, leaves.
     pub async fn play(self, target: &Target, identity: &Identity, desk: Rc<Desk>) -> Result<(), LinkError> {
+        let keeping = if self.away { Keeping::Kept } else { Keeping::Clean };
         let permit = desk.connecting.acquire().await;
-        let mut link = open(target, identity, &self.name, &desk).await?.link;
-        subscribe(&mut link, identity.version, &self.filter, self.qos, &desk).await?;
+        let mut link = open(target, identity, &self.name, keeping, &desk).await?.link;
+        subscribe(&mut link, identity.version, &self.filters, self.qos, &desk).await?;
+        if self.away {
+            frames::disconnect(identity.version, link.out())?;
+            link.finish().await?;
+            drop(permit);
+            let mut phase = desk.ready();
+            // An end without a start is left to the run.
+            let _ = phase.wait_for(|phase| *phase >= Phase::Stopping).await;
+            let _permit = desk.connecting.acquire().await;
+            let link = open(target, identity, &self.name, keeping, &desk).await?.link;
+            self.listen(link, phase, identity, &desk).await?;
+            // The session has served: it is not left behind at the server.
+            let mut link = open(target, identity, &self.name, Keeping::Clean, &desk).await?.link;
+            frames::disconnect(identity.version, link.out())?;
+            return link.finish().await;
+        }
         drop(permit);
-        let mut phase = desk.ready();
+        let phase = desk.ready();
+        self.listen(link, phase, identity, &desk).await
+    }
+
+    /// Receives until the run ends, leaves.
+    async fn listen(
+        &self,
+        mut link: Link,
+        mut phase: watch::Receiver<Phase>,
+        identity: &Identity,
+        desk: &Desk,
+    ) -> Result<(), LinkError> {
         let mut trackers = Trackers::new(self.hears.0, self.hears.1);
         let result = loop {
             tokio::select! {
                 _ = phase.wait_for(|phase| *phase == Phase::Ending) => break Ok(()),
-                turn = poll_fn(|cx| self.poll_turn(cx, &mut link, &mut trackers, identity.version, &desk)) => {
+                turn = poll_fn(|cx| self.poll_turn(cx, &mut link, &mut trackers, identity.version, desk)) => {
                     if let Err(error) = turn { break Err(error); }
                 }
             }
@@ -167,7 +197,8 @@ impl Subscriber {
 #[derive(Debug)]
 pub struct Publisher {
     pub number: u32,
-    pub topic: String,
+    /// Each in turn.
+    pub topics: Vec<String>,
     pub qos: Qos,
     pub size: usize,
     /// Most unacknowledged messages.
@@ -183,7 +214,7 @@ impl Publisher {
     pub async fn play(self, target: &Target, identity: &Identity, desk: Rc<Desk>) -> Result<(), LinkError> {
         let permit = desk.connecting.acquire().await;
         let Accepted { link, receive_maximum } =
-            open(target, identity, &format!("p{}", self.number), &desk).await?;
+            open(target, identity, &format!("p{}", self.number), Keeping::Clean, &desk).await?;
         drop(permit);
         let working = desk.working();
         let mut phase = desk.ready();
@@ -193,9 +224,11 @@ impl Publisher {
             None => None,
         };
         let window = InFlight::new(identity.version, self.qos, self.window.min(receive_maximum));
-        let template = Template::new(identity.version, &self.topic, self.qos, self.size, self.number)?;
+        let template =
+            |topic: &String| Template::new(identity.version, topic, self.qos, self.size, self.number);
+        let templates = self.topics.iter().map(template).collect::<Result<Vec<_>, _>>()?;
         let mut publishing =
-            Publishing { link, template, window, pacer, next: 0, share: self.share, working: Some(working) };
+            Publishing { link, templates, window, pacer, next: 0, share: self.share, working: Some(working) };
         publishing.run(&mut phase, &desk).await?;
         frames::disconnect(identity.version, publishing.link.out())?;
         publishing.link.finish().await
@@ -214,7 +247,7 @@ pub async fn started(phase: &mut watch::Receiver<Phase>) -> Option<u64> {
 /// A publisher at work.
 struct Publishing {
     link: Link,
-    template: Template,
+    templates: Vec<Template>,
     window: InFlight,
     pacer: Option<Pacer>,
     /// Number of the next message.
@@ -277,7 +310,8 @@ impl Publishing {
                 },
             };
             let id = self.window.take();
-            self.template.push(self.next, stamp, id, self.link.out());
+            let template = &self.templates[(self.next % self.templates.len() as u64) as usize];
+            template.push(self.next, stamp, id, self.link.out());
             self.next += 1;
         }
         if self.next > first {

@@ -6,12 +6,17 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use nsd_wire::Qos;
 
+use crate::bystander::{self, Bystander};
 use crate::limits;
 use crate::mqtt::{Identity, Publisher, Subscriber};
 use crate::report::{Delivery, Latency, Report, Server, Since};
 use crate::run::{self, Outcome, Setup};
 use crate::target::Target;
 
+/// What all publishers' messages, made beforehand, may take.
+const TEMPLATES: usize = 256 * 1024 * 1024;
+/// As many as there are ways to leave levels of the longest topic open.
+pub const MOST_FILTERS: u32 = 32;
 /// What a publisher may have written and the server not read.
 const SEND_BUFFER: usize = 64 * 1024;
 
@@ -34,11 +39,32 @@ pub struct Load {
     pub rate: Option<f64>,
     pub duration: Duration,
     pub messages: Option<u64>,
+    pub more: More,
+}
+
+/// What may be added to a pattern.
+#[derive(Debug, Clone, Copy)]
+pub struct More {
+    /// Topics of a publisher; above 1, subscribers hear them by a wildcard.
+    pub topics: u32,
+    /// Filters of a subscriber of everything; each matches every message.
+    pub filters: u32,
+    /// Subscriptions of others, which match nothing.
+    pub bystanders: u32,
+    /// Subscribers come for their messages after all were published.
+    pub away: bool,
+}
+
+impl Default for More {
+    fn default() -> Self {
+        Self { topics: 1, filters: 1, bystanders: 0, away: false }
+    }
 }
 
 /// A client of a run.
 #[derive(Debug)]
 enum Client {
+    Bystander(Bystander),
     Publisher(Publisher),
     Subscriber(Subscriber),
 }
@@ -54,6 +80,8 @@ pub fn measure(
     let clients = clients(load, &identity);
     let timers = if load.rate.is_some() { load.pattern.publishers() } else { 0 };
     limits::allow_files(clients.len() + timers as usize)?;
+    let made = load.pattern.publishers() as usize * load.more.topics as usize * load.size;
+    ensure!(made <= TEMPLATES, "so many topics and such large messages do not fit into memory");
     if let Some(messages) = load.messages {
         ensure!(messages >= u64::from(load.pattern.publishers()), "fewer messages than publishers");
     }
@@ -71,6 +99,7 @@ pub fn measure(
         let (target, identity) = (Arc::clone(&target), Arc::clone(&identity));
         async move {
             match client {
+                Client::Bystander(bystander) => bystander.stay(&target, &identity, &desk).await,
                 Client::Publisher(publisher) => publisher.play(&target, &identity, desk).await,
                 Client::Subscriber(subscriber) => subscriber.play(&target, &identity, desk).await,
             }
@@ -109,8 +138,20 @@ impl Load {
             Pattern::Everyone { publishers, subscribers } => format!("{publishers} → {subscribers}"),
             Pattern::Pairs(pairs) => format!("{pairs} pairs"),
         };
-        let pace = self.rate.map_or(String::new(), |rate| format!(", {rate}/s"));
-        format!("{who}, QoS {}, {} bytes{pace}", self.qos as u8, self.size)
+        let mut text = format!("{who}, QoS {}, {} bytes", self.qos as u8, self.size);
+        let more = &self.more;
+        let notes = [
+            self.rate.map(|rate| format!("{rate}/s")),
+            (more.topics > 1).then(|| format!("{} topics each", more.topics)),
+            (more.filters > 1).then(|| format!("{} filters each", more.filters)),
+            (more.bystanders > 0).then(|| format!("{} subscriptions of others", more.bystanders)),
+            more.away.then(|| "subscribers away".to_owned()),
+        ];
+        for note in notes.into_iter().flatten() {
+            text += ", ";
+            text += &note;
+        }
+        text
     }
 }
 
@@ -122,24 +163,31 @@ fn clients(load: &Load, identity: &Identity) -> Vec<Client> {
         Some(messages) => (messages / u64::from(publishers), messages % u64::from(publishers)),
         None => (u64::MAX, 0),
     };
-    let mut clients = Vec::new();
+    let more = load.more;
+    let bystanders = bystander::bystanders(more.bystanders, &base);
+    let mut clients: Vec<_> = bystanders.into_iter().map(Client::Bystander).collect();
     for number in 0..load.pattern.subscribers() {
-        let (filter, hears) = match load.pattern {
-            Pattern::Everyone { publishers, .. } => (format!("{base}/all"), (0, publishers)),
-            Pattern::Pairs(_) => (format!("{base}/{number}"), (number, 1)),
+        let (name, hears) = match load.pattern {
+            Pattern::Everyone { publishers, .. } => ("all".to_owned(), (0, publishers)),
+            Pattern::Pairs(_) => (number.to_string(), (number, 1)),
         };
-        let every_latency = load.rate.is_some();
-        let name = format!("s{number}");
-        clients.push(Client::Subscriber(Subscriber { name, filter, qos: load.qos, hears, every_latency }));
+        clients.push(Client::Subscriber(Subscriber {
+            name: format!("s{number}"),
+            filters: filters(&base, &name, more),
+            qos: load.qos,
+            hears,
+            every_latency: load.rate.is_some(),
+            away: more.away,
+        }));
     }
     for number in 0..publishers {
-        let topic = match load.pattern {
-            Pattern::Everyone { .. } => format!("{base}/all"),
-            Pattern::Pairs(_) => format!("{base}/{number}"),
+        let name = match load.pattern {
+            Pattern::Everyone { .. } => "all".to_owned(),
+            Pattern::Pairs(_) => number.to_string(),
         };
         clients.push(Client::Publisher(Publisher {
             number,
-            topic,
+            topics: topics(&base, &name, more),
             qos: load.qos,
             size: load.size,
             window: load.window,
@@ -148,6 +196,39 @@ fn clients(load: &Load, identity: &Identity) -> Vec<Client> {
         }));
     }
     clients
+}
+
+/// Behind the name, so that more filters can match.
+const DEEPER: &str = "x/y";
+
+fn topics(base: &str, name: &str, more: More) -> Vec<String> {
+    match (more.topics, more.filters) {
+        (1, 1) => vec![format!("{base}/{name}")],
+        (1, _) => vec![format!("{base}/{name}/{DEEPER}")],
+        (topics, _) => (0..topics).map(|topic| format!("{base}/{name}/{topic}")).collect(),
+    }
+}
+
+/// Several are the topic with one or another level left open; never the run's own, by which runs are kept apart.
+fn filters(base: &str, name: &str, more: More) -> Vec<String> {
+    if more.topics > 1 {
+        return vec![format!("{base}/{name}/+")];
+    }
+    let topic = topics(base, name, more).concat();
+    let run = base.split('/').count() - 1;
+    let variant = |number: u32| {
+        let mut open = number;
+        let level = |(index, level)| {
+            if index == run {
+                return level;
+            }
+            let is_open = open % 2 == 1;
+            open /= 2;
+            if is_open { "+" } else { level }
+        };
+        topic.split('/').enumerate().map(level).collect::<Vec<_>>().join("/")
+    };
+    (0..more.filters).map(variant).collect()
 }
 
 fn report(what: String, load: &Load, setup: &Setup, outcome: Outcome) -> Report {
@@ -176,5 +257,34 @@ fn report(what: String, load: &Load, setup: &Setup, outcome: Outcome) -> Report 
         server: Server::between(&setup.pids, outcome.before, outcome.after, delivered as f64),
         own_cpu_seconds: outcome.own_cpu_seconds,
         failures: outcome.failures,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn all_filters_of_a_subscriber_match_and_bystanders_never() {
+        let base = "load/any/run";
+        for more in [
+            More::default(),
+            More { filters: MOST_FILTERS, ..More::default() },
+            More { topics: 5, ..More::default() },
+        ] {
+            let (topics, filters) = (topics(base, "all", more), filters(base, "all", more));
+            assert_eq!(filters.iter().collect::<HashSet<_>>().len(), more.filters as usize);
+            let bystanders = bystander::bystanders(1000, base);
+            for topic in &topics {
+                assert!(filters.iter().all(|filter| nsd_wire::topic::matches(filter, topic)), "{filters:?}");
+                let others = bystanders.iter().flat_map(|bystander| &bystander.filters);
+                assert!(others.clone().count() == 1000);
+                for other in others {
+                    assert!(!nsd_wire::topic::matches(other, topic), "{other} matches {topic}");
+                }
+            }
+        }
     }
 }

@@ -6,9 +6,10 @@ use nsd_wire::{Qos, Version};
 use crate::cli::{Command, Messages, MqttArgs, Protocol, ServerArgs};
 use crate::connections::{self, Kind};
 use crate::mqtt::Identity;
-use crate::pattern::{self, Load, Pattern};
+use crate::pattern::{self, Load, More, Pattern};
 use crate::relay;
 use crate::report::Report;
+use crate::retained;
 use crate::serve;
 use crate::target::{Target, Tls};
 use crate::tls::{self, Trust};
@@ -43,12 +44,12 @@ impl From<Report> for Verdict {
 pub fn perform(command: Command) -> Result<Option<Verdict>> {
     let verdict = match command {
         Command::FanIn { publishers, messages } => {
-            publish(Pattern::Everyone { publishers: publishers.get(), subscribers: 1 }, &messages)?
+            publish(Pattern::Everyone { publishers: publishers.get(), subscribers: 1 }, 1, &messages)?
         }
-        Command::FanOut { subscribers, messages } => {
-            publish(Pattern::Everyone { publishers: 1, subscribers: subscribers.get() }, &messages)?
+        Command::FanOut { subscribers, filters, messages } => {
+            publish(Pattern::Everyone { publishers: 1, subscribers: subscribers.get() }, filters, &messages)?
         }
-        Command::Pairs { pairs, messages } => publish(Pattern::Pairs(pairs.get()), &messages)?,
+        Command::Pairs { pairs, messages } => publish(Pattern::Pairs(pairs.get()), 1, &messages)?,
         Command::Connect { at_once, duration, server, mqtt } => connections::churn(
             at_once.get(),
             duration,
@@ -62,6 +63,10 @@ pub fn perform(command: Command) -> Result<Option<Verdict>> {
             let kind = if raw { Kind::Raw } else { Kind::Mqtt(identity(&mqtt)?) };
             connections::idle(counts, kind, settle, target(&server)?, server.threads.into(), &server.pid)?
                 .into()
+        }
+        Command::Retained { topics, size, server, mqtt } => {
+            let (target, identity) = (target(&server)?, identity(&mqtt)?);
+            retained::retained(topics.get(), size as usize, target, identity, &server.pid)?.into()
         }
         Command::Relay { connections, size, window, rate, duration, server } => {
             let plan = relay::Messages {
@@ -85,7 +90,7 @@ pub fn perform(command: Command) -> Result<Option<Verdict>> {
     Ok(Some(verdict))
 }
 
-fn publish(pattern: Pattern, messages: &Messages) -> Result<Verdict> {
+fn publish(pattern: Pattern, filters: u32, messages: &Messages) -> Result<Verdict> {
     let (qos, window) = match messages.qos {
         0 => (Qos::AtMostOnce, 0),
         1 => (Qos::AtLeastOnce, messages.window.unwrap_or(WINDOW_QOS_1)),
@@ -99,6 +104,7 @@ fn publish(pattern: Pattern, messages: &Messages) -> Result<Verdict> {
         rate: messages.rate,
         duration: messages.duration,
         messages: messages.messages,
+        more: More { topics: messages.topics, filters, bystanders: messages.bystanders, away: messages.away },
     };
     let server = &messages.server;
     let report = pattern::measure(

@@ -57,12 +57,12 @@ impl Contender {
         place.address(self.ports() + door.offset())
     }
 
-    /// The program with its configuration written, and the version it tells.
-    pub(crate) fn program(self, place: &Place) -> Result<Program> {
+    /// The program with its configuration written. Brokers are configured for what `door` asks, proxies for all doors.
+    pub(crate) fn program(self, place: &Place, door: Door) -> Result<Program> {
         let (path, text) = match self {
-            Self::Mosquitto => (installed("mosquitto", "mosquitto")?, mosquitto(place)),
+            Self::Mosquitto => (installed("mosquitto", "mosquitto")?, mosquitto(place, door)),
             Self::HaProxy => (installed("haproxy", "haproxy")?, haproxy(place)),
-            Self::Broker => (place.own("nsd-broker")?, broker(place)),
+            Self::Broker => (place.own("nsd-broker")?, broker(place, door)),
             Self::Balancer => (place.own("nsd-balancer")?, balancer(place)),
         };
         let file = place.folder.join(format!("{}.conf", self.name()));
@@ -77,15 +77,20 @@ impl Contender {
         Ok(Program::new(path, args).on(pinned.then_some(SERVER_PROCESSOR)))
     }
 
-    /// Starts it afresh, so that no run leaves memory behind for the next.
-    pub(crate) async fn start(self, place: &Place) -> Result<Running> {
+    /// Starts it afresh, so that no run leaves memory or files behind for the next.
+    pub(crate) async fn start(self, place: &Place, door: Door) -> Result<Running> {
         let doors: &[Door] = match self {
-            Self::Mosquitto | Self::Broker => &[Door::Broker],
+            Self::Mosquitto | Self::Broker => &[door],
             Self::HaProxy | Self::Balancer => &Door::BEHIND_A_PROXY,
         };
         let addresses: Vec<_> = doors.iter().map(|door| self.address(place, *door)).collect();
         let log = place.folder.join(format!("{}.log", self.name()));
-        Running::start(&self.program(place)?, &addresses, &log).await
+        if door == Door::BrokerDisk {
+            let state = place.state(self);
+            let _ = std::fs::remove_dir_all(&state);
+            std::fs::create_dir(&state).with_context(|| state.display().to_string())?;
+        }
+        Running::start(&self.program(place, door)?, &addresses, &log).await
     }
 }
 
@@ -93,11 +98,15 @@ impl Door {
     pub(crate) const BEHIND_A_PROXY: [Self; 5] =
         [Self::Echo, Self::EchoTls, Self::Sink, Self::Connack, Self::ConnackTls];
 
+    pub(crate) fn is_behind_a_proxy(self) -> bool {
+        Self::BEHIND_A_PROXY.contains(&self)
+    }
+
     fn offset(self) -> u16 {
         match self {
             Self::Broker | Self::Echo => 0,
-            Self::EchoTls => 1,
-            Self::Sink => 2,
+            Self::BrokerTls | Self::EchoTls => 1,
+            Self::BrokerDisk | Self::Sink => 2,
             Self::Connack => 3,
             Self::ConnackTls => 4,
         }
@@ -123,25 +132,52 @@ impl Place {
         self.folder.join("certificate.pem")
     }
 
+    /// Where a broker keeps what must outlive it.
+    fn state(&self, contender: Contender) -> PathBuf {
+        self.folder.join(format!("{}.state", contender.name()))
+    }
+
     fn socket(&self, contender: Contender) -> PathBuf {
         self.folder.join(format!("{}.sock", contender.name()))
     }
 }
 
-/// Bounds that would drop messages are off: it would look fast for what it throws away.
-fn mosquitto(place: &Place) -> String {
-    let port = Contender::Mosquitto.address(place, Door::Broker).port();
+/// Bounds that would drop messages are off: it would look fast for what it throws away. It keeps its user, as files of
+/// ours are not for others.
+fn mosquitto(place: &Place, door: Door) -> String {
+    let port = Contender::Mosquitto.address(place, door).port();
+    let (certificate, state) = (place.certificate(), place.state(Contender::Mosquitto));
+    let more = match door {
+        Door::BrokerTls => {
+            format!("certfile {0}\nkeyfile {0}\npersistence false\n", certificate.display())
+        }
+        Door::BrokerDisk => format!("persistence true\npersistence_location {}/\n", state.display()),
+        _ => "persistence false\n".to_owned(),
+    };
     format!(
-        "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nlog_type error\n\
+        "user root\nlistener {port} 127.0.0.1\n{more}allow_anonymous true\nlog_type error\n\
          max_inflight_messages 0\nmax_queued_messages 0\n"
     )
 }
 
-fn broker(place: &Place) -> String {
-    let address = Contender::Broker.address(place, Door::Broker);
-    let socket = place.socket(Contender::Broker);
+/// What waits for a session is bounded by default; here it must not be, as it is not at Mosquitto's.
+fn broker(place: &Place, door: Door) -> String {
+    let address = Contender::Broker.address(place, door);
+    let (socket, state) = (place.socket(Contender::Broker), place.state(Contender::Broker));
+    let certificate = place.certificate();
+    let certificates = match door {
+        Door::BrokerTls => format!("certificates = [\"{}\"]\n", certificate.display()),
+        _ => String::new(),
+    };
+    let store = match door {
+        Door::BrokerDisk => format!(
+            "kind = \"disk\"\ndirectory = \"{}\"\n[limits]\nqueue_messages = 10000000\nqueue_bytes = 10000000000\n",
+            state.display()
+        ),
+        _ => "kind = \"memory\"\n".to_owned(),
+    };
     format!(
-        "allow_anonymous = true\n[[listen]]\naddress = \"{address}\"\n[store]\nkind = \"memory\"\n\
+        "allow_anonymous = true\n[[listen]]\naddress = \"{address}\"\n{certificates}[store]\n{store}\
          [access]\ndevices = false\ntopic_rule = \"open\"\n[admin]\nsocket = \"{}\"\n",
         socket.display()
     )

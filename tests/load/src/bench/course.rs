@@ -88,10 +88,10 @@ async fn compare(cli: &Cli, place: &Place, load: &Path, table: &Table) -> Result
         return Ok(true);
     }
     // A missing peer is told before anything is measured.
-    table.peer.program(place)?;
+    table.peer.program(place, Door::Broker)?;
     let mut contenders = vec![table.peer];
     if !cli.peers_only {
-        table.ours.program(place)?;
+        table.ours.program(place, Door::Broker)?;
         contenders.push(table.ours);
     }
     let behind = if table.peer == Contender::HaProxy { backends(place, load).await? } else { Vec::new() };
@@ -121,7 +121,7 @@ fn is_named(cli: &Cli, key: &str, in_smoke: bool) -> bool {
 }
 
 fn lines_of(row: &Row) -> Vec<Line> {
-    let line = |(figure, goal): &(Figure, f64)| Line {
+    let line = |(figure, goal): &(Figure, Option<f64>)| Line {
         work: row.work.to_owned(),
         figure: figure.name(),
         ours: Samples::default(),
@@ -144,7 +144,7 @@ async fn backends(place: &Place, load: &Path) -> Result<Vec<Running>> {
 
 /// One run against a server started for it.
 async fn measure(cli: &Cli, place: &Place, load: &Path, row: &Row, contender: Contender) -> Result<Report> {
-    let server = contender.start(place).await?;
+    let server = contender.start(place, row.door).await?;
     let mut args: Vec<String> = row.load.iter().map(|word| (*word).to_owned()).collect();
     let target = contender.address(place, row.door).to_string();
     args.extend(["--json".into(), "--target".into(), target, "--pid".into(), server.pid.to_string()]);
@@ -152,7 +152,7 @@ async fn measure(cli: &Cli, place: &Place, load: &Path, row: &Row, contender: Co
         let duration = if cli.smoke { Duration::from_secs(1) } else { cli.duration };
         args.extend(["--duration".into(), format!("{}ms", duration.as_millis())]);
     }
-    let pinned = cli.pin_brokers || row.door != Door::Broker;
+    let pinned = cli.pin_brokers || row.door.is_behind_a_proxy();
     let program = Program::new(load, args).on(pinned.then_some(LOAD_PROCESSOR));
     let output = program.command().stdout(Stdio::piped()).stderr(Stdio::piped()).output();
     let output = tokio::time::timeout(RUN_LIMIT, output).await;
@@ -191,6 +191,7 @@ fn note(samples: &mut Samples, figure: Figure, result: &Result<Report>) {
         Figure::Cpu => server.map(|server| server.cpu_us_each),
         Figure::CpuMillis => server.map(|server| server.cpu_us_each / 1000.0),
         Figure::Memory => server.and_then(|server| server.rss_kib_each),
+        Figure::Time => Some(report.seconds * 1000.0),
         Figure::P99 => report.latency.map(|latency| latency.p99),
     };
     match value {

@@ -11,6 +11,8 @@ pub(crate) enum Figure {
     Memory,
     /// 99th percentile of latency, microseconds.
     P99,
+    /// From the start to the last delivery, milliseconds.
+    Time,
 }
 
 impl Figure {
@@ -20,14 +22,18 @@ impl Figure {
             Self::CpuMillis => "CPU ms per GB",
             Self::Memory => "KiB each",
             Self::P99 => "p99 µs",
+            Self::Time => "ms until all came",
         }
     }
 }
 
-/// What stands behind a proxy, or that a broker is asked itself.
+/// What stands behind a proxy, or how a broker is asked itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Door {
     Broker,
+    BrokerTls,
+    /// A broker that keeps what it has on disk.
+    BrokerDisk,
     Echo,
     EchoTls,
     Sink,
@@ -46,8 +52,8 @@ pub(crate) struct Row {
     pub(crate) load: &'static [&'static str],
     /// The run lasts a given time; otherwise its words bound it.
     pub(crate) timed: bool,
-    /// Figure and goal: the highest ratio to the peer.
-    pub(crate) figures: &'static [(Figure, f64)],
+    /// Figure and goal: the highest ratio to the peer, where one was set.
+    pub(crate) figures: &'static [(Figure, Option<f64>)],
     /// Part of the quick run.
     pub(crate) smoke: bool,
 }
@@ -55,13 +61,17 @@ pub(crate) struct Row {
 const ROW: Row =
     Row { key: "", work: "", door: Door::Broker, load: &[], timed: true, figures: &[], smoke: false };
 
+const TLS: [&str; 3] = ["--tls", "--insecure", "--x25519"];
+/// Figures that nobody set a goal for.
+const CPU: &[(Figure, Option<f64>)] = &[(Figure::Cpu, None)];
+
 /// Against Mosquitto.
 pub(crate) const BROKER: &[Row] = &[
     Row {
         key: "fan-in-0",
         work: "5 publishers → 1 subscriber, QoS 0",
         load: &["fan-in"],
-        figures: &[(Figure::Cpu, 0.25)],
+        figures: &[(Figure::Cpu, Some(0.25))],
         smoke: true,
         ..ROW
     },
@@ -69,7 +79,7 @@ pub(crate) const BROKER: &[Row] = &[
         key: "fan-in-1",
         work: "5 publishers → 1 subscriber, QoS 1",
         load: &["fan-in", "--qos", "1"],
-        figures: &[(Figure::Cpu, 0.09)],
+        figures: &[(Figure::Cpu, Some(0.09))],
         smoke: true,
         ..ROW
     },
@@ -77,30 +87,36 @@ pub(crate) const BROKER: &[Row] = &[
         key: "fan-in-2",
         work: "5 publishers → 1 subscriber, QoS 2",
         load: &["fan-in", "--qos", "2"],
-        figures: &[(Figure::Cpu, 0.035)],
+        figures: &[(Figure::Cpu, Some(0.035))],
         ..ROW
     },
     Row {
         key: "fan-out-0",
         work: "1 publisher → 50 subscribers, QoS 0",
         load: &["fan-out"],
-        figures: &[(Figure::Cpu, 0.14)],
+        figures: &[(Figure::Cpu, Some(0.14))],
         smoke: true,
         ..ROW
     },
-    Row { key: "pairs-0", work: "50 pairs, QoS 0", load: &["pairs"], figures: &[(Figure::Cpu, 0.08)], ..ROW },
+    Row {
+        key: "pairs-0",
+        work: "50 pairs, QoS 0",
+        load: &["pairs"],
+        figures: &[(Figure::Cpu, Some(0.08))],
+        ..ROW
+    },
     Row {
         key: "paced",
         work: "50 pairs, QoS 0, 20 k/s in all",
         load: &["pairs", "--rate", "20000"],
-        figures: &[(Figure::Cpu, 1.0), (Figure::P99, 1.0)],
+        figures: &[(Figure::Cpu, Some(1.0)), (Figure::P99, Some(1.0))],
         ..ROW
     },
     Row {
         key: "connect",
         work: "connect + disconnect",
         load: &["connect", "--sources", "64"],
-        figures: &[(Figure::Cpu, 1.0)],
+        figures: &[(Figure::Cpu, Some(1.0))],
         smoke: true,
         ..ROW
     },
@@ -109,12 +125,78 @@ pub(crate) const BROKER: &[Row] = &[
         work: "idle subscribed client",
         load: &["idle", "--counts", "2000,8000"],
         timed: false,
-        figures: &[(Figure::Memory, 1.0)],
+        figures: &[(Figure::Memory, Some(1.0))],
+        ..ROW
+    },
+    Row {
+        key: "pairs-0-1k",
+        work: "50 pairs, QoS 0, 1 KiB",
+        load: &["pairs", "--size", "1024"],
+        figures: CPU,
+        ..ROW
+    },
+    Row {
+        key: "pairs-1-1k",
+        work: "50 pairs, QoS 1, 1 KiB",
+        load: &["pairs", "--qos", "1", "--size", "1024"],
+        figures: CPU,
+        ..ROW
+    },
+    Row {
+        key: "pairs-0-64k",
+        work: "50 pairs, QoS 0, 64 KiB",
+        load: &["pairs", "--size", "65536"],
+        figures: CPU,
+        ..ROW
+    },
+    Row {
+        key: "pairs-1-64k",
+        work: "50 pairs, QoS 1, 64 KiB, 10 in flight",
+        load: &["pairs", "--qos", "1", "--size", "65536", "--window", "10"],
+        figures: CPU,
+        ..ROW
+    },
+    Row {
+        key: "retained",
+        work: "100 k retained messages to a new subscriber of all",
+        load: &["retained", "--topics", "100000"],
+        timed: false,
+        figures: &[(Figure::Cpu, None), (Figure::Time, None)],
+        ..ROW
+    },
+    Row {
+        key: "large-tree",
+        work: "50 pairs beside 100 k other subscriptions, 1000 topics a pair",
+        load: &["pairs", "--topics", "1000", "--bystanders", "100000"],
+        figures: CPU,
+        ..ROW
+    },
+    Row {
+        key: "large-match",
+        work: "one topic, 5000 subscribers of 20 matching filters each",
+        load: &["fan-out", "--subscribers", "5000", "--filters", "20", "--messages", "50"],
+        timed: false,
+        figures: CPU,
+        ..ROW
+    },
+    Row {
+        key: "sessions-disk",
+        work: "50 pairs, QoS 1, subscribers away, kept on disk",
+        door: Door::BrokerDisk,
+        load: &["pairs", "--qos", "1", "--away", "--messages", "100000", "--duration", "60s"],
+        timed: false,
+        figures: CPU,
+        ..ROW
+    },
+    Row {
+        key: "pairs-0-tls",
+        work: "50 pairs, QoS 0, TLS",
+        door: Door::BrokerTls,
+        load: &["pairs", TLS[0], TLS[1], TLS[2]],
+        figures: CPU,
         ..ROW
     },
 ];
-
-const TLS: [&str; 3] = ["--tls", "--insecure", "--x25519"];
 
 /// Against HAProxy.
 pub(crate) const BALANCER: &[Row] = &[
@@ -123,7 +205,7 @@ pub(crate) const BALANCER: &[Row] = &[
         work: "64-byte messages through and back, plain",
         door: Door::Echo,
         load: &["relay"],
-        figures: &[(Figure::Cpu, 0.9)],
+        figures: &[(Figure::Cpu, Some(0.9))],
         smoke: true,
         ..ROW
     },
@@ -132,7 +214,7 @@ pub(crate) const BALANCER: &[Row] = &[
         work: "64-byte messages through and back, TLS",
         door: Door::EchoTls,
         load: &["relay", TLS[0], TLS[1], TLS[2]],
-        figures: &[(Figure::Cpu, 0.9)],
+        figures: &[(Figure::Cpu, Some(0.9))],
         ..ROW
     },
     Row {
@@ -140,7 +222,7 @@ pub(crate) const BALANCER: &[Row] = &[
         work: "the same at 20 k/s over 100 connections",
         door: Door::Echo,
         load: &["relay", "--connections", "100", "--rate", "20000"],
-        figures: &[(Figure::Cpu, 0.95), (Figure::P99, 1.0)],
+        figures: &[(Figure::Cpu, Some(0.95)), (Figure::P99, Some(1.0))],
         ..ROW
     },
     Row {
@@ -149,7 +231,7 @@ pub(crate) const BALANCER: &[Row] = &[
         door: Door::Sink,
         load: &["bulk", "--gigabytes", "4"],
         timed: false,
-        figures: &[(Figure::CpuMillis, 0.6)],
+        figures: &[(Figure::CpuMillis, Some(0.6))],
         ..ROW
     },
     Row {
@@ -157,7 +239,7 @@ pub(crate) const BALANCER: &[Row] = &[
         work: "new connection, CONNECT → CONNACK",
         door: Door::Connack,
         load: &["connect", "--sources", "64"],
-        figures: &[(Figure::Cpu, 0.95)],
+        figures: &[(Figure::Cpu, Some(0.95))],
         smoke: true,
         ..ROW
     },
@@ -166,7 +248,7 @@ pub(crate) const BALANCER: &[Row] = &[
         work: "full TLS 1.3 handshake, CONNECT → CONNACK",
         door: Door::ConnackTls,
         load: &["connect", "--sources", "64", TLS[0], TLS[1], TLS[2]],
-        figures: &[(Figure::Cpu, 0.65)],
+        figures: &[(Figure::Cpu, Some(0.65))],
         smoke: true,
         ..ROW
     },
@@ -176,7 +258,7 @@ pub(crate) const BALANCER: &[Row] = &[
         door: Door::Echo,
         load: &["idle", "--raw", "--counts", "2000,8000"],
         timed: false,
-        figures: &[(Figure::Memory, 0.6)],
+        figures: &[(Figure::Memory, Some(0.6))],
         ..ROW
     },
     Row {
@@ -185,7 +267,7 @@ pub(crate) const BALANCER: &[Row] = &[
         door: Door::EchoTls,
         load: &["idle", "--raw", "--counts", "2000,8000", TLS[0], TLS[1], TLS[2]],
         timed: false,
-        figures: &[(Figure::Memory, 0.45)],
+        figures: &[(Figure::Memory, Some(0.45))],
         ..ROW
     },
 ];

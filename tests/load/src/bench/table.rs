@@ -12,8 +12,8 @@ pub(crate) struct Line {
     pub(crate) figure: &'static str,
     pub(crate) ours: Samples,
     pub(crate) peer: Samples,
-    /// Highest ratio to the peer that meets the goal.
-    pub(crate) goal: f64,
+    /// Highest ratio to the peer that meets the goal; `None`: only measured.
+    pub(crate) goal: Option<f64>,
 }
 
 /// What one contender showed, a value a round.
@@ -36,6 +36,8 @@ pub(crate) enum Verdict {
     Failed,
     /// One side was not asked.
     Unmeasured,
+    /// There is no goal.
+    Told,
 }
 
 impl Line {
@@ -56,10 +58,11 @@ impl Line {
         if !self.ours.failures.is_empty() || !self.peer.failures.is_empty() {
             return Verdict::Failed;
         }
-        match self.ratio() {
-            Some(ratio) if ratio <= self.goal && self.ours.lost == 0 => Verdict::Met,
-            Some(_) => Verdict::Missed,
-            None => Verdict::Unmeasured,
+        match (self.ratio(), self.goal) {
+            (None, _) => Verdict::Unmeasured,
+            (Some(_), None) => Verdict::Told,
+            (Some(ratio), Some(goal)) if ratio <= goal && self.ours.lost == 0 => Verdict::Met,
+            (Some(_), Some(_)) => Verdict::Missed,
         }
     }
 }
@@ -127,7 +130,7 @@ fn cells(line: &Line) -> [String; 8] {
         Verdict::Met => "met",
         Verdict::Missed => "missed",
         Verdict::Failed => "FAILED",
-        Verdict::Unmeasured => "–",
+        Verdict::Unmeasured | Verdict::Told => "–",
     };
     [
         line.work.clone(),
@@ -135,7 +138,7 @@ fn cells(line: &Line) -> [String; 8] {
         shown(&line.ours),
         shown(&line.peer),
         ratio,
-        format!("≤ {}", line.goal),
+        line.goal.map_or_else(|| "–".to_owned(), |goal| format!("≤ {goal}")),
         verdict.to_owned(),
         format!("{} / {}", line.ours.lost, line.peer.lost),
     ]
@@ -155,7 +158,8 @@ fn shown(samples: &Samples) -> String {
 mod tests {
     use super::*;
 
-    fn line(ours: &[f64], peer: &[f64], goal: f64) -> Line {
+    fn line(ours: &[f64], peer: &[f64], goal: impl Into<Option<f64>>) -> Line {
+        let goal = goal.into();
         let samples = |values: &[f64]| Samples { values: values.to_vec(), ..Samples::default() };
         Line { work: "work".into(), figure: "CPU µs", ours: samples(ours), peer: samples(peer), goal }
     }
@@ -185,6 +189,7 @@ mod tests {
         assert_eq!(broken.verdict(), Verdict::Failed);
         assert_eq!(line(&[], &[2.0], 1.0).verdict(), Verdict::Unmeasured);
         assert_eq!(line(&[3.0], &[2.0], 1.0).verdict(), Verdict::Missed);
+        assert_eq!(line(&[3.0], &[2.0], None).verdict(), Verdict::Told);
     }
 
     #[test]

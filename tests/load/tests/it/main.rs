@@ -11,7 +11,7 @@ use std::time::Duration;
 use nsd_load::cli::{Counts, Role};
 use nsd_load::connections::{self, Kind};
 use nsd_load::mqtt::Identity;
-use nsd_load::pattern::{self, Load, Pattern};
+use nsd_load::pattern::{self, Load, More, Pattern};
 use nsd_load::relay;
 use nsd_load::report::{Delivery, Report, Since};
 use nsd_load::serve;
@@ -37,6 +37,7 @@ fn load(pattern: Pattern, qos: Qos, messages: u64) -> Load {
         rate: None,
         duration: Duration::from_secs(20),
         messages: Some(messages),
+        more: More::default(),
     }
 }
 
