@@ -384,40 +384,30 @@ mod tests {
         Change::Enqueue { session: 1, entry }
     }
 
-    /// The engine meets the full disk itself, as it does when others take the room after it was asked for.
+    /// The engine meets the full disk itself, as it does when others take the room after it was asked for: with nothing
+    /// left, and with less left than the batch needs.
     fn get_full(folder: &Path) {
-        let store = folder.join("store");
+        let (store, other) = (folder.join("store"), folder.join("other"));
         let (mut disk, _) = DiskStore::open(&store, CACHE).unwrap();
-        disk.commit(&[Change::Open { session: 1, client_id: "c".into(), expiry: 1 }, enqueue(0, 10)])
-            .unwrap();
-        let mut stored = 1;
-        for round in 0..3 {
-            let batches = if round == 1 { 1 } else { 50 };
-            let mut batch = |first: u64| {
-                (first..first + 30).map(|seq| enqueue(seq, 40_000 / batches)).collect::<Vec<_>>()
-            };
-            let full = loop {
-                match disk.write(&batch(stored)) {
-                    Ok(()) => stored += 30,
-                    Err(error) => break error,
-                }
-            };
-            assert!(matches!(full, CommitError::Full { .. }), "{full}");
-            // Two thirds are done with: again there is room, without anybody doing anything.
-            let gone: Vec<Change> =
-                (stored / 3..stored).map(|seq| Change::Done { session: 1, seq }).collect();
-            disk.commit(&gone).unwrap();
-            disk.commit(&[enqueue(stored, 10)]).unwrap();
-            stored += 1;
-            drop(disk);
-            let (again, found) = DiskStore::open(&store, CACHE).unwrap();
-            let queue: Vec<u64> = found.sessions[0].queue.iter().map(|entry| entry.seq).collect();
-            assert_eq!(
-                queue.last(),
-                Some(&(stored - 1)),
-                "what was acknowledged is there, what was refused is not"
-            );
-            disk = again;
+        disk.commit(&[Change::Open { session: 1, client_id: "c".into(), expiry: 1 }]).unwrap();
+        for (round, left) in (0..).zip([0, 4, 30, 100, 300, 900, 2000_u64]) {
+            let filled = fs::write(&other, vec![1; 16 << 20]);
+            assert!(filled.is_err(), "the disk is not as small as it should be");
+            let length = fs::metadata(&other).unwrap().len();
+            fs::OpenOptions::new().write(true).open(&other).unwrap().set_len(length - (left << 10)).unwrap();
+            let batch: Vec<Change> = (0..100).map(|seq| enqueue(1000 * round + seq, 40_000)).collect();
+            let error = disk.write(&batch).unwrap_err();
+            assert!(matches!(error, CommitError::Full { .. }), "{left} KiB left: {error}");
+            fs::remove_file(&other).unwrap();
+            disk.commit(&[enqueue(1000 * round + 500, 10)]).unwrap();
+            if left % 3 == 0 {
+                drop(disk);
+                let (again, found) = DiskStore::open(&store, CACHE).unwrap();
+                let queue: Vec<u64> = found.sessions[0].queue.iter().map(|entry| entry.seq).collect();
+                let told: Vec<u64> = (0..=round).map(|round| 1000 * round + 500).collect();
+                assert_eq!(queue, told, "what was acknowledged is there, what was refused is not");
+                disk = again;
+            }
         }
     }
 
@@ -428,7 +418,7 @@ mod tests {
             let told = Command::new(program).args(arguments).arg(folder.path()).output().unwrap();
             assert!(told.status.success(), "this test must mount a file system, which takes root: {told:?}");
         };
-        run("mount", &["-t", "tmpfs", "-o", "size=16m", "nsd-test"]);
+        run("mount", &["-t", "tmpfs", "-o", "size=12m", "nsd-test"]);
         let outcome = std::panic::catch_unwind(|| get_full(folder.path()));
         run("umount", &["-l"]);
         assert!(fs::read_dir(folder.path()).unwrap().next().is_none());
