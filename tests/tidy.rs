@@ -47,6 +47,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("indicatif::", &["src/report"]),
     ("tera::", &["src/render.rs", "src/compile"]),
     ("clap::", &["src/cli", "src/main.rs", "broker/src/main.rs", "balancer/src/main.rs", "tests/load"]),
+    ("redb::", &["broker/src/store/disk", "broker/tests/it/disk"]),
     ("mqttbytes::", &["broker/wire/tests", "broker/wire/benches"]),
 ];
 

@@ -12,7 +12,8 @@ use super::{BodyId, Place};
 use crate::message::Message;
 use crate::store::change::{Change, Entry, Seq, SessionId};
 
-/// A session's record is written again each time that its queue has taken this many entries.
+/// A session's record is written again each time that its queue has taken this many entries: for each one, the record's
+/// page would be the dearest of the batch.
 const SEQ_STEP: u64 = 1024;
 /// A message that several entries have is cheaper beside each of them up to this size.
 const SHARED_INLINE: usize = 64;
@@ -206,7 +207,7 @@ impl<'c> Plan<'_, 'c> {
             self.writes.next_session = Some(self.index.next_session);
         }
         let fresh = || Session {
-            record: SessionRecord { client_id: client_id.into(), expiry, parted: None, bound: 0 },
+            record: SessionRecord { client_id: client_id.into(), expiry, parted: None, bound: SEQ_STEP },
             queue: BTreeMap::new(),
         };
         let record = &mut self.index.sessions.entry(session).or_insert_with(fresh).record;
