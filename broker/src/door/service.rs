@@ -28,8 +28,8 @@ use super::memory::{Memory, Namer};
 use crate::access::Lists;
 use crate::limits;
 
-/// An answer larger than this is none.
-const MOST_BYTES: usize = 64 * 1024;
+/// An answer larger than this is none; those that are remembered are not larger either.
+const MOST_BYTES: usize = 16 * 1024;
 /// A connection to the service that nobody needed for so long is closed.
 const IDLE: Duration = Duration::from_secs(30);
 
@@ -66,7 +66,9 @@ pub(super) struct Service {
     settings: ServiceSettings,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     calls: Semaphore,
-    known: Memory<Verdict>,
+    allowed: Memory<Verdict>,
+    /// Apart, so that who guesses passwords does not make it forget who was right.
+    refused: Memory<()>,
     namer: Namer,
     /// The last call went well; a change is worth a line in the log, a failure among many is not.
     well: AtomicBool,
@@ -83,8 +85,9 @@ impl Service {
             .pool_max_idle_per_host(settings.calls)
             .build(connector);
         let calls = Semaphore::new(settings.calls);
-        let known = Memory::new(limits::PASSWORDS_REMEMBERED);
-        Self { settings, client, calls, known, namer, well: AtomicBool::new(true) }
+        let (allowed, refused) =
+            (Memory::new(limits::PASSWORDS_REMEMBERED), Memory::new(limits::PASSWORDS_REMEMBERED));
+        Self { settings, client, calls, allowed, refused, namer, well: AtomicBool::new(true) }
     }
 
     /// `Err`: it could not be asked, or did not answer as agreed.
@@ -98,18 +101,22 @@ impl Service {
             Some(bytes(&address)),
             question.certificate.map(bytes),
         ]);
-        if let Some(verdict) = self.known.recall(&name, Instant::now()) {
+        let now = Instant::now();
+        let refused = || self.refused.recall(&name, now).map(|()| Verdict::Refused);
+        if let Some(verdict) = self.allowed.recall(&name, now).or_else(refused) {
             return Ok(verdict);
         }
         let asked = tokio::time::timeout(self.settings.deadline, self.call(question)).await;
         let outcome = asked.unwrap_or_else(|_| Err("no answer in time".to_owned()));
         self.report(outcome.as_ref().err());
         let verdict = outcome.map_err(drop)?;
-        let lasts = match &verdict {
-            Verdict::Allowed { .. } => self.settings.remember,
-            Verdict::Refused => self.settings.remember_refusals,
-        };
-        self.known.keep(name, verdict.clone(), Instant::now(), lasts);
+        let now = Instant::now();
+        match &verdict {
+            Verdict::Allowed { .. } => {
+                self.allowed.keep(name, verdict.clone(), now, self.settings.remember);
+            }
+            Verdict::Refused => self.refused.keep(name, (), now, self.settings.remember_refusals),
+        }
         Ok(verdict)
     }
 
