@@ -151,7 +151,7 @@ async fn meet(server: &TlsServer, client: &Arc<ClientConfig>) -> io::Result<Met>
         let mut stream = TlsConnector::from(Arc::clone(client)).connect(name, socket).await?;
         stream.read_exact(&mut [0; 5]).await?;
         let connection = stream.get_ref().1;
-        let group = connection.negotiated_key_exchange_group().map(|group| group.name());
+        let group = connection.negotiated_key_exchange_group().map(rustls::crypto::SupportedKxGroup::name);
         Ok::<_, io::Error>((connection.handshake_kind(), connection.protocol_version(), group))
     };
     let (certified, asked) = tokio::join!(serve, ask);
