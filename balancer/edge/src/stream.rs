@@ -8,9 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 
-use crate::tls;
+use crate::tls::{self, TlsStream};
 use crate::websocket::WebSocket;
 
 /// What one read takes at most. One large read of a busy bulk connection, and a few hundred small packets.
@@ -24,7 +23,7 @@ thread_local! {
 #[derive(Debug)]
 pub enum Stream {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream>),
     WebSocket(Box<WebSocket>),
 }
 
@@ -32,7 +31,7 @@ impl Stream {
     pub fn socket(&self) -> &TcpStream {
         match self {
             Self::Plain(socket) => socket,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Tls(stream) => stream.socket(),
             Self::WebSocket(stream) => stream.get_ref().socket(),
         }
     }
@@ -48,7 +47,7 @@ impl Stream {
 
     /// The name the client asked for in its handshake.
     pub fn server_name(&self) -> Option<&str> {
-        self.tls()?.get_ref().1.server_name()
+        self.tls()?.server_name()
     }
 
     /// Whom the client's certificate names, which its handshake has verified.
@@ -56,7 +55,7 @@ impl Stream {
         tls::identity(self.tls()?)
     }
 
-    fn tls(&self) -> Option<&TlsStream<TcpStream>> {
+    fn tls(&self) -> Option<&TlsStream> {
         match self {
             Self::Plain(_) => None,
             Self::Tls(stream) => Some(stream),

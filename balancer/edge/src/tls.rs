@@ -9,6 +9,7 @@ mod certificates;
 mod client;
 mod clients;
 mod settings;
+mod stream;
 
 use std::io;
 use std::path::PathBuf;
@@ -21,10 +22,9 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::version::{TLS12, TLS13};
 use rustls::{NamedGroup, ServerConfig, SupportedProtocolVersion};
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::UnixTime;
 use thiserror::Error;
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, server};
 use tracing::{info, warn};
 
 use crate::drain::Watch;
@@ -33,11 +33,10 @@ use certificates::{CertificateSet, first};
 
 pub use client::TlsClient;
 pub use settings::{ClientCertificates, LeastVersion, PostQuantum, TlsSettings};
+pub use stream::TlsStream;
 
 /// A handshake that takes longer is given up: the client is silent, or slow on purpose.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Encrypted bytes that rustls may hold for a slow reader; beyond it, writes wait.
-const SEND_BUFFER: usize = 32 * 1024;
 
 #[derive(Debug, Error)]
 #[error("{}: {problem}", path.display())]
@@ -186,21 +185,19 @@ impl TlsServer {
         &self.paths
     }
 
-    /// The handshake, in a future that is large: run it in a state of its own and keep only its result.
+    /// The handshake. What only it needs is gone when it is over.
     pub async fn handshake(
         &self,
         socket: TcpStream,
         deadline: Duration,
-    ) -> Result<server::TlsStream<TcpStream>, HandshakeError> {
-        let bounded =
-            |connection: &mut rustls::ServerConnection| connection.set_buffer_limit(Some(SEND_BUFFER));
+    ) -> Result<TlsStream, HandshakeError> {
         let config = Arc::clone(&self.current.load().config);
-        let handshake = TlsAcceptor::from(config).accept_with(socket, bounded);
+        let handshake = TlsStream::accept(socket, &config);
         let Ok(done) = tokio::time::timeout(deadline, handshake).await else {
             return Err(HandshakeError::TimedOut);
         };
         let stream = done?;
-        if let Some(certificate) = shown(&stream)
+        if let Some(certificate) = stream.certificate()
             && clients::identity(certificate, UnixTime::now()).is_err()
         {
             return Err(io::Error::other("the client's certificate has expired").into());
@@ -211,12 +208,8 @@ impl TlsServer {
 
 /// Whom the client's certificate names, which the handshake has verified: the subject's first common name, else the first
 /// DNS name, URI or e-mail address.
-pub fn identity(stream: &server::TlsStream<TcpStream>) -> Option<Box<str>> {
-    clients::identity(shown(stream)?, UnixTime::now()).ok().flatten()
-}
-
-fn shown(stream: &server::TlsStream<TcpStream>) -> Option<&CertificateDer<'static>> {
-    stream.get_ref().1.peer_certificates()?.first()
+pub fn identity(stream: &TlsStream) -> Option<Box<str>> {
+    clients::identity(stream.certificate()?, UnixTime::now()).ok().flatten()
 }
 
 impl Current {

@@ -181,3 +181,155 @@ async fn a_silent_client_is_given_up_at_the_deadline() {
     let outcome = server.handshake(accepted, Duration::from_millis(50)).await;
     assert!(matches!(outcome, Err(HandshakeError::TimedOut)));
 }
+
+/// Both ends of a connection; the client's is the library's.
+async fn connected(
+    server: &TlsServer,
+    trusted: &Path,
+) -> (TlsStream, tokio_rustls::client::TlsStream<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (accepted, _) = listener.accept().await.unwrap();
+    let client = TlsClient::trusting(trusted).unwrap();
+    let name = ServerName::try_from("one.example").unwrap();
+    let (server, client) =
+        tokio::join!(server.handshake(accepted, HANDSHAKE_TIMEOUT), client.handshake(name, socket));
+    (server.unwrap(), client.unwrap())
+}
+
+#[tokio::test]
+async fn all_bytes_arrive_whatever_the_sizes_of_reads_and_records_are() {
+    let directory = TempDir::new().unwrap();
+    let path = write(&directory, "one.pem", &pem(&["one.example"]).combined());
+    let server = TlsServer::load(std::slice::from_ref(&path)).unwrap();
+    let (mut stream, mut client) = connected(&server, &path).await;
+    assert_eq!(stream.server_name(), Some("one.example"));
+    let sent: Vec<u8> = (0..500_000_u32).map(|number| number.to_le_bytes()[0]).collect();
+    let send = async {
+        for part in sent.chunks(40_000) {
+            client.write_all(part).await.unwrap();
+        }
+        client.flush().await.unwrap();
+        client
+    };
+    let take = async {
+        let mut all = Vec::new();
+        let mut small = [0; 777];
+        while all.len() < sent.len() {
+            let read = stream.read(&mut small).await.unwrap();
+            assert!(read > 0);
+            all.extend_from_slice(&small[..read]);
+        }
+        (all, stream)
+    };
+    let (mut client, (all, mut stream)) = tokio::join!(send, take);
+    assert_eq!(all, sent);
+    assert_eq!(stream.kept(), 0, "idle, it keeps no buffer");
+
+    let back = async {
+        let slices = [io::IoSlice::new(b"two "), io::IoSlice::new(b""), io::IoSlice::new(b"slices")];
+        assert_eq!(stream.write_vectored(&slices).await.unwrap(), 10);
+        stream.write_all(&sent).await.unwrap();
+        stream.shutdown().await.unwrap();
+        assert!(stream.write_all(b"late").await.is_err());
+        stream
+    };
+    let take = async {
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).await.unwrap();
+        client.shutdown().await.unwrap();
+        all
+    };
+    let (mut stream, all) = tokio::join!(back, take);
+    assert!(all.starts_with(b"two slices") && all[10..] == sent);
+    assert_eq!(stream.read(&mut [0; 10]).await.unwrap(), 0, "the client said goodbye");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_cut_or_forged_is_an_error_not_an_end() {
+    let directory = TempDir::new().unwrap();
+    let path = write(&directory, "one.pem", &pem(&["one.example"]).combined());
+    let server = TlsServer::load(std::slice::from_ref(&path)).unwrap();
+    let (mut stream, mut client) = connected(&server, &path).await;
+    client.write_all(b"last").await.unwrap();
+    client.flush().await.unwrap();
+    let (mut socket, _) = client.into_inner();
+    socket.shutdown().await.unwrap();
+    let mut all = Vec::new();
+    let error = stream.read_to_end(&mut all).await.unwrap_err();
+    assert_eq!((all.as_slice(), error.kind()), (&b"last"[..], io::ErrorKind::UnexpectedEof));
+
+    let (mut stream, client) = connected(&server, &path).await;
+    let (mut socket, _) = client.into_inner();
+    socket.write_all(b"\x17\x03\x03\x00\x20 thirty-two bytes nobody encrypted").await.unwrap();
+    let error = stream.read(&mut [0; 10]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    // The client's end hears why: one encrypted alert, after the ticket.
+    drop(stream);
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer[0], 0x17);
+}
+
+/// Passes the client's bytes on in pieces, one of them changed, and everything back.
+async fn meddle(client: TcpStream, server: TcpStream, seed: u64) {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut random = move |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % below).unwrap()
+    };
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let back = tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+    let (mut passed, change) = (0, random(6000));
+    let mut buffer = [0; 400];
+    while let Ok(length @ 1..) = from_client.read(&mut buffer[..random(400).max(1)]).await {
+        if (passed..passed + length).contains(&change) {
+            buffer[change - passed] ^= 1 << random(8);
+        }
+        passed += length;
+        if to_server.write_all(&buffer[..length]).await.is_err() {
+            break;
+        }
+    }
+    drop(to_server);
+    let _ = back.await;
+}
+
+/// Whatever happens to the bytes on their way, it is an error here or nothing; never a panic, never wrong bytes.
+#[tokio::test]
+async fn bytes_changed_on_their_way_are_refused_never_worse() {
+    let directory = TempDir::new().unwrap();
+    let path = write(&directory, "one.pem", &pem(&["one.example"]).combined());
+    let server = TlsServer::load(std::slice::from_ref(&path)).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut whole = 0;
+    for seed in 0..200 {
+        let client = TcpStream::connect(address).await.unwrap();
+        let (near, _) = listener.accept().await.unwrap();
+        let far = TcpStream::connect(address).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let between = tokio::spawn(meddle(near, far, seed));
+        let name = ServerName::try_from("one.example").unwrap();
+        let trusting = TlsClient::trusting(&path).unwrap();
+        let ask = async {
+            let mut stream = trusting.handshake(name, client).await?;
+            stream.write_all(&[7; 1500]).await?;
+            stream.shutdown().await
+        };
+        let serve = async {
+            let Ok(mut stream) = server.handshake(accepted, HANDSHAKE_TIMEOUT).await else { return };
+            let mut all = Vec::new();
+            let read = stream.read_to_end(&mut all).await;
+            assert!(all.iter().all(|byte| *byte == 7));
+            let _ = stream.write_all(b"answer").await;
+            whole += usize::from(read.is_ok() && all.len() == 1500);
+        };
+        let (_asked, ()) = tokio::join!(ask, serve);
+        between.await.unwrap();
+    }
+    assert!((1..200).contains(&whole), "{whole} of 200 came through");
+}
