@@ -453,12 +453,12 @@ impl Hands {
             Reply::Disconnect(reason) => {
                 encoded(Disconnect::new(*reason).encode(version, &mut self.last_word));
             }
-            Reply::Refused(reason) => {
+            Reply::Refused { version, reason } => {
                 if self.proving {
                     self.node.hub.counters.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     info!(peer = %self.peer.address, reason = reason.text(), "authentication refused");
                 }
-                encoded(ConnAck::new(false, *reason).encode(version, out));
+                encoded(ConnAck::new(false, *reason).encode(*version, out));
             }
             Reply::UnsupportedVersion { level } => {
                 out.extend_from_slice(connack::unsupported_version(*level));

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use nsd_wire::{Auth, Packet, ReasonCode};
+use nsd_wire::{Auth, Packet, ReasonCode, Version};
 
 use super::connected::{Connected, Done};
 use super::effect::{Effect, Effects, Opening, Reply};
@@ -150,7 +150,7 @@ fn message_of<'p>(auth: &Auth<'p>) -> Option<&'p [u8]> {
 }
 
 fn refused(reason: ReasonCode) -> Effects<'static> {
-    Effects::one(Effect::Send(Reply::Refused(reason))).and(Effect::Close)
+    Effects::one(Effect::Send(Reply::Refused { version: Version::V5, reason })).and(Effect::Close)
 }
 
 #[cfg(test)]

@@ -133,7 +133,11 @@ pub enum Reply {
         reason: ReasonCode,
         data: Box<str>,
     },
-    Refused(ReasonCode),
+    /// In the client's own version: nothing else is known of it yet.
+    Refused {
+        version: Version,
+        reason: ReasonCode,
+    },
     UnsupportedVersion {
         level: u8,
     },

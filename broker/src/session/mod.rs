@@ -138,7 +138,7 @@ impl Session {
         };
         let admitted = match decision {
             Ok(admitted) => admitted,
-            Err(reason) => return Effects::one(Effect::Send(Reply::Refused(reason))).and(Effect::Close),
+            Err(reason) => return self.refuse(reason),
         };
         let Accepting { keep_alive: asked, expiry: wanted, assigned_id, authentication } = *accepting;
         // Only v5 can be told another keep alive than it asked for.
@@ -233,12 +233,8 @@ impl Session {
 
     fn on_connect(&mut self, connect: &Connect<'_>, deadline: Instant) -> Effects<'static> {
         self.version = connect.version;
-        let refuse = |session: &mut Self, reason| {
-            session.phase = Phase::Closed;
-            Effects::one(Effect::Send(Reply::Refused(reason))).and(Effect::Close)
-        };
         if connect.properties.authentication.is_some_and(|given| given.method != scram::METHOD) {
-            return refuse(self, ReasonCode::BadAuthenticationMethod);
+            return self.refuse(ReasonCode::BadAuthenticationMethod);
         }
         let assigned_id = connect.client_id.is_empty();
         // v3 without a name must not ask for a session to be kept under it (MQTT-3.1.3-8); 3.1 must give one.
@@ -248,12 +244,12 @@ impl Session {
             Version::V5 => false,
         };
         if unnamed {
-            return refuse(self, ReasonCode::ClientIdentifierNotValid);
+            return self.refuse(ReasonCode::ClientIdentifierNotValid);
         }
         let will = match &connect.will {
             None => None,
             Some(will) if !topics(&self.limits).allow(will.topic) => {
-                return refuse(self, ReasonCode::TopicNameInvalid);
+                return self.refuse(ReasonCode::TopicNameInvalid);
             }
             Some(will) => Will::new(will),
         };
@@ -284,6 +280,11 @@ impl Session {
                 Effects::one(Effect::Challenge(given.data.unwrap_or_default().into()))
             }
         }
+    }
+
+    fn refuse(&mut self, reason: ReasonCode) -> Effects<'static> {
+        self.phase = Phase::Closed;
+        Effects::one(Effect::Send(Reply::Refused { version: self.version, reason })).and(Effect::Close)
     }
 
     fn on_publish<'p>(&'p mut self, publish: Publish<'p>, now: Instant) -> Effects<'p> {

@@ -51,7 +51,7 @@ pub(super) fn names(effects: Effects<'_>) -> Vec<String> {
             Effect::Settle { kind, .. } => format!("settle {kind:?}"),
             Effect::Send(Reply::Ack { kind, reason, .. }) => format!("{kind:?} {:02x}", reason as u8),
             Effect::Send(Reply::Disconnect(reason)) => format!("disconnect {:02x}", reason as u8),
-            Effect::Send(Reply::Refused(reason)) => format!("refused {:02x}", reason as u8),
+            Effect::Send(Reply::Refused { reason, .. }) => format!("refused {:02x}", reason as u8),
             Effect::Send(Reply::Accepted { .. }) => "accepted".to_owned(),
             Effect::Send(reply) => format!("{reply:?}"),
             Effect::Release(receipt) => format!("release {}", receipt.id.get()),
