@@ -209,7 +209,8 @@ impl Connected {
         if self.expiry == 0 && expiry.is_some_and(|expiry| expiry > 0) {
             return Done::Wrong(ReasonCode::ProtocolError);
         }
-        Done::Left { keep_will: disconnect.reason == ReasonCode::DisconnectWithWill, expiry }
+        // Only a normal one discards the will [MQTT5-3.14.4-3].
+        Done::Left { keep_will: disconnect.reason != ReasonCode::NORMAL_DISCONNECTION, expiry }
     }
 
     fn on_subscribe(&mut self, subscribe: &Subscribe<'_>, limits: &Limits) -> Subscribing {

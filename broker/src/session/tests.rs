@@ -135,6 +135,11 @@ fn every_packet_of_a_connected_client() {
             vec!["leave with will", "close"],
         ),
         (
+            Packet::Disconnect(nsd_wire::Disconnect::new(ReasonCode::ImplementationSpecificError)),
+            vec!["leave with will", "close"],
+            vec!["leave with will", "close"],
+        ),
+        (
             Packet::Connect(connect(Version::V5)),
             vec!["leave with will", "close"],
             vec!["disconnect 82", "leave with will", "close"],
