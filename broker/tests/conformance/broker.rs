@@ -1,0 +1,106 @@
+//! The brokers under test: ours, and Mosquitto, which checks the suite.
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Ours,
+    Mosquitto,
+}
+
+/// A process on a port of its own; killed when dropped.
+pub(crate) struct Broker {
+    pub(crate) kind: Kind,
+    pub(crate) address: SocketAddr,
+    directory: tempfile::TempDir,
+    process: Mutex<Child>,
+}
+
+/// What a test needs to be set differently, in the words of each.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Settings {
+    /// A section of TOML.
+    pub(crate) ours: &'static str,
+    pub(crate) mosquitto: &'static str,
+}
+
+impl Broker {
+    /// The one that most tests share. It lives as long as one of them runs, so that none is left behind.
+    pub(crate) fn shared(kind: Kind) -> Arc<Self> {
+        static OURS: Mutex<Weak<Broker>> = Mutex::new(Weak::new());
+        static MOSQUITTO: Mutex<Weak<Broker>> = Mutex::new(Weak::new());
+        let mut shared = if kind == Kind::Ours { &OURS } else { &MOSQUITTO }.lock();
+        if let Some(broker) = shared.upgrade() {
+            return broker;
+        }
+        let broker = Arc::new(Self::start(kind, Settings::default()));
+        *shared = Arc::downgrade(&broker);
+        broker
+    }
+
+    pub(crate) fn start(kind: Kind, settings: Settings) -> Self {
+        let free = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = free.local_addr().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("settings");
+        let text = match kind {
+            Kind::Ours => {
+                let socket = directory.path().join("broker.sock");
+                let (socket, more) = (socket.display(), settings.ours);
+                format!(
+                    "allow_anonymous = true\n[store]\nkind = \"memory\"\n[admin]\nsocket = \"{socket}\"\n{more}\n\
+                     [[listen]]\naddress = \"{address}\"\n"
+                )
+            }
+            Kind::Mosquitto => format!(
+                "listener {} 127.0.0.1\nallow_anonymous true\nlog_type all\nuser root\n{}\n",
+                address.port(),
+                settings.mosquitto
+            ),
+        };
+        std::fs::write(&file, text).unwrap();
+        let log = File::create(directory.path().join("log")).unwrap();
+        let mut command = match kind {
+            Kind::Ours => Command::new(env!("CARGO_BIN_EXE_nsd-broker")),
+            Kind::Mosquitto => Command::new("mosquitto"),
+        };
+        command.arg(if kind == Kind::Ours { "--config" } else { "-c" }).arg(&file);
+        command.env("PATH", "/usr/sbin:/usr/bin:/bin").env("RUST_LOG", "debug");
+        command.stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null());
+        drop(free);
+        let process = command.spawn().unwrap_or_else(|error| panic!("{kind:?} cannot be started: {error}"));
+        let broker = Self { kind, address, directory, process: Mutex::new(process) };
+        broker.await_listening();
+        broker
+    }
+
+    fn await_listening(&self) {
+        let until = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(self.address).is_err() {
+            self.assert_alive();
+            assert!(Instant::now() < until, "{:?} does not listen", self.kind);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub(crate) fn assert_alive(&self) {
+        if let Some(status) = self.process.lock().try_wait().unwrap() {
+            let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
+            panic!("{:?} has ended with {status}:\n{log}", self.kind);
+        }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let process = self.process.get_mut();
+        let _ = process.kill();
+        let _ = process.wait();
+    }
+}

@@ -1,0 +1,98 @@
+//! Keep alive: who is silent goes, who is not stays.
+
+use std::time::{Duration, Instant};
+
+use crate::broker::Settings;
+use crate::client::{Client, Heard, subscriber, unique};
+use crate::packet::{BOTH, Connect, Property, Publish, V5, V311, Value, Version, Will, id};
+use crate::suite::{both, both_alone};
+
+fn alive_for(version: Version, seconds: u16) -> Connect {
+    Connect { keep_alive: seconds, ..Connect::new(version, &unique("k")) }
+}
+
+/// [MQTT-3.1.2-24] [MQTT5-3.1.2-22] [MQTT5-3.2.2-22] [MQTT-3.1.2-8]
+#[test]
+fn v311_3_1_2_24_who_is_silent_for_one_and_a_half_times_is_gone_as_if_the_network_had_failed() {
+    both(|broker| {
+        std::thread::scope(|scope| {
+            for version in BOTH {
+                scope.spawn(move || {
+                    let topic = unique("silent");
+                    let mut listening = subscriber(broker, V311, &topic, 0);
+                    let connect = alive_for(version, 1).will(Will::new(&topic, b"gone"));
+                    let mut client = Client::connect(broker, &connect);
+                    let since = Instant::now();
+                    listening.gets("gone");
+                    client.is_sent_away(&[0x8d]);
+                    assert!(since.elapsed() > Duration::from_millis(1400), "{:?}", since.elapsed());
+                });
+            }
+        });
+    });
+}
+
+/// [MQTT-3.12.4-1] [MQTT-3.1.2-23] [MQTT5-3.12.4-1] [MQTT5-3.1.2-20]
+#[test]
+fn v311_3_12_4_1_a_ping_is_answered_and_any_packet_keeps_alive() {
+    both(|broker| {
+        std::thread::scope(|scope| {
+            for (version, pings) in [(V311, true), (V5, true), (V311, false), (V5, false)] {
+                scope.spawn(move || {
+                    let mut client = Client::connect(broker, &alive_for(version, 1));
+                    for _ in 0..6 {
+                        std::thread::sleep(Duration::from_millis(500));
+                        if pings {
+                            client.ping();
+                        } else {
+                            client.send(&Publish::new("alive", "x").bytes(version));
+                        }
+                    }
+                    client.ping();
+                });
+            }
+        });
+    });
+}
+
+/// [MQTT-3.1.2-24] [MQTT5-3.1.2-22]
+#[test]
+fn v311_3_1_2_24_what_is_sent_to_a_client_does_not_keep_it_alive() {
+    both(|broker| {
+        let topic = unique("heard");
+        let mut client = Client::connect(broker, &alive_for(V311, 1));
+        client.subscribe(&topic, 0);
+        let mut other = Client::new(broker, V311);
+        let until = Instant::now() + Duration::from_secs(8);
+        while client.hear(Duration::from_millis(300)) != Heard::Closed {
+            assert!(Instant::now() < until, "a silent client is kept");
+            other.says(&topic, "x", 0);
+        }
+    });
+}
+
+/// [MQTT-3.1.2-24] [MQTT5-3.1.2-22]
+#[test]
+fn v311_3_1_2_24_without_a_keep_alive_silence_is_allowed() {
+    both(|broker| {
+        let mut clients = BOTH.map(|version| Client::connect(broker, &alive_for(version, 0)));
+        std::thread::sleep(Duration::from_millis(2500));
+        clients.iter_mut().for_each(Client::ping);
+    });
+}
+
+/// [MQTT5-3.2.2-22] [MQTT5-3.1.2-21] [MQTT5-3.2.2-21]
+#[test]
+fn v5_3_2_2_22_a_server_that_asks_for_another_keep_alive_says_so() {
+    let settings = Settings { ours: "[limits]\nkeep_alive = 20", mosquitto: "max_keepalive 20" };
+    both_alone(settings, |broker| {
+        let told = |seconds| -> Option<Property> {
+            let client = Client::connect(broker, &alive_for(V5, seconds));
+            client.properties.iter().find(|property| property.0 == id::SERVER_KEEP_ALIVE).cloned()
+        };
+        assert_eq!(told(10), None);
+        assert_eq!(told(20), None);
+        assert_eq!(told(21), Some(Property(id::SERVER_KEEP_ALIVE, Value::Short(20))));
+        assert_eq!(told(0), Some(Property(id::SERVER_KEEP_ALIVE, Value::Short(20))));
+    });
+}

@@ -1,0 +1,22 @@
+//! What the standards say, over the wire: raw bytes to a broker process and back, clause by clause. Neither the packets
+//! nor their reading come from `nsd-wire`. Each test names its statements; `table` makes `docs/conformance.md` of them.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a helper of a test fails as the test would")]
+
+mod answer;
+mod broker;
+mod client;
+mod packet;
+mod suite;
+mod table;
+
+mod connect;
+mod keep_alive;
+mod malformed;
+mod qos;
+mod retained;
+mod session;
+mod strings;
+mod subscribe;
+mod topics;
+mod wills;

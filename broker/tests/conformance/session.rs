@@ -1,0 +1,439 @@
+//! Sessions that outlive their connection: what is kept, for how long, and what is sent again.
+
+use std::time::Duration;
+
+use crate::answer::Answer;
+use crate::broker::Broker;
+use crate::client::{Client, subscriber, unique};
+use crate::packet::{
+    self, BOTH, Connect, PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, V5, V311, Version, id, long, short,
+};
+use crate::suite::{both, both_but_mosquitto};
+
+/// A client with a session that lasts a minute.
+fn lasting(broker: &Broker, version: Version, name: &str) -> Client {
+    Client::connect(broker, &Connect::new(version, name).lasting(60))
+}
+
+/// The same once more, to a session that is there.
+fn back(broker: &Broker, version: Version, name: &str) -> Client {
+    let client = lasting(broker, version, name);
+    assert!(client.session_present, "the session is gone");
+    client
+}
+
+/// [MQTT-3.1.2-4] [MQTT-3.1.3-2] [MQTT-3.1.4-3] [MQTT-3.2.2-2] [MQTT-3.2.2-3] [MQTT-4.1.0-1] [MQTT5-3.1.2-5]
+/// [MQTT5-3.1.2-6] [MQTT5-3.1.2-23] [MQTT5-3.1.3-2] [MQTT5-3.1.4-4] [MQTT5-3.2.2-3]
+#[test]
+fn v311_3_1_2_4_a_session_is_new_at_first_and_present_later() {
+    both(|broker| {
+        for version in BOTH {
+            let (name, topic) = (unique("s"), unique("resumed"));
+            let mut client = lasting(broker, version, &name);
+            assert!(!client.session_present);
+            client.subscribe(&topic, 1);
+            client.leave();
+            let mut client = back(broker, version, &name);
+            Client::new(broker, V311).says(&topic, "x", 1);
+            client.gets("x");
+            client.vanish();
+            back(broker, version, &name).leave();
+            assert!(!lasting(broker, version, &unique("other")).session_present);
+        }
+    });
+}
+
+/// [MQTT-3.1.2-5] [MQTT-4.5.0-1] [MQTT5-4.5.0-1] [MQTT5-3.1.2-23]
+#[test]
+fn v311_3_1_2_5_messages_wait_for_who_is_away() {
+    both(|broker| {
+        for version in BOTH {
+            for vanished in [false, true] {
+                let (name, topic) = (unique("s"), unique("waiting"));
+                let mut client = lasting(broker, version, &name);
+                client.subscribe(&topic, 2);
+                if vanished {
+                    client.vanish()
+                } else {
+                    client.leave()
+                }
+                let mut other = Client::new(broker, V311);
+                let sent: Vec<_> = (0..20).map(|number| (1 + number % 2, number.to_string())).collect();
+                for (qos, text) in &sent {
+                    other.says(&topic, text, *qos);
+                }
+                let mut client = back(broker, version, &name);
+                for (qos, text) in &sent {
+                    let message = client.gets(text);
+                    assert_eq!((message.qos, message.retain), (*qos, false));
+                }
+                client.nothing_comes();
+            }
+        }
+    });
+}
+
+/// [MQTT-3.1.2-6] [MQTT-3.2.2-1] [MQTT5-3.1.2-4] [MQTT5-3.2.2-2]
+#[test]
+fn v311_3_1_2_6_a_clean_start_forgets_what_was() {
+    both(|broker| {
+        for version in BOTH {
+            let (name, topic) = (unique("s"), unique("forgotten"));
+            let mut client = lasting(broker, version, &name);
+            client.subscribe(&topic, 1);
+            client.leave();
+            Client::new(broker, V311).says(&topic, "x", 1);
+            let mut client = Client::connect(broker, &Connect::new(version, &name));
+            assert!(!client.session_present);
+            client.nothing_comes();
+            Client::new(broker, V311).says(&topic, "y", 1);
+            client.nothing_comes();
+            client.leave();
+            assert!(!lasting(broker, version, &name).session_present, "a clean session is not kept");
+        }
+    });
+}
+
+/// [MQTT-3.1.2-6] [MQTT5-3.1.2-4]
+#[test]
+fn v311_3_1_2_6_a_clean_session_leaves_nothing() {
+    both(|broker| {
+        for version in BOTH {
+            let (name, topic) = (unique("s"), unique("nothing"));
+            let mut client = Client::connect(broker, &Connect::new(version, &name));
+            client.subscribe(&topic, 1);
+            client.leave();
+            Client::new(broker, V311).says(&topic, "x", 1);
+            let mut client = lasting(broker, version, &name);
+            assert!(!client.session_present);
+            client.nothing_comes();
+        }
+    });
+}
+
+/// [MQTT5-3.1.2-23] [MQTT5-3.1.2-4]
+#[test]
+fn v5_3_1_2_23_a_session_that_began_clean_is_kept_if_it_may_last() {
+    both(|broker| {
+        let (name, topic) = (unique("s"), unique("cleankept"));
+        let connect = Connect { clean: true, ..Connect::new(V5, &name).lasting(60) };
+        let mut client = Client::connect(broker, &connect);
+        client.subscribe(&topic, 1);
+        client.leave();
+        Client::new(broker, V311).says(&topic, "x", 1);
+        back(broker, V5, &name).gets("x");
+    });
+}
+
+/// [MQTT5-4.1.0-2]
+#[test]
+fn v5_4_1_0_2_without_an_expiry_the_session_ends_with_its_connection() {
+    both(|broker| {
+        let name = unique("s");
+        let connect = Connect { clean: false, ..Connect::new(V5, &name) };
+        for _ in 0..2 {
+            let client = Client::connect(broker, &connect);
+            assert!(!client.session_present);
+            client.leave();
+        }
+    });
+}
+
+/// [MQTT5-4.1.0-2] [MQTT5-3.1.2-23]
+#[test]
+fn v5_4_1_0_2_a_session_ends_when_its_time_is_over() {
+    both(|broker| {
+        let (short, long) = (unique("s"), unique("s"));
+        for (name, seconds) in [(&short, 1), (&long, 60)] {
+            Client::connect(broker, &Connect::new(V5, name).lasting(seconds)).leave();
+        }
+        std::thread::sleep(Duration::from_millis(2600));
+        assert!(!lasting(broker, V5, &short).session_present);
+        assert!(lasting(broker, V5, &long).session_present);
+    });
+}
+
+/// [MQTT5-4.1.0-1] [MQTT-4.1.0-2]
+#[test]
+fn v5_4_1_0_1_its_time_does_not_run_while_it_is_connected() {
+    both(|broker| {
+        let topic = unique("lives");
+        let mut client = Client::connect(broker, &Connect::new(V5, &unique("s")).lasting(1));
+        client.subscribe(&topic, 1);
+        std::thread::sleep(Duration::from_millis(2600));
+        Client::new(broker, V5).says(&topic, "x", 1);
+        client.gets("x");
+    });
+}
+
+/// [MQTT5-4.1.0-2] [MQTT5-3.14.2-1]
+#[test]
+fn v5_4_1_0_2_disconnect_may_change_the_time() {
+    both(|broker| {
+        let (ended, kept) = (unique("s"), unique("s"));
+        let mut client = lasting(broker, V5, &ended);
+        client.send(&packet::disconnect(0, &[long(id::SESSION_EXPIRY, 0)]));
+        client.is_closed();
+        let mut client = Client::connect(broker, &Connect::new(V5, &kept).lasting(1));
+        client.send(&packet::disconnect(0, &[long(id::SESSION_EXPIRY, 60)]));
+        client.is_closed();
+        assert!(!lasting(broker, V5, &ended).session_present);
+        std::thread::sleep(Duration::from_millis(2600));
+        assert!(lasting(broker, V5, &kept).session_present);
+    });
+}
+
+/// [MQTT5-4.13.1-1] [MQTT5-3.14.2-2]
+#[test]
+fn v5_4_13_1_1_disconnect_cannot_make_a_session_of_none() {
+    both(|broker| {
+        let name = unique("s");
+        let mut client = Client::connect(broker, &Connect::new(V5, &name));
+        client.send(&packet::disconnect(0, &[long(id::SESSION_EXPIRY, 60)]));
+        client.is_sent_away(&[0x82]);
+        assert!(!lasting(broker, V5, &name).session_present);
+    });
+}
+
+/// [MQTT-4.4.0-1] [MQTT-3.3.1-1] [MQTT-2.3.1-4] [MQTT-4.6.0-1] [MQTT5-4.4.0-1] [MQTT5-3.3.1-1] [MQTT5-4.3.2-3]
+/// [MQTT5-4.3.3-3] [MQTT5-2.2.1-4]
+#[test]
+fn v311_4_4_0_1_unacknowledged_messages_come_again_with_dup_and_their_identifiers_in_order() {
+    both(|broker| {
+        for version in BOTH {
+            let (name, topic) = (unique("s"), unique("again"));
+            let mut client = lasting(broker, version, &name);
+            client.subscribe(&topic, 2);
+            let mut other = Client::new(broker, V5);
+            for (text, qos) in [("1", 1), ("2", 2), ("3", 1), ("4", 2)] {
+                other.says(&topic, text, qos);
+            }
+            let first: Vec<_> = (0..4).map(|_| client.message()).collect();
+            client.send(&packet::ack(PUBACK, first[0].id));
+            client.ping();
+            client.vanish();
+            for _ in 0..2 {
+                let mut client = back(broker, version, &name);
+                for before in &first[1..] {
+                    let again = client.message();
+                    assert!(again.dup, "{again:?}");
+                    assert_eq!((again.text(), again.id, again.qos), (before.text(), before.id, before.qos));
+                }
+                client.nothing_comes();
+                client.vanish();
+            }
+        }
+    });
+}
+
+/// [MQTT-4.4.0-1] [MQTT-4.3.3-1] [MQTT5-4.4.0-1] [MQTT5-4.3.3-5] [MQTT5-4.3.3-6]
+#[test]
+fn v5_4_3_3_6_after_pubrec_it_is_pubrel_that_comes_again() {
+    both(|broker| {
+        for version in BOTH {
+            let (name, topic) = (unique("s"), unique("released"));
+            let mut client = lasting(broker, version, &name);
+            client.subscribe(&topic, 2);
+            Client::new(broker, V5).says(&topic, "x", 2);
+            let id = client.message().id;
+            client.send(&packet::ack(PUBREC, id));
+            client.hears(&Answer::PubRel { id, code: 0 });
+            client.vanish();
+            let mut client = back(broker, version, &name);
+            client.hears(&Answer::PubRel { id, code: 0 });
+            client.send(&packet::ack(PUBCOMP, id));
+            client.nothing_comes();
+            client.leave();
+            back(broker, version, &name).nothing_comes();
+        }
+    });
+}
+
+/// [MQTT5-4.4.0-2]
+#[test]
+fn v5_4_4_0_2_what_was_refused_does_not_come_again() {
+    both(|broker| {
+        let (name, topic) = (unique("s"), unique("refused"));
+        let mut client = lasting(broker, V5, &name);
+        client.subscribe(&topic, 2);
+        let mut other = Client::new(broker, V5);
+        for (qos, first) in [(1, PUBACK), (2, PUBREC)] {
+            other.says(&topic, "x", qos);
+            let id = client.message().id;
+            client.send(&packet::ack_because(first, id, 0x83));
+        }
+        client.nothing_comes();
+        client.vanish();
+        back(broker, V5, &name).nothing_comes();
+    });
+}
+
+/// [MQTT-4.3.3-2] [MQTT5-4.3.3-10]
+#[test]
+fn v311_4_3_3_2_a_message_sent_again_after_reconnecting_is_passed_on_once() {
+    both(|broker| {
+        for version in BOTH {
+            let (name, topic) = (unique("s"), unique("once"));
+            let mut listening = subscriber(broker, V311, &topic, 0);
+            let mut client = lasting(broker, version, &name);
+            let publish = Publish::new(&topic, "x").qos(2).id(9);
+            client.send(&publish.bytes(version));
+            client.hears(&Answer::PubRec { id: 9, code: 0 });
+            client.vanish();
+            let mut client = back(broker, version, &name);
+            client.send(&publish.again().bytes(version));
+            client.hears(&Answer::PubRec { id: 9, code: 0 });
+            client.send(&packet::ack(PUBREL, 9));
+            client.hears(&Answer::PubComp { id: 9, code: 0 });
+            listening.gets("x");
+            listening.nothing_comes();
+        }
+    });
+}
+
+/// [MQTT-4.3.3-2] [MQTT5-4.3.3-11]
+#[test]
+fn v311_4_3_3_2_a_pubrel_after_reconnecting_is_known() {
+    both(|broker| {
+        for version in BOTH {
+            let (name, topic) = (unique("s"), unique("rel"));
+            let mut listening = subscriber(broker, V311, &topic, 0);
+            let mut client = lasting(broker, version, &name);
+            client.send(&Publish::new(&topic, "x").qos(2).id(9).bytes(version));
+            client.hears(&Answer::PubRec { id: 9, code: 0 });
+            client.vanish();
+            let mut client = back(broker, version, &name);
+            client.send(&packet::ack(PUBREL, 9));
+            client.hears(&Answer::PubComp { id: 9, code: 0 });
+            listening.gets("x");
+        }
+    });
+}
+
+/// [MQTT-3.1.4-2] [MQTT-3.2.2-2] [MQTT5-3.1.4-3] [MQTT5-3.2.2-3]
+#[test]
+fn v311_3_1_4_2_who_takes_over_gets_the_session() {
+    both(|broker| {
+        for version in BOTH {
+            let (name, topic) = (unique("s"), unique("over"));
+            let mut first = lasting(broker, version, &name);
+            first.subscribe(&topic, 1);
+            Client::new(broker, V311).says(&topic, "x", 1);
+            let message = first.message();
+            let mut second = back(broker, version, &name);
+            let again = second.message();
+            assert_eq!((again.text(), again.id, again.dup), ("x", message.id, true));
+        }
+    });
+}
+
+/// [MQTT5-3.1.2-23] [MQTT-3.1.2-4]
+#[test]
+fn v5_3_1_2_23_a_session_is_the_same_in_another_version() {
+    both(|broker| {
+        for (from, to) in [(V311, V5), (V5, V311)] {
+            let (name, topic) = (unique("s"), unique("cross"));
+            let mut client = lasting(broker, from, &name);
+            client.subscribe(&topic, 1);
+            client.leave();
+            Client::new(broker, V311).says(&topic, "x", 1);
+            back(broker, to, &name).gets("x");
+        }
+    });
+}
+
+/// [MQTT5-4.3.3-7]
+#[test]
+fn v5_4_3_3_7_what_was_sent_does_not_expire() {
+    both_but_mosquitto("lets it expire", |broker| {
+        let (name, topic) = (unique("s"), unique("sent"));
+        let mut client = lasting(broker, V5, &name);
+        client.subscribe(&topic, 2);
+        let publish = Publish::new(&topic, "x").with(&[long(id::MESSAGE_EXPIRY, 1)]);
+        Client::new(broker, V5).publish(publish.qos(2));
+        let id = client.message().id;
+        client.vanish();
+        std::thread::sleep(Duration::from_millis(2200));
+        let again = back(broker, V5, &name).message();
+        assert_eq!((again.id, again.dup), (id, true));
+    });
+}
+
+/// [MQTT-3.1.2-5] [MQTT-3.10.4-2] [MQTT5-3.10.4-2]
+#[test]
+fn v311_3_10_4_2_a_session_does_not_remember_what_was_unsubscribed() {
+    both(|broker| {
+        for version in BOTH {
+            let (name, one, two) = (unique("s"), unique("kept"), unique("left"));
+            let mut client = lasting(broker, version, &name);
+            client.subscribe_all(&[(&one, 1), (&two, 1)]);
+            client.unsubscribe(&[&two]);
+            client.leave();
+            let mut other = Client::new(broker, V311);
+            other.says(&two, "no", 1);
+            other.says(&one, "yes", 1);
+            let mut client = back(broker, version, &name);
+            client.gets("yes");
+            client.nothing_comes();
+        }
+    });
+}
+
+/// [MQTT5-3.8.4-3] [MQTT5-3.3.4-3] [MQTT5-4.1.0-1]
+#[test]
+fn v5_3_3_4_3_a_session_keeps_the_options_and_identifiers_of_its_subscriptions() {
+    both(|broker| {
+        let (name, topic) = (unique("s"), unique("options"));
+        let mut client = lasting(broker, V5, &name);
+        client.subscribe_under(42, &topic, 0x08 | 0x04 | 1);
+        client.leave();
+        let mut other = Client::new(broker, V5);
+        other.publish(Publish::new(&topic, "away").qos(1).retained());
+        let mut client = back(broker, V5, &name);
+        other.publish(Publish::new(&topic, "here").qos(1).retained());
+        for text in ["away", "here"] {
+            let message = client.gets(text);
+            assert_eq!((message.retain, message.subscription_ids()), (true, vec![42]));
+        }
+        client.says(&topic, "own", 1);
+        client.nothing_comes();
+        other.publish(Publish::new(&topic, "").qos(1).retained());
+    });
+}
+
+/// [MQTT5-3.3.4-9] [MQTT5-4.9.0-2]
+#[test]
+fn v5_3_3_4_9_what_waited_comes_by_the_new_receive_maximum() {
+    both(|broker| {
+        let (name, topic) = (unique("s"), unique("quota"));
+        let mut client = lasting(broker, V5, &name);
+        client.subscribe(&topic, 1);
+        client.leave();
+        let mut other = Client::new(broker, V5);
+        (0..4).for_each(|number| other.says(&topic, &number.to_string(), 1));
+        let mut connect = Connect::new(V5, &name).lasting(60);
+        connect.properties.push(short(id::RECEIVE_MAXIMUM, 2));
+        let mut client = Client::connect(broker, &connect);
+        let (first, second) = (client.message(), client.message());
+        client.nothing_comes();
+        client.send(&[packet::ack(PUBACK, first.id), packet::ack(PUBACK, second.id)].concat());
+        client.gets("2");
+        client.gets("3");
+    });
+}
+
+/// [MQTT5-4.3.3-13]
+#[test]
+fn v5_4_3_3_13_an_exchange_is_finished_though_the_message_has_expired() {
+    both(|broker| {
+        let topic = unique("expired");
+        let mut client = Client::new(broker, V5);
+        let publish = Publish::new(&topic, "x").with(&[long(id::MESSAGE_EXPIRY, 1)]);
+        client.send(&publish.qos(2).id(3).bytes(V5));
+        let answer = client.answer();
+        assert!(matches!(answer, Answer::PubRec { id: 3, code: 0 | 0x10 }), "{answer:?}");
+        std::thread::sleep(Duration::from_millis(1600));
+        client.send(&packet::ack(PUBREL, 3));
+        client.hears(&Answer::PubComp { id: 3, code: 0 });
+    });
+}
