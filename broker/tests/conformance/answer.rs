@@ -54,8 +54,15 @@ impl Message {
     }
 }
 
-/// The first packet in `bytes` and its length, if it is all there.
-pub(crate) fn read(version: Version, bytes: &[u8]) -> Option<(Answer, usize)> {
+pub(crate) struct Read {
+    pub(crate) answer: Answer,
+    pub(crate) length: usize,
+    /// An acknowledgement with a reason string or a user property.
+    pub(crate) explained: bool,
+}
+
+/// The first packet in `bytes`, if it is all there.
+pub(crate) fn read(version: Version, bytes: &[u8]) -> Option<Read> {
     let mut length = 0;
     let mut header = 1;
     loop {
@@ -69,10 +76,10 @@ pub(crate) fn read(version: Version, bytes: &[u8]) -> Option<(Answer, usize)> {
         assert!(header < 5, "the remaining length has more than four bytes");
     }
     let body = bytes.get(header..header + length)?;
-    let mut fields = Fields { version, left: body };
+    let mut fields = Fields { version, left: body, explained: false };
     let answer = fields.answer(bytes[0]);
     assert!(fields.left.is_empty(), "bytes behind the end of {answer:?}: {:?}", fields.left);
-    Some((answer, header + length))
+    Some(Read { answer, length: header + length, explained: fields.explained })
 }
 
 /// Reason codes by packet: tables 3-1, 3-4 … 3-10 and sections 3.9.3, 3.11.3 of 5.0; 3.2.2.3 and 3.9.3 of 3.1.1.
@@ -136,6 +143,7 @@ mod allowed {
 struct Fields<'b> {
     version: Version,
     left: &'b [u8],
+    explained: bool,
 }
 
 impl Fields<'_> {
@@ -208,14 +216,14 @@ impl Fields<'_> {
         let v5 = self.version == V5;
         let code = if v5 && !self.left.is_empty() { self.code(codes) } else { 0 };
         if v5 && !self.left.is_empty() {
-            self.properties(allowed::ACK);
+            self.explained |= !self.properties(allowed::ACK).is_empty();
         }
         answer(id, code)
     }
 
     fn codes(&mut self, codes: &[u8]) -> (u16, Vec<u8>) {
         let id = self.short();
-        self.properties(allowed::ACK);
+        self.explained |= !self.properties(allowed::ACK).is_empty();
         let mut all = Vec::new();
         while !self.left.is_empty() {
             all.push(self.code(codes));
@@ -235,7 +243,7 @@ impl Fields<'_> {
         }
         let length = self.varint() as usize;
         let (inside, behind) = self.left.split_at(length);
-        let mut fields = Fields { version: self.version, left: inside };
+        let mut fields = Fields { version: self.version, left: inside, explained: false };
         self.left = behind;
         let mut properties: Vec<Property> = Vec::new();
         while !fields.left.is_empty() {

@@ -2,12 +2,12 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::answer::{self, Answer, Message};
+use crate::answer::{self, Answer, Message, Read};
 use crate::broker::Broker;
 use crate::packet::{self, Connect, Property, Publish, V5, V311, Version};
 
@@ -35,6 +35,10 @@ pub(crate) struct Client {
     /// Heard while another packet was awaited.
     passed_over: VecDeque<Answer>,
     last_id: u16,
+    /// The maximum packet size that was asked for: nothing larger may come.
+    pub(crate) largest: usize,
+    /// How often an answer had a reason string or a user property.
+    pub(crate) explanations: usize,
     /// Of the CONNACK.
     pub(crate) session_present: bool,
     pub(crate) properties: Vec<Property>,
@@ -60,6 +64,8 @@ impl Client {
             unread: Vec::new(),
             passed_over: VecDeque::new(),
             last_id: 0,
+            largest: usize::MAX,
+            explanations: 0,
             session_present: false,
             properties: Vec::new(),
         }
@@ -127,7 +133,9 @@ impl Client {
     fn hear_anew(&mut self, limit: Duration) -> Heard {
         let until = Instant::now() + limit;
         loop {
-            if let Some((answer, length)) = answer::read(self.version, &self.unread) {
+            if let Some(Read { answer, length, explained }) = answer::read(self.version, &self.unread) {
+                assert!(length <= self.largest, "{length} bytes: {answer:?}");
+                self.explanations += usize::from(explained);
                 self.unread.drain(..length);
                 return Heard::Packet(answer);
             }
@@ -268,8 +276,8 @@ impl Client {
     #[track_caller]
     pub(crate) fn publish(&mut self, publish: Publish) -> u8 {
         if publish.qos == 0 {
-            self.send(&publish.bytes(self.version));
-            self.ping();
+            self.send(&[publish.bytes(self.version), packet::packet(packet::PINGREQ, &[])].concat());
+            self.awaits(|answer| *answer == Answer::PingResp);
             return 0;
         }
         let packet_id = self.id();
