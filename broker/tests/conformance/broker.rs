@@ -18,6 +18,8 @@ pub(crate) enum Kind {
 pub(crate) struct Broker {
     pub(crate) kind: Kind,
     pub(crate) address: SocketAddr,
+    /// Where it speaks MQTT over WebSocket, if that was asked for.
+    pub(crate) websocket: Option<SocketAddr>,
     directory: tempfile::TempDir,
     process: Mutex<Child>,
 }
@@ -28,6 +30,13 @@ pub(crate) struct Settings {
     /// A section of TOML.
     pub(crate) ours: &'static str,
     pub(crate) mosquitto: &'static str,
+    /// Listen for WebSocket, too.
+    pub(crate) websocket: bool,
+}
+
+/// An address of loopback that nobody listens on, chosen by the kernel.
+fn free_address() -> SocketAddr {
+    TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).unwrap()
 }
 
 impl Broker {
@@ -45,24 +54,32 @@ impl Broker {
     }
 
     pub(crate) fn start(kind: Kind, settings: Settings) -> Self {
-        let free = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let address = free.local_addr().unwrap();
+        let address = free_address();
+        let websocket = settings.websocket.then(free_address);
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("settings");
         let text = match kind {
             Kind::Ours => {
                 let socket = directory.path().join("broker.sock");
                 let (socket, more) = (socket.display(), settings.ours);
+                let websocket = websocket.map_or_else(String::new, |address| {
+                    format!("[[listen]]\naddress = \"{address}\"\nwebsocket = true\n")
+                });
                 format!(
                     "allow_anonymous = true\n[store]\nkind = \"memory\"\n[admin]\nsocket = \"{socket}\"\n{more}\n\
-                     [[listen]]\naddress = \"{address}\"\n"
+                     [[listen]]\naddress = \"{address}\"\n{websocket}"
                 )
             }
-            Kind::Mosquitto => format!(
-                "listener {} 127.0.0.1\nallow_anonymous true\nlog_type all\nuser root\n{}\n",
-                address.port(),
-                settings.mosquitto
-            ),
+            Kind::Mosquitto => {
+                let (port, more) = (address.port(), settings.mosquitto);
+                let websocket = websocket.map_or_else(String::new, |address| {
+                    let port = address.port();
+                    format!("listener {port} 127.0.0.1\nprotocol websockets\nsocket_domain ipv4\n")
+                });
+                format!(
+                    "allow_anonymous true\nlog_type all\nuser root\n{more}\nlistener {port} 127.0.0.1\n{websocket}"
+                )
+            }
         };
         std::fs::write(&file, text).unwrap();
         let log = File::create(directory.path().join("log")).unwrap();
@@ -73,16 +90,16 @@ impl Broker {
         command.arg(if kind == Kind::Ours { "--config" } else { "-c" }).arg(&file);
         command.env("PATH", "/usr/sbin:/usr/bin:/bin").env("RUST_LOG", "debug");
         command.stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null());
-        drop(free);
         let process = command.spawn().unwrap_or_else(|error| panic!("{kind:?} cannot be started: {error}"));
-        let broker = Self { kind, address, directory, process: Mutex::new(process) };
+        let broker = Self { kind, address, websocket, directory, process: Mutex::new(process) };
         broker.await_listening();
         broker
     }
 
     fn await_listening(&self) {
         let until = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(self.address).is_err() {
+        let all = [Some(self.address), self.websocket];
+        while all.iter().flatten().any(|address| TcpStream::connect(address).is_err()) {
             self.assert_alive();
             assert!(Instant::now() < until, "{:?} does not listen", self.kind);
             std::thread::sleep(Duration::from_millis(10));

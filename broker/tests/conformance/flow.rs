@@ -64,7 +64,7 @@ fn v5_3_3_4_9_pubrec_does_not_make_room() {
         let second = listening.message();
         listening.send(&packet::ack(PUBREC, second.id));
         listening.awaits(|answer| *answer == Answer::PubRel { id: second.id, code: 0 });
-        listening.gets("3");
+        assert_eq!(listening.message().text(), "3");
         listening.nothing_comes();
         listening.send(&packet::ack(PUBCOMP, second.id));
         listening.gets("4");
@@ -82,7 +82,11 @@ fn server_takes(client: &Client) -> u16 {
 /// [MQTT5-3.3.4-7] [MQTT5-4.9.0-1]
 #[test]
 fn v5_3_3_4_7_who_sends_more_than_the_server_takes_is_sent_away() {
-    let settings = Settings { ours: "[limits]\nreceive_maximum = 5", mosquitto: "max_inflight_messages 5" };
+    let settings = Settings {
+        ours: "[limits]\nreceive_maximum = 5",
+        mosquitto: "max_inflight_messages 5",
+        ..Settings::default()
+    };
     both_alone(settings, |broker| {
         let mut client = Client::new(broker, V5);
         let most = server_takes(&client);
@@ -105,7 +109,11 @@ fn v5_3_3_4_7_who_sends_more_than_the_server_takes_is_sent_away() {
 /// [MQTT5-3.3.4-8] [MQTT5-4.9.0-3]
 #[test]
 fn v5_3_3_4_8_a_full_window_of_the_server_does_not_stop_other_packets() {
-    let settings = Settings { ours: "[limits]\nreceive_maximum = 5", mosquitto: "max_inflight_messages 5" };
+    let settings = Settings {
+        ours: "[limits]\nreceive_maximum = 5",
+        mosquitto: "max_inflight_messages 5",
+        ..Settings::default()
+    };
     both_alone(settings, |broker| {
         let mut client = Client::new(broker, V5);
         let topic = unique("full");
@@ -123,7 +131,7 @@ fn v5_3_3_4_8_a_full_window_of_the_server_does_not_stop_other_packets() {
 /// [MQTT-4.3.3-2]
 #[test]
 fn v311_4_3_3_2_many_open_messages_of_a_client_that_knows_no_window() {
-    both(|broker| {
+    both_but_mosquitto("acknowledges all of them and passes on the first twenty", |broker| {
         let topic = unique("open");
         let mut listening = subscriber(broker, V311, &topic, 0);
         let mut client = Client::new(broker, V311);
@@ -222,7 +230,11 @@ fn v5_3_1_2_24_no_packet_at_all_is_larger_than_a_client_takes() {
 /// [MQTT5-3.2.2-15]
 #[test]
 fn v5_3_2_2_15_what_is_larger_than_the_server_takes_ends_the_connection() {
-    let settings = Settings { ours: "[limits]\npacket_bytes = 2000", mosquitto: "max_packet_size 2000" };
+    let settings = Settings {
+        ours: "[limits]\npacket_bytes = 2000",
+        mosquitto: "max_packet_size 2000",
+        ..Settings::default()
+    };
     both_alone(settings, |broker| {
         let mut client = Client::new(broker, V5);
         assert!(client.properties.contains(&long(id::MAXIMUM_PACKET, 2000)), "{:?}", client.properties);
@@ -245,7 +257,8 @@ fn v5_3_2_2_15_what_is_larger_than_the_server_takes_ends_the_connection() {
 /// [MQTT-7.1.1-1] [MQTT5-4.2.0-1] [MQTT5-1.5.5-1]
 #[test]
 fn v311_7_1_1_1_payloads_of_every_length_of_length_arrive_whole() {
-    let settings = Settings { ours: "[limits]\npacket_bytes = 4000000", mosquitto: "" };
+    let settings =
+        Settings { ours: "[limits]\npacket_bytes = 4000000", mosquitto: "", ..Settings::default() };
     both_alone(settings, |broker| {
         for version in BOTH {
             let topic = unique("whole");

@@ -88,7 +88,8 @@ fn v311_3_1_2_24_without_a_keep_alive_silence_is_allowed() {
 /// [MQTT5-3.2.2-22] [MQTT5-3.1.2-21] [MQTT5-3.2.2-21]
 #[test]
 fn v5_3_2_2_22_a_server_that_asks_for_another_keep_alive_says_so() {
-    let settings = Settings { ours: "[limits]\nkeep_alive = 20", mosquitto: "max_keepalive 20" };
+    let settings =
+        Settings { ours: "[limits]\nkeep_alive = 20", mosquitto: "max_keepalive 20", ..Settings::default() };
     both_alone(settings, |broker| {
         let told = |seconds| -> Option<Property> {
             let client = Client::connect(broker, &alive_for(V5, seconds));

@@ -25,4 +25,5 @@ mod strings;
 mod subscribe;
 mod topics;
 mod v31;
+mod websocket;
 mod wills;

@@ -1,7 +1,7 @@
 //! PUBLISH and its answers, from and to a client: identifiers, DUP, what is passed on once and what again.
 
 use crate::answer::Answer;
-use crate::client::{Client, subscriber, unique};
+use crate::client::{Client, Heard, PATIENCE, subscriber, unique};
 use crate::packet::{self, BOTH, PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, V5, V311};
 use crate::suite::{both, both_but_mosquitto};
 
@@ -259,5 +259,46 @@ fn v311_4_5_0_1_every_version_reaches_every_other_at_every_qos() {
                 }
             }
         }
+    });
+}
+
+/// Topics of the server that no client may write to, in both brokers.
+const NOT_OURS: &str = "$SYS/refused";
+
+/// [MQTT-3.3.5-2] [MQTT5-3.3.4-1] [MQTT5-3.4.2-1] [MQTT5-3.5.2-1]
+#[test]
+fn v311_3_3_5_2_who_may_not_publish_is_answered_as_usual_or_closed() {
+    both(|broker| {
+        for qos in [1, 2] {
+            let mut client = Client::new(broker, V311);
+            client.send(&Publish::new(NOT_OURS, "x").qos(qos).id(1).bytes(V311));
+            let usual =
+                if qos == 1 { Answer::PubAck { id: 1, code: 0 } } else { Answer::PubRec { id: 1, code: 0 } };
+            let heard = client.hear(PATIENCE.get());
+            assert!([Heard::Closed, Heard::Packet(usual)].contains(&heard), "{heard:?}");
+            let mut client = Client::new(broker, V5);
+            client.send(&Publish::new(NOT_OURS, "x").qos(qos).id(1).bytes(V5));
+            let answer = client.answer();
+            let refused =
+                matches!(answer, Answer::PubAck { code: 0x87, .. } | Answer::PubRec { code: 0x87, .. });
+            assert!(refused, "{answer:?}");
+        }
+    });
+}
+
+/// [MQTT5-4.3.3-9]
+#[test]
+fn v5_4_3_3_9_after_a_refusing_pubrec_the_identifier_is_free() {
+    both(|broker| {
+        let topic = unique("free");
+        let mut listening = subscriber(broker, V311, &topic, 0);
+        let mut client = Client::new(broker, V5);
+        client.send(&Publish::new(NOT_OURS, "x").qos(2).id(7).bytes(V5));
+        client.hears(&Answer::PubRec { id: 7, code: 0x87 });
+        client.send(&Publish::new(&topic, "y").qos(2).id(7).bytes(V5));
+        client.hears(&Answer::PubRec { id: 7, code: 0 });
+        client.send(&packet::ack(PUBREL, 7));
+        client.hears(&Answer::PubComp { id: 7, code: 0 });
+        listening.gets("y");
     });
 }

@@ -27,6 +27,7 @@ fn in_connect(broker: &Broker, version: Version, change: impl Fn(&mut Connect, &
 }
 
 /// [MQTT-1.5.3-1] [MQTT-1.5.3-2] [MQTT-3.1.3-4] [MQTT5-1.5.4-1] [MQTT5-1.5.4-2] [MQTT5-3.1.3-4]
+/// [MQTT5-3.1.3-8]
 #[test]
 fn v311_1_5_3_1_a_client_id_that_is_no_string_is_refused() {
     both(|broker| {

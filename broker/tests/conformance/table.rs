@@ -87,7 +87,7 @@ fn document(text: &mut String, name: &str, statements: &[Statement], tests: &BTr
             }
             (None, Some(why)) => {
                 unseen += 1;
-                format!("not observable: {why}")
+                why.clone()
             }
             (None, None) if who == "client" => {
                 client += 1;
