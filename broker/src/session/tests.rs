@@ -135,7 +135,7 @@ fn every_packet_of_a_connected_client() {
             vec!["leave with will", "close"],
         ),
         (
-            Packet::Disconnect(nsd_wire::Disconnect::new(ReasonCode::ImplementationSpecificError)),
+            Packet::Disconnect(Disconnect::new(ReasonCode::ImplementationSpecificError)),
             vec!["leave with will", "close"],
             vec!["leave with will", "close"],
         ),

@@ -1,7 +1,5 @@
 //! Flow: receive maximum and maximum packet size, both ways; long and short packets, in pieces and in crowds.
 
-use std::time::Duration;
-
 use crate::answer::Answer;
 use crate::broker::Settings;
 use crate::client::{Client, Heard, subscriber, unique};
@@ -291,12 +289,7 @@ fn v311_7_1_1_1_packets_may_come_byte_by_byte_or_many_at_once() {
             let bytes = [connect, session].concat();
             for size in [1, 3, 1000] {
                 let mut client = Client::open(broker, version);
-                for piece in bytes.chunks(size) {
-                    client.send(piece);
-                    if size < 1000 {
-                        std::thread::sleep(Duration::from_millis(1));
-                    }
-                }
+                bytes.chunks(size).for_each(|piece| client.send(piece));
                 assert!(matches!(client.answer(), Answer::ConnAck { code: 0, .. }));
                 client.hears(&Answer::SubAck { id: 1, codes: vec![0] });
                 let rest = [client.answer(), client.answer(), client.answer()];

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::broker::Settings;
+use crate::broker::{Broker, Settings};
 use crate::client::{Client, Heard, subscriber, unique};
 use crate::packet::{BOTH, Connect, Property, Publish, V5, V311, Value, Version, Will, id};
 use crate::suite::{SILENT, both, both_alone};
@@ -11,52 +11,49 @@ fn alive_for(version: Version, seconds: u16) -> Connect {
     Connect { keep_alive: seconds, ..Connect::new(version, &unique("k")) }
 }
 
+/// Side by side, as each of them takes seconds.
+fn all_at_once<C: Send>(cases: impl IntoIterator<Item = C>, check: impl Fn(C) + Sync) {
+    let check = &check;
+    std::thread::scope(|scope| cases.into_iter().for_each(|case| drop(scope.spawn(move || check(case)))));
+}
+
 /// [MQTT-3.1.2-24] [MQTT5-3.1.2-22] [MQTT5-3.2.2-22] [MQTT-3.1.2-8]
 #[test]
 fn v311_3_1_2_24_who_is_silent_for_one_and_a_half_times_is_gone_as_if_the_network_had_failed() {
-    both(|broker| {
-        std::thread::scope(|scope| {
-            for version in BOTH {
-                scope.spawn(move || {
-                    let topic = unique("silent");
-                    let mut listening = subscriber(broker, V311, &topic, 0);
-                    let connect = alive_for(version, 1).will(Will::new(&topic, b"gone"));
-                    let mut client = Client::connect(broker, &connect);
-                    let since = Instant::now();
-                    listening.gets("gone");
-                    if version == V5 {
-                        broker.but_mosquitto(SILENT, || client.is_sent_away(&[0x8d]));
-                    } else {
-                        client.is_closed();
-                    }
-                    assert!(since.elapsed() > Duration::from_millis(1400), "{:?}", since.elapsed());
-                });
-            }
-        });
-    });
+    let silent = |broker: &Broker, version: Version| {
+        let topic = unique("silent");
+        let mut listening = subscriber(broker, V311, &topic, 0);
+        let connect = alive_for(version, 1).will(Will::new(&topic, b"gone"));
+        let mut client = Client::connect(broker, &connect);
+        let since = Instant::now();
+        listening.gets("gone");
+        assert!(since.elapsed() > Duration::from_millis(1400), "{:?}", since.elapsed());
+        if version == V5 {
+            broker.but_mosquitto(SILENT, || client.is_sent_away(&[0x8d]));
+        } else {
+            client.is_closed();
+        }
+    };
+    both(|broker| all_at_once(BOTH, |version| silent(broker, version)));
 }
 
 /// [MQTT-3.12.4-1] [MQTT-3.1.2-23] [MQTT5-3.12.4-1] [MQTT5-3.1.2-20]
 #[test]
 fn v311_3_12_4_1_a_ping_is_answered_and_any_packet_keeps_alive() {
-    both(|broker| {
-        std::thread::scope(|scope| {
-            for (version, pings) in [(V311, true), (V5, true), (V311, false), (V5, false)] {
-                scope.spawn(move || {
-                    let mut client = Client::connect(broker, &alive_for(version, 1));
-                    for _ in 0..6 {
-                        std::thread::sleep(Duration::from_millis(500));
-                        if pings {
-                            client.ping();
-                        } else {
-                            client.send(&Publish::new("alive", "x").bytes(version));
-                        }
-                    }
-                    client.ping();
-                });
+    let talking = |broker: &Broker, version: Version, pings: bool| {
+        let mut client = Client::connect(broker, &alive_for(version, 1));
+        for _ in 0..6 {
+            std::thread::sleep(Duration::from_millis(500));
+            if pings {
+                client.ping();
+            } else {
+                client.send(&Publish::new("alive", "x").bytes(version));
             }
-        });
-    });
+        }
+        client.ping();
+    };
+    let cases = [(V311, true), (V5, true), (V311, false), (V5, false)];
+    both(|broker| all_at_once(cases, |(version, pings)| talking(broker, version, pings)));
 }
 
 /// [MQTT-3.1.2-24] [MQTT5-3.1.2-22]

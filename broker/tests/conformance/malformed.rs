@@ -82,7 +82,7 @@ fn v311_2_2_2_2_wrong_flags_end_the_connection() {
                 ("V5 DISCONNECT *", SILENT),
                 ("V5 AUTH *", SILENT),
             ],
-        )
+        );
     });
 }
 
@@ -121,7 +121,7 @@ fn v311_4_8_0_1_types_that_a_client_does_not_send_end_the_connection() {
                 ("V5 PINGRESP", TAKES_IT),
                 ("V5 CONNACK", SILENT),
             ],
-        )
+        );
     });
 }
 
@@ -170,7 +170,7 @@ fn v311_2_3_1_1_packet_identifier_0_ends_the_connection() {
             cases.clone(),
             EITHER,
             &[("V5 PUBACK", SILENT), ("V5 PUBREC", SILENT), ("V5 PUBREL", SILENT), ("V5 PUBCOMP", SILENT)],
-        )
+        );
     });
 }
 
@@ -235,7 +235,7 @@ fn v311_4_8_0_1_packets_that_are_cut_off_end_the_connection() {
                 ("V5 PUBREL*", SILENT),
                 ("V5 PUBCOMP*", SILENT),
             ],
-        )
+        );
     });
 }
 
@@ -264,7 +264,7 @@ fn v311_4_8_0_1_packets_with_something_behind_them_end_the_connection() {
                 ("V5 PINGREQ", TAKES_IT),
                 ("V5 DISCONNECT", SILENT),
             ],
-        )
+        );
     });
 }
 
@@ -288,7 +288,7 @@ fn v5_4_13_1_1_properties_that_publish_does_not_have_end_the_connection() {
         case(V5, "beyond the end", packet(packet::PUBLISH, &[&*string("t"), &[9, id::USER]].concat())),
     ];
     both(|broker| {
-        end(broker, cases.clone(), EITHER, &[("V5 payload format 2", SILENT), ("V5 two *", SILENT)])
+        end(broker, cases.clone(), EITHER, &[("V5 payload format 2", SILENT), ("V5 two *", SILENT)]);
     });
 }
 
@@ -297,7 +297,7 @@ fn v5_4_13_1_1_properties_that_publish_does_not_have_end_the_connection() {
 fn v5_3_3_4_6_a_subscription_identifier_from_a_publisher_ends_the_connection() {
     let publish = Publish::new("t", "x").with(&[var(id::SUBSCRIPTION_ID, 1)]).bytes(V5);
     both(|broker| {
-        end(broker, vec![case(V5, "PUBLISH", publish.clone())], EITHER, &[("V5 PUBLISH", TAKES_IT)])
+        end(broker, vec![case(V5, "PUBLISH", publish.clone())], EITHER, &[("V5 PUBLISH", TAKES_IT)]);
     });
 }
 
@@ -320,7 +320,7 @@ fn v5_4_13_1_1_wrong_properties_of_other_packets_end_the_connection() {
         case(V5, "two reasons in DISCONNECT", packet::disconnect(0, &reasons)),
     ];
     both(|broker| {
-        end(broker, cases.clone(), EITHER, &[("V5 two *", SILENT), ("V5 an expiry in PUBACK", SILENT)])
+        end(broker, cases.clone(), EITHER, &[("V5 two *", SILENT), ("V5 an expiry in PUBACK", SILENT)]);
     });
 }
 
@@ -341,7 +341,7 @@ fn v5_3_4_2_1_reason_codes_that_their_packet_does_not_have_end_the_connection() 
             cases.clone(),
             EITHER,
             &[("V5 PUB*", TAKES_IT), ("V5 DISCONNECT", SILENT), ("V5 AUTH", SILENT)],
-        )
+        );
     });
 }
 

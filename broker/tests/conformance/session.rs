@@ -53,9 +53,9 @@ fn v311_3_1_2_5_messages_wait_for_who_is_away() {
                 let mut client = lasting(broker, version, &name);
                 client.subscribe(&topic, 2);
                 if vanished {
-                    client.vanish()
+                    client.vanish();
                 } else {
-                    client.leave()
+                    client.leave();
                 }
                 let mut other = Client::new(broker, V311);
                 let sent: Vec<_> = (0..20).map(|number| (1 + number % 2, number.to_string())).collect();

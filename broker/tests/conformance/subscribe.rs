@@ -149,7 +149,7 @@ fn v5_3_3_4_4_one_copy_has_the_identifiers_of_all_that_match() {
             // It sends a copy for each subscription, each with its own identifier.
             copies.extend([listening.take(), listening.take()]);
         }
-        let mut ids: Vec<_> = copies.iter().flat_map(|copy| copy.subscription_ids()).collect();
+        let mut ids: Vec<_> = copies.iter().flat_map(super::answer::Message::subscription_ids).collect();
         ids.sort_unstable();
         assert_eq!(ids, [1, 268_435_455]);
         assert_eq!(copies.iter().map(|copy| copy.qos).max(), Some(2));
