@@ -51,6 +51,14 @@ struct Accepting {
     authentication: Option<Box<str>>,
 }
 
+/// Bytes of a CONNACK that refuses a v5 client.
+const REFUSAL: usize = 5;
+/// Of one that accepts, with all that may stand in it but an assigned client id and authentication.
+const CONNACK: usize = 26;
+const ASSIGNED_ID: usize = 3 + 20;
+/// What an exchange adds to the data of its first message.
+const AUTHENTICATION: usize = 160;
+
 /// How a connection came to its end, when it was not the session that ended it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
@@ -259,6 +267,15 @@ impl Session {
         if connect.properties.authentication.is_some_and(|given| given.method != scram::METHOD) {
             return self.refuse(ReasonCode::BadAuthenticationMethod);
         }
+        // Who does not take our answers cannot be served, and is told only what it takes [MQTT5-3.1.2-24].
+        let takes = connect.properties.maximum_packet_size.map_or(usize::MAX, |size| size.get() as usize);
+        if takes < REFUSAL {
+            self.phase = Phase::Closed;
+            return Effects::one(Effect::Close);
+        }
+        if takes < longest_answer(connect) {
+            return self.refuse(ReasonCode::ImplementationSpecificError);
+        }
         let assigned_id = connect.client_id.is_empty();
         // v3 without a name must not ask for a session to be kept under it (MQTT-3.1.3-8); 3.1 must give one.
         let unnamed = match connect.version {
@@ -341,6 +358,13 @@ impl Session {
         let filters = client.filters.into_iter().collect();
         effects.and(Effect::Leave { keep_will, expiry, filters }).and(Effect::Close)
     }
+}
+
+/// The longest CONNACK or AUTH that this CONNECT may lead to.
+fn longest_answer(connect: &Connect<'_>) -> usize {
+    let assigned_id = if connect.client_id.is_empty() { ASSIGNED_ID } else { 0 };
+    let data = connect.properties.authentication.map(|given| given.data.map_or(0, <[u8]>::len));
+    CONNACK + assigned_id + data.map_or(0, |data| AUTHENTICATION + data)
 }
 
 fn opening(connect: &Connect<'_>, client_id: Box<str>, expiry: u32, will: Option<Will>) -> Opening {

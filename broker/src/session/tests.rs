@@ -1,6 +1,6 @@
 //! Every phase against every kind of packet, the rules that are easy to get wrong, and a storm of random input.
 
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 
 use nsd_wire::{Ack, Disconnect, Qos, Subscribe, SubscribeFilter, SubscribeOptions, Unsubscribe, Will};
 
@@ -97,6 +97,24 @@ fn a_refusal_is_told_and_closes() {
         ["refused 86", "close"]
     );
     assert!(names(session.on_end(Ending::Lost)).is_empty());
+}
+
+#[test]
+fn who_takes_no_answer_is_not_let_in() {
+    let now = Instant::now();
+    let (refused, named, unnamed) = (vec!["refused 83", "close"], "c1", "");
+    for (name, takes, expected) in [
+        (named, 4, vec!["close"]),
+        (named, 5, refused.clone()),
+        (named, CONNACK - 1, refused.clone()),
+        (named, CONNACK, vec!["admit"]),
+        (unnamed, CONNACK + ASSIGNED_ID - 1, refused),
+        (unnamed, CONNACK + ASSIGNED_ID, vec!["admit"]),
+    ] {
+        let mut connect = Connect::new(Version::V5, name);
+        connect.properties.maximum_packet_size = u32::try_from(takes).ok().and_then(NonZeroU32::new);
+        assert_eq!(names(new(now).on_packet(Packet::Connect(connect), now)), expected, "{name:?} {takes}");
+    }
 }
 
 #[test]

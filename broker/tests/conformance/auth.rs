@@ -1,9 +1,10 @@
 //! Authentication beyond user name and password, as far as a broker shows that knows no method; DISCONNECT.
 
 use crate::answer::Answer;
+use crate::broker::{Broker, Settings};
 use crate::client::{Client, subscriber, unique};
 use crate::packet::{self, BOTH, Connect, Publish, V5, V311, data, id, packet, text};
-use crate::suite::{SILENT, both, each};
+use crate::suite::{SILENT, both, both_alone, each};
 
 /// [MQTT5-4.12.0-1] [MQTT5-4.12.0-4] [MQTT5-3.1.4-2] [MQTT5-3.2.2-7] [MQTT5-3.2.2-6] [MQTT5-4.13.2-1]
 #[test]
@@ -38,6 +39,69 @@ fn v5_4_12_0_6_without_a_method_nothing_is_said_of_methods() {
                 .any(|property| [id::AUTH_METHOD, id::AUTH_DATA].contains(&property.0));
             assert!(!told, "{:?}", client.properties);
         }
+    });
+}
+
+/// Where devices prove themselves; Mosquitto has no method of its own.
+fn with_scram(test: impl Fn(&Broker) + Sync) {
+    let settings = Settings { ours: "[access]\ndevices = true", ..Settings::default() };
+    both_alone(settings, |broker| {
+        broker.but_mosquitto("has no method of its own", || test(broker));
+    });
+}
+
+/// The first message of an exchange that our broker knows, for a name that nobody has.
+fn scram() -> Vec<packet::Property> {
+    vec![text(id::AUTH_METHOD, "SCRAM-SHA-256"), data(id::AUTH_DATA, b"n,,n=nobody,r=fyko+d2lbbFgONRvL9qkqd")]
+}
+
+/// What asks for more, and its method.
+fn challenged(client: &mut Client) -> packet::Value {
+    match client.answer() {
+        Answer::Auth { code: 0x18, properties } => {
+            let method = properties.iter().find(|property| property.0 == id::AUTH_METHOD);
+            method.map(|property| property.1.clone()).expect("AUTH names its method")
+        }
+        other => panic!("not challenged: {other:?}"),
+    }
+}
+
+/// [MQTT5-4.12.0-2] [MQTT5-4.12.0-4] [MQTT5-4.12.0-5] [MQTT5-3.15.2-1] [MQTT5-3.15.2-2] [MQTT5-3.15.2-3]
+#[test]
+fn v5_4_12_0_2_a_method_that_is_known_leads_to_auth_and_to_an_end() {
+    with_scram(|broker| {
+        let connect = Connect::new(V5, &unique("c")).with(&scram());
+        let mut client = Client::knock(broker, &connect);
+        assert_eq!(challenged(&mut client), packet::Value::Text("SCRAM-SHA-256".to_owned()));
+        // A proof of nothing.
+        let proof = [text(id::AUTH_METHOD, "SCRAM-SHA-256"), data(id::AUTH_DATA, b"c=biws,r=x,p=AAAA")];
+        client.send(&packet::auth(0x18, &proof));
+        match client.answer() {
+            Answer::ConnAck { code: 0x80.., session_present: false, .. } => client.is_closed(),
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
+/// [MQTT5-3.1.2-30] [MQTT5-3.2.0-1] [MQTT5-4.12.0-3] [MQTT5-3.14.0-1]
+#[test]
+fn v5_3_1_2_30_before_it_is_let_in_a_client_says_nothing_but_auth_and_disconnect() {
+    let cases = [
+        ("PUBLISH", Publish::new("t", "x").bytes(V5)),
+        ("PINGREQ", packet(packet::PINGREQ, &[])),
+        ("another method", packet::auth(0x18, &[text(id::AUTH_METHOD, "PLAIN")])),
+        ("again", packet::auth(0x19, &scram())),
+        ("done", packet::auth(0x00, &scram())),
+        ("DISCONNECT", packet(packet::DISCONNECT, &[])),
+    ]
+    .map(|(name, bytes)| (name.to_owned(), bytes));
+    with_scram(|broker| {
+        each(broker, &[], cases.clone(), |bytes| {
+            let mut client = Client::knock(broker, &Connect::new(V5, &unique("c")).with(&scram()));
+            challenged(&mut client);
+            client.send(&bytes);
+            client.is_refused_or_closed(&[0x81, 0x82, 0x87, 0x8c]);
+        });
     });
 }
 

@@ -36,6 +36,8 @@ fn v311_3_1_2_4_a_session_is_new_at_first_and_present_later() {
             let mut client = back(broker, version, &name);
             Client::new(broker, V311).says(&topic, "x", 1);
             client.gets("x");
+            // The PUBACK has arrived.
+            client.ping();
             client.vanish();
             back(broker, version, &name).leave();
             assert!(!lasting(broker, version, &unique("other")).session_present);
