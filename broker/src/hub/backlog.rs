@@ -1,8 +1,9 @@
 //! Packets beyond a client's window, of a session that ends with its connection: kept as they will be sent.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
-use nsd_wire::{PacketId, Qos};
+use nsd_wire::{Packet, PacketId, Qos, Version};
 
 /// Whole packets in one run of bytes, each still without its identifier. Sent ones are not removed from the front one
 /// by one: that would move all the others each time.
@@ -10,7 +11,24 @@ use nsd_wire::{PacketId, Qos};
 pub(super) struct Backlog {
     bytes: Vec<u8>,
     sent: usize,
-    packets: VecDeque<(usize, Qos)>,
+    packets: VecDeque<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    length: u32,
+    qos: Qos,
+    /// Of a message that expires; most do not.
+    expiry: Option<Box<Expiry>>,
+}
+
+/// A message's life, from when the packet was written.
+#[derive(Debug)]
+pub(super) struct Expiry {
+    pub(super) since: Instant,
+    pub(super) seconds: u32,
+    /// The packet's own.
+    pub(super) version: Version,
 }
 
 impl Backlog {
@@ -23,31 +41,69 @@ impl Backlog {
     }
 
     pub(super) fn first(&self) -> Option<Qos> {
-        self.packets.front().map(|(_, qos)| *qos)
+        self.packets.front().map(|waiting| waiting.qos)
     }
 
-    pub(super) fn push(&mut self, qos: Qos, write: impl FnOnce(&mut Vec<u8>) -> bool) -> bool {
+    pub(super) fn push(
+        &mut self,
+        qos: Qos,
+        expiry: Option<Expiry>,
+        write: impl FnOnce(&mut Vec<u8>) -> bool,
+    ) -> bool {
         let before = self.bytes.len();
         let written = write(&mut self.bytes);
         if written {
-            self.packets.push_back((self.bytes.len() - before, qos));
+            let length = u32::try_from(self.bytes.len() - before).expect("a packet is shorter than 256 MB");
+            self.packets.push_back(Waiting { length, qos, expiry: expiry.map(Box::new) });
         }
         written
     }
 
-    pub(super) fn pop_into(&mut self, id: PacketId, out: &mut Vec<u8>) {
-        let Some((length, _)) = self.packets.pop_front() else { return };
-        let at = out.len();
-        out.extend_from_slice(&self.bytes[self.sent..self.sent + length]);
-        patch_id(&mut out[at..], id);
-        self.sent += length;
+    /// Moves the first one up. `false`: it has expired, and is gone [MQTT5-3.3.2-5].
+    pub(super) fn pop_into(&mut self, id: PacketId, out: &mut Vec<u8>) -> bool {
+        let Some(Waiting { length, expiry, .. }) = self.packets.pop_front() else { return false };
+        let packet = self.sent..self.sent + length as usize;
+        self.sent = packet.end;
+        let written = match expiry {
+            None => copy(&self.bytes[packet], id, out),
+            Some(expiry) => expiry.copy(&self.bytes[packet], id, out),
+        };
         if self.packets.is_empty() {
             *self = Self::default();
         } else if self.sent > self.bytes.len() / 2 && self.sent > 64 * 1024 {
             self.bytes.drain(..self.sent);
             self.sent = 0;
         }
+        written
     }
+}
+
+impl Expiry {
+    /// What is left of the message's life goes along [MQTT5-3.3.2-6]; v3 has no place for it.
+    fn copy(&self, packet: &[u8], id: PacketId, out: &mut Vec<u8>) -> bool {
+        let age = self.since.elapsed();
+        if age >= Duration::from_secs(self.seconds.into()) {
+            return false;
+        }
+        let waited = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
+        if waited == 0 || !self.version.is_v5() {
+            return copy(packet, id, out);
+        }
+        let Ok(Some((Packet::Publish(mut publish), _))) = nsd_wire::read(self.version, packet, usize::MAX)
+        else {
+            return false;
+        };
+        publish.packet_id = Some(id);
+        publish.properties.message_expiry = Some(self.seconds.saturating_sub(waited));
+        publish.encode(self.version, out).is_ok()
+    }
+}
+
+fn copy(packet: &[u8], id: PacketId, out: &mut Vec<u8>) -> bool {
+    let at = out.len();
+    out.extend_from_slice(packet);
+    patch_id(&mut out[at..], id);
+    true
 }
 
 /// Sets the identifier of a PUBLISH above QoS 0: it stands behind the fixed header and the topic.

@@ -9,13 +9,13 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use nsd_wire::{AckKind, Delivery, PacketId, Qos, ReasonCode, SubscriptionId, Version};
 use parking_lot::Mutex;
 
 use super::aliases::Aliases;
-use super::backlog::Backlog;
+use super::backlog::{Backlog, Expiry};
 use super::buffers;
 use super::memory::Held;
 use super::parcel::Parcel;
@@ -288,7 +288,8 @@ impl Outbox {
         } else {
             let delivery = Delivery { packet_id: Some(PacketId::MIN), ..delivery };
             let Capacity { version, packet_bytes, .. } = state.capacity;
-            state.backlog.push(qos, |out| parcel.write(version, delivery, packet_bytes, out))
+            let expiry = parcel.left().map(|seconds| Expiry { since: Instant::now(), seconds, version });
+            state.backlog.push(qos, expiry, |out| parcel.write(version, delivery, packet_bytes, out))
         };
         if !written {
             // Larger than the client takes: as if it had been delivered (MQTT-3.1.2-25).
@@ -579,7 +580,9 @@ impl State {
         while let Some(qos) = self.backlog.first() {
             let Some(id) = self.outbound.admit(qos) else { return };
             self.ready();
-            self.backlog.pop_into(id, &mut self.bytes);
+            if !self.backlog.pop_into(id, &mut self.bytes) {
+                self.outbound.forget(id);
+            }
         }
     }
 

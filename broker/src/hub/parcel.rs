@@ -47,6 +47,11 @@ impl<'p> Parcel<'p> {
         self.waited
     }
 
+    /// Seconds that the message may still live; `None`: it does not expire.
+    pub(super) fn left(&self) -> Option<u32> {
+        self.publish.properties.message_expiry.map(|seconds| seconds.saturating_sub(self.waited))
+    }
+
     /// Appends the packet; `false`: it is larger than the receiver takes, or cannot be written.
     pub(super) fn write(&self, to: Version, delivery: Delivery<'_>, most: usize, out: &mut Vec<u8>) -> bool {
         if let Some((wire, from)) = self.wire
