@@ -89,7 +89,7 @@ impl Entry {
         })
     }
 
-    /// Waits until one more may begin. What it returns is dropped when that one has become a client, or not.
+    /// Waits until one more may begin; nobody else is accepted meanwhile. What it returns is dropped when that one has become a client, or not.
     pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
         // A closed semaphore cannot be: nobody closes it.
         Arc::clone(self.beginning.as_ref()?).acquire_owned().await.ok()

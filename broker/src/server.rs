@@ -207,9 +207,10 @@ impl Server {
 /// The worker of this index accepts.
 async fn accept(listener: Listener, entry: Arc<Entry>, index: usize, workers: Arc<[Hand]>) {
     loop {
-        let turn = entry.turn().await;
         let accepted = listener.accept().await;
         let Ok(pass) = entry.let_in(accepted.peer) else { continue };
+        // Not before: workers without clients would each keep a turn from the one that has some.
+        let turn = entry.turn().await;
         let worker = &workers[place(index, &workers)];
         worker.clients.fetch_add(1, Ordering::Relaxed);
         let (socket, peer, permit) = (accepted.socket, accepted.peer, accepted.permit);
