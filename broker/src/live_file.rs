@@ -82,8 +82,12 @@ impl<T> fmt::Debug for LiveFile<T> {
 /// A file's bytes; the problem names it.
 pub fn bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let wrong = |what: &dyn fmt::Display| format!("{}: {what}", path.display());
-    let file = File::open(path).map_err(|error| wrong(&error))?;
-    let length = file.metadata().map_err(|error| wrong(&error))?.len();
+    let found = std::fs::metadata(path).map_err(|error| wrong(&error))?;
+    // A pipe would keep us waiting for ever.
+    if !found.is_file() {
+        return Err(wrong(&"is no file"));
+    }
+    let (file, length) = (File::open(path).map_err(|error| wrong(&error))?, found.len());
     if length > MOST_BYTES {
         return Err(wrong(&format!("larger than {MOST_BYTES} bytes")));
     }

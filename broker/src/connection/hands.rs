@@ -139,7 +139,7 @@ impl Hands {
         Ok(Admitted { grant, resumed: entered.resumed, expiry, shares })
     }
 
-    /// How a client can prove itself, or why it cannot.
+    /// How a client can prove itself, or why it cannot. One that is connected is neither read from nor written to meanwhile.
     pub(super) async fn challenge(&self, first: &[u8]) -> Result<Exchange, ReasonCode> {
         let asked = tokio::time::timeout(limits::ADMISSION_DEADLINE, self.node.door.challenge(first)).await;
         asked.unwrap_or(Err(ReasonCode::ServerUnavailable))

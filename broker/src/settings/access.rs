@@ -260,6 +260,8 @@ mod tests {
         );
         for (text, what) in [
             ("[access]\npassword_file = \"/nowhere/x\"", "No such file"),
+            ("[access]\npassword_file = \"/dev/null\"", "is no file"),
+            ("[access]\nacl_file = \"/\"", "is no file"),
             ("[access.jwt]\n", "name either `secret_file`"),
             ("[access.jwt]\nkeys = [\"/nowhere/x\"]", "No such file"),
             ("[access.http]\n", "access.http.url: is missing"),

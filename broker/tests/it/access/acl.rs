@@ -26,7 +26,7 @@ pattern write from/%u/%c
 ";
 
 /// A password file of users whose passwords are their names.
-fn password_file(files: &Files, users: &[&str]) -> String {
+pub(super) fn password_file(files: &Files, users: &[&str]) -> String {
     let line = |user: &&str| {
         let digest = sha2::Sha256::new().chain_update([0]).chain_update(user).finalize();
         format!("{user}:$sha256$00${}\n", hex::encode(digest))

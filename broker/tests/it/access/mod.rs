@@ -1,6 +1,7 @@
 //! Who gets in, and what they may do then: one file a source of identity.
 
 mod acl;
+mod certificates;
 mod devices;
 mod document;
 mod passwords;

@@ -3,7 +3,7 @@
 mod certificates;
 mod crowds;
 mod documented;
-mod proxies;
+pub(crate) mod proxies;
 mod websocket;
 
 use std::io::Read;

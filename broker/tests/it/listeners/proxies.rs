@@ -36,7 +36,7 @@ fn the_proxy_header_tells_the_clients_address() {
 }
 
 /// A client that a proxy says it has verified.
-fn verified(source: &str, name: &str, verified: bool) -> Vec<u8> {
+pub(crate) fn verified(source: &str, name: &str, verified: bool) -> Vec<u8> {
     let tls = ClientTls {
         over_tls: true,
         certificate_now: true,

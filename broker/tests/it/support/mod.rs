@@ -131,6 +131,11 @@ impl Broker {
         Self::launch(settings, "", Command::new(env!("CARGO_BIN_EXE_nsd-broker")))
     }
 
+    /// A broker with these settings, whose listener has more of them.
+    pub(crate) fn with(settings: &str, listener: &str) -> Self {
+        Self::launch(settings, listener, Command::new(env!("CARGO_BIN_EXE_nsd-broker")))
+    }
+
     /// An open broker whose listener has more settings.
     pub(crate) fn listening(listener: &str) -> Self {
         let command = Command::new(env!("CARGO_BIN_EXE_nsd-broker"));
