@@ -74,6 +74,20 @@ fn v311_3_1_2_24_what_is_sent_to_a_client_does_not_keep_it_alive() {
 
 /// [MQTT-3.1.2-24] [MQTT5-3.1.2-22]
 #[test]
+fn v311_3_1_2_24_a_packet_that_never_ends_does_not_keep_alive() {
+    both(|broker| {
+        let mut client = Client::connect(broker, &alive_for(V311, 1));
+        client.send(&[0x30, 0x7f]);
+        let until = Instant::now() + Duration::from_secs(8);
+        while client.hear(Duration::from_millis(300)) != Heard::Closed {
+            assert!(Instant::now() < until, "a byte now and then is taken for a packet");
+            client.send(&[0]);
+        }
+    });
+}
+
+/// [MQTT-3.1.2-24] [MQTT5-3.1.2-22]
+#[test]
 fn v311_3_1_2_24_without_a_keep_alive_silence_is_allowed() {
     both(|broker| {
         let mut clients = BOTH.map(|version| Client::connect(broker, &alive_for(version, 0)));
