@@ -41,8 +41,8 @@ fn v311_3_1_2_24_who_is_silent_for_one_and_a_half_times_is_gone_as_if_the_networ
 #[test]
 fn v311_3_12_4_1_a_ping_is_answered_and_any_packet_keeps_alive() {
     let talking = |broker: &Broker, version: Version, pings: bool| {
-        let mut client = Client::connect(broker, &alive_for(version, 1));
-        for _ in 0..6 {
+        let mut client = Client::connect(broker, &alive_for(version, 2));
+        for _ in 0..8 {
             std::thread::sleep(Duration::from_millis(500));
             if pings {
                 client.ping();
