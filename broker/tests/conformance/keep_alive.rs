@@ -41,8 +41,8 @@ fn v311_3_1_2_24_who_is_silent_for_one_and_a_half_times_is_gone_as_if_the_networ
 #[test]
 fn v311_3_12_4_1_a_ping_is_answered_and_any_packet_keeps_alive() {
     let talking = |broker: &Broker, version: Version, pings: bool| {
-        let mut client = Client::connect(broker, &alive_for(version, 1));
-        for _ in 0..6 {
+        let mut client = Client::connect(broker, &alive_for(version, 2));
+        for _ in 0..8 {
             std::thread::sleep(Duration::from_millis(500));
             if pings {
                 client.ping();
@@ -68,6 +68,20 @@ fn v311_3_1_2_24_what_is_sent_to_a_client_does_not_keep_it_alive() {
         while client.hear(Duration::from_millis(300)) != Heard::Closed {
             assert!(Instant::now() < until, "a silent client is kept");
             other.says(&topic, "x", 0);
+        }
+    });
+}
+
+/// [MQTT-3.1.2-24] [MQTT5-3.1.2-22]
+#[test]
+fn v311_3_1_2_24_a_packet_that_never_ends_does_not_keep_alive() {
+    both(|broker| {
+        let mut client = Client::connect(broker, &alive_for(V311, 1));
+        client.send(&[0x30, 0x7f]);
+        let until = Instant::now() + Duration::from_secs(8);
+        while client.hear(Duration::from_millis(300)) != Heard::Closed {
+            assert!(Instant::now() < until, "a byte now and then is taken for a packet");
+            client.send(&[0]);
         }
     });
 }

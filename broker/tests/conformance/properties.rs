@@ -123,12 +123,12 @@ fn v5_3_3_2_6_the_expiry_that_is_passed_on_is_less_by_what_it_waited() {
             Some(Value::Long(seconds)) => *seconds,
             other => panic!("no expiry: {other:?}"),
         };
-        assert!((99..=100).contains(&left(live.take())));
+        assert!((90..=100).contains(&left(live.take())));
         std::thread::sleep(Duration::from_millis(2100));
         let kept = left(subscriber(broker, V5, &topic, 1).take());
-        assert!((96..=98).contains(&kept), "{kept}");
+        assert!((90..=98).contains(&kept), "{kept}");
         let waited = left(Client::connect(broker, &away).take());
-        assert!((96..=98).contains(&waited), "{waited}");
+        assert!((90..=98).contains(&waited), "{waited}");
     });
 }
 
@@ -156,9 +156,9 @@ fn v5_3_3_2_5_what_has_expired_is_not_delivered_to_who_comes_back() {
 fn v5_3_3_2_5_what_is_retained_expires_too() {
     both(|broker| {
         let topic = unique("keptshort");
-        Client::new(broker, V5).publish(expiring(&topic, 1).retained());
+        Client::new(broker, V5).publish(expiring(&topic, 2).retained());
         assert!(retained(broker, &topic).is_some());
-        std::thread::sleep(Duration::from_millis(2200));
+        std::thread::sleep(Duration::from_millis(3300));
         assert_eq!(retained(broker, &topic), None);
     });
 }
@@ -179,6 +179,24 @@ fn v5_3_3_2_5_what_waits_for_a_full_window_expires() {
         listening.send(&packet::ack(packet::PUBACK, first.id));
         listening.gets("last");
         listening.nothing_comes();
+    });
+}
+
+/// [MQTT5-3.3.2-6] [MQTT5-3.3.4-9]
+#[test]
+fn v5_3_3_2_6_what_waits_for_a_full_window_has_less_left() {
+    both(|broker| {
+        let topic = unique("less");
+        let mut listening = Client::with(broker, &[packet::short(id::RECEIVE_MAXIMUM, 1)]);
+        listening.subscribe(&topic, 1);
+        let mut other = Client::new(broker, V5);
+        other.says(&topic, "first", 1);
+        other.publish(expiring(&topic, 100).qos(2));
+        let first = listening.message();
+        std::thread::sleep(Duration::from_millis(2100));
+        listening.send(&packet::ack(packet::PUBACK, first.id));
+        let left = listening.take().get(id::MESSAGE_EXPIRY).cloned();
+        assert!(matches!(left, Some(Value::Long(90..=98))), "{left:?}");
     });
 }
 

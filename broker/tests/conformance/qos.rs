@@ -304,3 +304,49 @@ fn v5_4_3_3_9_after_a_refusing_pubrec_the_identifier_is_free() {
         listening.gets("y");
     });
 }
+
+/// [MQTT-2.3.1-4] [MQTT5-2.2.1-4] [MQTT5-2.2.1-5]
+#[test]
+fn v311_2_3_1_4_both_directions_have_identifiers_of_their_own() {
+    both(|broker| {
+        for version in BOTH {
+            let topic = unique("same");
+            let mut client = subscriber(broker, version, &topic, 2);
+            Client::new(broker, V311).says(&topic, "in", 2);
+            let id = client.message().id;
+            // The same identifier, now for a message of the client.
+            let other = unique("other");
+            client.send(&Publish::new(&other, "out").qos(2).id(id).bytes(version));
+            let answer = client.answer();
+            assert!(
+                matches!(answer, Answer::PubRec { id: same, code: 0 | 0x10 } if same == id),
+                "{answer:?}"
+            );
+            client.send(&packet::ack(PUBREC, id));
+            client.hears(&Answer::PubRel { id, code: 0 });
+            client.send(&packet::ack(PUBREL, id));
+            client.hears(&Answer::PubComp { id, code: 0 });
+            client.send(&packet::ack(PUBCOMP, id));
+            client.nothing_comes();
+        }
+    });
+}
+
+/// [MQTT-3.3.1-2] [MQTT5-3.3.1-2]
+#[test]
+fn v311_3_3_1_2_dup_at_qos_0_is_refused_or_not_passed_on() {
+    both(|broker| {
+        for version in BOTH {
+            let topic = unique("dupzero");
+            let mut listening = subscriber(broker, V311, &topic, 0);
+            let mut client = Client::new(broker, version);
+            client.send(&Publish::new(&topic, "x").again().bytes(version));
+            client.send(&packet::packet(packet::PINGREQ, &[]));
+            match client.hear(PATIENCE.get()) {
+                Heard::Packet(Answer::PingResp) => assert!(!listening.gets("x").dup),
+                Heard::Packet(Answer::Disconnect { code, .. }) => assert!([0x81, 0x82].contains(&code)),
+                heard => assert_eq!(heard, Heard::Closed),
+            }
+        }
+    });
+}

@@ -439,3 +439,120 @@ fn v5_4_3_3_13_an_exchange_is_finished_though_the_message_has_expired() {
         client.hears(&Answer::PubComp { id: 3, code: 0 });
     });
 }
+
+/// [MQTT-3.1.2-6] [MQTT5-3.1.2-4] [MQTT5-4.3.3-10]
+#[test]
+fn v311_3_1_2_6_a_clean_start_forgets_what_was_half_received() {
+    both(|broker| {
+        for version in BOTH {
+            let (name, topic) = (unique("s"), unique("half"));
+            let mut listening = subscriber(broker, V311, &topic, 0);
+            let publish = Publish::new(&topic, "x").qos(2).id(9);
+            let mut client = lasting(broker, version, &name);
+            client.send(&publish.bytes(version));
+            client.hears(&Answer::PubRec { id: 9, code: 0 });
+            client.vanish();
+            let mut client = Client::connect(broker, &Connect::new(version, &name));
+            let publish = Publish { payload: b"y".to_vec(), ..publish };
+            client.send(&publish.bytes(version));
+            client.hears(&Answer::PubRec { id: 9, code: 0 });
+            client.send(&packet::ack(PUBREL, 9));
+            client.hears(&Answer::PubComp { id: 9, code: 0 });
+            // The first one came when it was published, or never did: both are allowed.
+            let message = listening.take();
+            if message.text() == "x" {
+                listening.gets("y");
+            } else {
+                assert_eq!(message.text(), "y");
+            }
+            listening.nothing_comes();
+        }
+    });
+}
+
+/// [MQTT-3.3.1-6] [MQTT-3.3.1-8] [MQTT5-3.3.1-9]
+#[test]
+fn v311_3_3_1_6_a_session_that_goes_on_is_no_new_subscription() {
+    both(|broker| {
+        for version in BOTH {
+            let (name, topic) = (unique("s"), unique("notagain"));
+            Client::new(broker, V311).publish(Publish::new(&topic, "x").qos(1).retained());
+            let mut client = lasting(broker, version, &name);
+            client.subscribe(&topic, 1);
+            assert!(client.gets("x").retain);
+            client.ping();
+            client.leave();
+            back(broker, version, &name).nothing_comes();
+        }
+    });
+}
+
+/// [MQTT-3.1.2-5] [MQTT-3.1.2-8] [MQTT5-3.1.2-8] [MQTT5-4.5.0-1]
+#[test]
+fn v311_3_1_2_5_wills_wait_for_who_is_away() {
+    both(|broker| {
+        for version in BOTH {
+            let (name, topic) = (unique("s"), unique("will"));
+            let mut client = lasting(broker, version, &name);
+            client.subscribe(&topic, 1);
+            client.leave();
+            let mut live = subscriber(broker, V311, &topic, 0);
+            let will = packet::Will { qos: 1, ..packet::Will::new(&topic, b"gone") };
+            Client::connect(broker, &Connect::new(version, &unique("w")).will(will)).vanish();
+            live.gets("gone");
+            back(broker, version, &name).gets("gone");
+        }
+    });
+}
+
+/// [MQTT5-3.1.2-24] [MQTT5-3.1.2-25]
+#[test]
+fn v5_3_1_2_25_what_waited_and_is_too_large_now_is_passed_over() {
+    both_but_mosquitto("keeps a place in the window for what it did not send", |broker| {
+        let (name, topic) = (unique("s"), unique("toolarge"));
+        let mut client = lasting(broker, V5, &name);
+        client.subscribe(&topic, 1);
+        client.leave();
+        let mut other = Client::new(broker, V5);
+        other.publish(Publish::new(&topic, [b'x'; 500]).qos(1));
+        other.says(&topic, "small", 1);
+        let mut connect = Connect::new(V5, &name).lasting(60);
+        connect.properties.extend([long(id::MAXIMUM_PACKET, 200), short(id::RECEIVE_MAXIMUM, 1)]);
+        let mut client = Client::connect(broker, &connect);
+        client.gets("small");
+        client.nothing_comes();
+    });
+}
+
+/// [MQTT5-3.3.2-7] [MQTT5-3.3.2-11] [MQTT5-4.4.0-1]
+#[test]
+fn v5_3_3_2_7_what_comes_again_does_not_lean_on_aliases_of_the_connection_before() {
+    both(|broker| {
+        let (name, topic) = (unique("s"), unique("aliased"));
+        let mut connect = Connect::new(V5, &name).lasting(60);
+        connect.properties.push(short(id::TOPIC_ALIAS_MAXIMUM, 10));
+        let mut client = Client::connect(broker, &connect);
+        client.subscribe(&topic, 1);
+        let mut other = Client::new(broker, V5);
+        (0..3).for_each(|number| other.says(&topic, &number.to_string(), 1));
+        (0..3).for_each(|_| drop(client.message()));
+        client.vanish();
+        // Neither where aliases are allowed again nor where they are not.
+        for connect in [connect, Connect::new(V5, &name).lasting(60)] {
+            let mut client = Client::connect(broker, &connect);
+            let mut known = None;
+            for number in 0..3 {
+                let message = client.message();
+                assert_eq!(message.text(), number.to_string());
+                let alias = message.get(id::TOPIC_ALIAS).cloned();
+                if message.topic.is_empty() {
+                    assert!(known.is_some() && alias == known, "an alias of the connection before");
+                } else {
+                    assert_eq!(message.topic, topic);
+                    known = alias;
+                }
+            }
+            client.vanish();
+        }
+    });
+}
