@@ -66,6 +66,8 @@ struct Known {
     entry: Entry,
     /// On the connection of now.
     sent: Option<PacketId>,
+    /// By this process; and by any, as far as is known.
+    begun: bool,
     ever: bool,
     received: bool,
 }
@@ -116,7 +118,7 @@ impl Model {
             Step::Push => {
                 if let Some(entry) = self.places.pop_front() {
                     self.queue.push(entry.clone());
-                    let known = Known { entry, sent: None, ever: false, received: false };
+                    let known = Known { entry, sent: None, begun: false, ever: false, received: false };
                     self.known.insert(known.entry.seq, known);
                 }
             }
@@ -172,7 +174,7 @@ impl Model {
         assert!(instead_of.is_empty() || self.limits.queue_policy == QueuePolicy::DropOldest);
         for seq in instead_of {
             let dropped = self.known.remove(&seq).expect("only what is there can be dropped");
-            assert!(!dropped.ever, "what was sent is never dropped");
+            assert!(!dropped.begun && !dropped.received, "what was sent is never dropped");
         }
         self.newest = Some(seq);
         let (ids, since) = (Box::default(), self.now);
@@ -204,7 +206,7 @@ impl Model {
                 let known = self.known.get_mut(&seq).expect("only what is there can be sent");
                 assert!(!known.received && known.sent.is_none());
                 assert_eq!(dup, known.ever, "a repetition says so, and nothing else does");
-                (known.sent, known.ever) = (Some(id), true);
+                (known.sent, known.begun, known.ever) = (Some(id), true, true);
                 self.reached = Some(seq);
             }
         }
@@ -236,7 +238,7 @@ impl Model {
         self.queue = Queue::restored(entries, self.newest.map_or(0, |newest| newest + 1));
         self.places.clear();
         // Whether they were sent is not stored: they may have been.
-        self.known.values_mut().for_each(|known| known.ever = true);
+        self.known.values_mut().for_each(|known| (known.begun, known.ever) = (false, true));
         self.reconnected();
     }
 
@@ -264,7 +266,8 @@ impl Model {
         assert!(sent <= usize::from(self.window).max(releases), "{sent} are on their way");
         assert_eq!(self.queue.len(), self.known.len() + self.places.len());
         assert_eq!(self.queue.is_empty(), self.queue.bytes() == 0);
-        assert!(self.queue.bytes() <= self.limits.queue_bytes * 4 || self.queue.len() == 1);
+        // The last that was let in after others had gone for it may be too much by itself.
+        assert!(self.queue.bytes() <= self.limits.queue_bytes * 4 + 1024, "{}", self.queue.bytes());
     }
 
     /// A client that takes and acknowledges everything empties the queue.
