@@ -97,6 +97,9 @@ impl Default for Limits {
 pub const ADMISSION_DEADLINE: Duration = Duration::from_secs(5);
 /// Largest packet before a client is known: a CONNECT with the longest will a sane client sends.
 pub const MAX_CONNECT_PACKET: usize = 128 * 1024;
+/// Shared subscriptions one client may hold, each of which gets it a copy of its own: thousands would make one message
+/// cost like thousands. The next is refused (0x97).
+pub const SHARES_PER_CLIENT: usize = 256;
 /// Bytes waiting for one client above which its publishers are no longer read from.
 pub const OUTBOX_MARK: usize = 512 * 1024;
 /// Bytes waiting for one client above which QoS 0 is dropped (counted) even before its publishers' patience ends.

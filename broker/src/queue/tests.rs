@@ -219,3 +219,12 @@ fn a_storm_of_everything() {
         }
     }
 }
+
+#[test]
+fn a_million_of_empty_messages_is_not_nothing() {
+    let limits =
+        Limits { queue_bytes: 16 * 1024, queue_policy: QueuePolicy::DropNewest, ..Limits::default() };
+    let (mut queue, message) = (Queue::default(), message(b"", None));
+    let taken = (0..1_000_000).take_while(|_| queue.place(&message, true, &limits) != Place::Full).count();
+    assert!(taken * size_of::<Slot>() <= 4 * limits.queue_bytes, "{taken}");
+}

@@ -13,7 +13,7 @@ use super::effect::{Admitted, Effect, Effects, Receipt, Reply, Resumed, Subscrib
 use super::pace::Pace;
 use super::topics;
 use crate::access::Grant;
-use crate::limits::Limits;
+use crate::limits::{Limits, SHARES_PER_CLIENT};
 
 #[derive(Debug)]
 pub(super) struct Connected {
@@ -27,6 +27,8 @@ pub(super) struct Connected {
     aliases: Vec<Option<Box<str>>>,
     pub(super) filters: HashSet<Box<str>>,
     filter_bytes: usize,
+    /// How many of them are shared.
+    shared: usize,
     pub(super) pace: Pace,
     /// QoS 1 messages that are not acknowledged yet.
     pub(super) unacknowledged: u16,
@@ -72,6 +74,7 @@ impl Connected {
             shares,
             aliases: Vec::new(),
             filter_bytes: filters.iter().map(|filter| filter.len()).sum(),
+            shared: filters.iter().filter(|filter| topic::Shared::is_shared(filter)).count(),
             filters,
             pace: Pace::new(heard),
             unacknowledged: 0,
@@ -230,7 +233,10 @@ impl Connected {
                 .judge(wish.filter, limits)
                 .map_or_else(|refusal| refusal, |()| ReasonCode::granted(wish.options.qos));
             let new = !code.is_failure() && self.filters.insert(wish.filter.into());
-            self.filter_bytes += if new { wish.filter.len() } else { 0 };
+            if new {
+                self.filter_bytes += wish.filter.len();
+                self.shared += usize::from(topic::Shared::is_shared(wish.filter));
+            }
             Wish { filter: wish.filter.into(), options: wish.options, id, code, new }
         });
         let wishes = wishes.collect();
@@ -248,6 +254,7 @@ impl Connected {
             return Err(ReasonCode::NotAuthorized);
         }
         let full = self.filters.len() >= limits.subscriptions_per_client
+            || (topic::Shared::is_shared(filter) && self.shared >= SHARES_PER_CLIENT)
             || self.filter_bytes + filter.len() > limits.subscription_bytes;
         if full && !self.filters.contains(filter) {
             return Err(ReasonCode::QuotaExceeded);
@@ -258,6 +265,7 @@ impl Connected {
     pub(super) fn take_filter(&mut self, filter: &str) -> Option<Box<str>> {
         let filter = self.filters.take(filter)?;
         self.filter_bytes -= filter.len();
+        self.shared -= usize::from(topic::Shared::is_shared(&filter));
         Some(filter)
     }
 

@@ -59,3 +59,51 @@ fn rate(table: &mut Table<'_, '_>, key: &'static str) -> Option<u32> {
 fn short(table: &mut Table<'_, '_>, key: &'static str, least: u64) -> Option<u16> {
     table.number(key, least, u16::MAX.into()).and_then(|number| u16::try_from(number).ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::limits::Limits;
+    use crate::settings::parse;
+
+    const TEXT: &str = include_str!("../../../docs/broker-limits.md");
+    const LISTEN: &str = "[[listen]]\naddress = \"0.0.0.0:1\"\n";
+
+    #[test]
+    fn the_document_names_every_key_and_its_default() {
+        let told = parse(&format!("{LISTEN}[limits]\nzzzzzzzzzzzzzzzz = 1\n")).unwrap_err()[0].to_string();
+        let (_, keys) = told.split_once("known here are ").unwrap();
+        assert!(keys.split(", ").count() >= 20, "{keys}");
+        for key in keys.split(", ") {
+            let row = TEXT.lines().find(|line| line.starts_with('|') && line.contains(&format!("`{key}`")));
+            assert!(row.is_some(), "{key} is not documented");
+        }
+        let default = Limits::default();
+        for (key, value) in [
+            ("packet_bytes", default.packet_bytes),
+            ("topic_levels", default.topic_levels),
+            ("topic_aliases", default.topic_aliases.into()),
+            ("receive_maximum", default.receive_maximum.into()),
+            ("send_window", default.send_window.into()),
+            ("subscriptions_per_client", default.subscriptions_per_client),
+            ("subscription_bytes", default.subscription_bytes),
+            ("queue_messages", default.queue_messages),
+            ("queue_bytes", default.queue_bytes),
+            ("sessions", default.sessions),
+            ("subscriptions", default.subscriptions),
+            ("retained", default.retained),
+            ("retained_bytes", default.retained_bytes),
+            ("memory", default.memory),
+        ] {
+            let row = TEXT.lines().find(|line| line.starts_with('|') && line.contains(&format!("`{key}`")));
+            assert!(row.unwrap().contains(&value.to_string()), "{key} is {value}");
+        }
+    }
+
+    #[test]
+    fn the_documents_example_is_right() {
+        let example = TEXT.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let limits = parse(&format!("{LISTEN}{example}")).unwrap().limits;
+        assert_eq!((limits.packet_bytes, limits.messages_per_second), (262_144, 50));
+        assert_eq!(limits.retained, Limits::default().retained);
+    }
+}

@@ -3,9 +3,10 @@
 use std::num::{NonZeroU16, NonZeroU32};
 
 use arbitrary::Arbitrary;
+use nsd_broker::access::scram::METHOD;
 use nsd_wire::{
-    Ack, AckKind, Connect, Disconnect, EncodeError, Packet, PacketId, Publish, Qos, ReasonCode, Subscribe,
-    SubscribeFilter, SubscribeOptions, SubscriptionId, Unsubscribe, Version, Will,
+    Ack, AckKind, Auth, Authentication, Connect, Disconnect, EncodeError, Packet, PacketId, Publish, Qos,
+    ReasonCode, Subscribe, SubscribeFilter, SubscribeOptions, SubscriptionId, Unsubscribe, Version, Will,
 };
 
 #[derive(Debug, Arbitrary)]
@@ -20,6 +21,7 @@ pub(crate) struct Caps {
     pub(crate) receive_maximum: u8,
     pub(crate) subscriptions: u8,
     pub(crate) aliases: u8,
+    pub(crate) rate: u8,
 }
 
 #[derive(Debug, Arbitrary)]
@@ -28,6 +30,7 @@ pub(crate) enum Step<'a> {
     Bytes(&'a [u8]),
     Admit { device: bool, resumed: Option<Before<'a>>, expiry: u8, shares: bool },
     Refuse,
+    Challenge { known: bool },
     Stored { which: u8, well: bool },
     Wait { tenths: u16 },
     Excuse,
@@ -56,6 +59,11 @@ pub(crate) enum Said<'a> {
         maximum_packet_size: Option<NonZeroU32>,
         user_name: Option<&'a str>,
         password: Option<&'a [u8]>,
+        authentication: Option<Message<'a>>,
+    },
+    Auth {
+        kind: u8,
+        message: Message<'a>,
     },
     Publish {
         qos: u8,
@@ -94,12 +102,34 @@ pub(crate) enum Text<'a> {
     Any(&'a str),
 }
 
+/// A message of SCRAM: those of the exchange in RFC 7677, or any.
+#[derive(Debug, Arbitrary)]
+pub(crate) enum Message<'a> {
+    First,
+    Proof,
+    Any(&'a [u8]),
+}
+
+impl<'a> Message<'a> {
+    fn authentication(&self) -> Authentication<'a> {
+        let data = match self {
+            Self::First => b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO",
+            Self::Proof => {
+                &b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
+                   p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="[..]
+            }
+            Self::Any(data) => data,
+        };
+        Authentication { method: METHOD, data: Some(data) }
+    }
+}
+
 const KNOWN: [&str; 16] = [
     "a",
     "a/b",
     "",
-    "devices/d/x",
-    "devices/d/#",
+    "devices/user/x",
+    "devices/user/#",
     "devices/e/x",
     "#",
     "+/b",
@@ -159,6 +189,13 @@ impl Said<'_> {
                 let filters: Vec<_> = filters.iter().map(Text::text).collect();
                 Unsubscribe::new(id(*number), &filters).encode(version, out)
             }
+            Self::Auth { kind, message } => {
+                let kinds =
+                    [ReasonCode::ContinueAuthentication, ReasonCode::ReAuthenticate, ReasonCode::Success];
+                let mut auth = Auth { reason: kinds[usize::from(*kind) % 3], ..Auth::default() };
+                auth.properties.authentication = Some(message.authentication());
+                auth.encode(version, out)
+            }
             Self::Ping => Packet::PingReq.encode(version, out),
             Self::Disconnect { reason, session_expiry } => {
                 let mut disconnect = Disconnect::new(code(*reason));
@@ -172,7 +209,8 @@ impl Said<'_> {
         let Self::Connect { clean_start, keep_alive, client_id, will, user_name, password, .. } = self else {
             return Ok(());
         };
-        let Self::Connect { session_expiry, receive_maximum, maximum_packet_size, .. } = self else {
+        let Self::Connect { session_expiry, receive_maximum, maximum_packet_size, authentication, .. } = self
+        else {
             return Ok(());
         };
         let mut connect = Connect::new(version, client_id.text());
@@ -188,6 +226,7 @@ impl Said<'_> {
             connect.properties.session_expiry = session_expiry.map(Into::into);
             connect.properties.receive_maximum = *receive_maximum;
             connect.properties.maximum_packet_size = *maximum_packet_size;
+            connect.properties.authentication = authentication.as_ref().map(Message::authentication);
         }
         connect.encode(version, out)
     }

@@ -8,10 +8,12 @@
 mod life;
 mod model;
 
-use std::sync::Arc;
+use std::num::NonZeroU32;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
+use nsd_broker::access::scram::{ClientFirst, Record};
 use nsd_broker::access::{Policy, TopicRule};
 use nsd_broker::limits::Limits;
 use nsd_broker::session::{Admitted, Ending, Resumed, Session};
@@ -21,6 +23,12 @@ use nsd_wire::{AckKind, Packet, ReadError, ReasonCode, read};
 use life::{Life, Step};
 use model::{Cause, Model};
 
+/// Of the exchange in RFC 7677.
+static RECORD: LazyLock<Record> =
+    LazyLock::new(|| Record::derive(b"pencil", SALT, NonZeroU32::new(4096).expect("it is above 0")));
+const SALT: &[u8] = b"\x5b\x6d\x99\x68\x9d\x12\x35\x8e\xec\xa0\x4b\x14\x12\x36\xfa\x81";
+const NONCE: &str = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
+
 fuzz_target!(|life: Life| {
     let limits = Limits {
         receive_maximum: u16::from(life.limits.receive_maximum % 8) + 1,
@@ -28,6 +36,8 @@ fuzz_target!(|life: Life| {
         topic_aliases: u16::from(life.limits.aliases % 3),
         topic_levels: 4,
         packet_bytes: 2048,
+        subscription_bytes: 64,
+        messages_per_second: u32::from(life.limits.rate % 3),
         ..Limits::default()
     };
     let mut now = Instant::now();
@@ -48,7 +58,7 @@ fuzz_target!(|life: Life| {
             Step::Admit { device, resumed, expiry, shares } => {
                 let rule = if device { TopicRule::SecondLevelIsDevice } else { TopicRule::Open };
                 let policy = Policy { allow_anonymous: true, devices: device, topic_rule: rule };
-                let grant = policy.grant(device.then_some("d"));
+                let grant = policy.grant(device.then_some("user"));
                 let resumed = resumed.map(|resumed| {
                     let filters: Vec<_> = resumed.filters.iter().map(|filter| filter.text().into()).collect();
                     Resumed { filters, held: resumed.held.iter().map(|number| life::id(*number)).collect() }
@@ -56,6 +66,13 @@ fuzz_target!(|life: Life| {
                 let admitted = Admitted { grant, resumed, expiry: expiry.into(), shares };
                 model.admit(&admitted);
                 model.carry_out(session.on_admitted(Ok(admitted), now), &Cause::Admitted);
+            }
+            Step::Challenge { known } => {
+                let Some(first) = model.take_challenge() else { continue };
+                let first = ClientFirst::parse(&first).ok().filter(|_| known);
+                let outcome = first.map(|first| first.challenge(RECORD.clone(), NONCE));
+                let effects = session.on_challenge(outcome.ok_or(ReasonCode::NotAuthorized));
+                model.carry_out(effects, &Cause::Challenged);
             }
             Step::Refuse => {
                 let effects = session.on_admitted(Err(ReasonCode::NotAuthorized), now);
@@ -88,7 +105,7 @@ fuzz_target!(|life: Life| {
 /// What a connection does with bytes: only as long as the session may read.
 fn hear(session: &mut Session, model: &mut Model, bytes: &[u8], now: Instant) {
     let mut rest = bytes;
-    while session.may_read() && !model.is_closed() {
+    while session.may_read() && session.rests_until(now).is_none() && !model.is_closed() {
         let version = session.version();
         let found = read(version, rest, session.max_packet());
         let checked = found.and_then(|found| match found {
@@ -106,6 +123,7 @@ fn hear(session: &mut Session, model: &mut Model, bytes: &[u8], now: Instant) {
                 if let Packet::Connect(connect) = packet {
                     model.hear_version(connect.version);
                 }
+                session.pay(&packet, length, now);
                 model.carry_out(session.on_packet(packet, now), &cause);
             }
             Err(error) => return model.carry_out(session.on_error(error), &Cause::Garbage),

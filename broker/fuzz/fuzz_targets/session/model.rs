@@ -14,6 +14,7 @@ pub(crate) enum Cause {
     OtherPacket,
     Garbage,
     Admitted,
+    Challenged,
     Stored(Receipt, ReasonCode),
     Time,
     End,
@@ -35,6 +36,7 @@ pub(crate) struct Model {
     version: Version,
     asked: bool,
     undecided: bool,
+    challenge: Option<Box<[u8]>>,
     inside: bool,
     left: bool,
     closed: bool,
@@ -54,6 +56,7 @@ impl Model {
             version: Version::V311,
             asked: false,
             undecided: false,
+            challenge: None,
             inside: false,
             left: false,
             closed: false,
@@ -77,7 +80,7 @@ impl Model {
 
     /// The first CONNECT tells it.
     pub(crate) fn hear_version(&mut self, version: Version) {
-        if !self.asked {
+        if !self.inside && !self.asked && self.challenge.is_none() {
             self.version = version;
         }
     }
@@ -85,6 +88,11 @@ impl Model {
     /// A CONNECT that was not decided yet.
     pub(crate) fn take_opening(&mut self) -> bool {
         std::mem::take(&mut self.undecided)
+    }
+
+    /// The first message of a client that wants to prove itself.
+    pub(crate) fn take_challenge(&mut self) -> Option<Box<[u8]>> {
+        self.challenge.take()
     }
 
     pub(crate) fn take_receipt(&mut self, which: u8) -> Option<Receipt> {
@@ -110,8 +118,12 @@ impl Model {
     fn one(&mut self, effect: Effect<'_>, cause: &Cause) {
         match effect {
             Effect::Admit(opening) => {
-                assert!(!self.asked && !opening.client_id.is_empty());
+                assert!(!self.asked && self.challenge.is_none() && !opening.client_id.is_empty());
                 (self.asked, self.undecided) = (true, true);
+            }
+            Effect::Challenge(first) => {
+                assert!(self.challenge.is_none() && !self.undecided && self.version.is_v5());
+                self.challenge = Some(first);
             }
             Effect::Route { publish, receipt } => {
                 assert!(self.inside && !publish.topic.is_empty(), "{publish:?}");
@@ -169,6 +181,7 @@ impl Model {
             Reply::Refused(reason) => assert!(reason.is_failure() && !self.inside),
             Reply::Disconnect(_) => assert!(self.version.is_v5() && self.inside),
             Reply::Ack { kind, id, reason } => self.acknowledged(*kind, *id, *reason, cause),
+            Reply::Auth { .. } => assert!(self.version.is_v5()),
             Reply::PingResp => assert!(self.inside),
             Reply::UnsupportedVersion { .. } => assert!(!self.asked),
         }
@@ -207,6 +220,7 @@ impl Model {
         let unsafe_yet = self.receipts.iter().filter(|receipt| receipt.kind != AckKind::PubComp).count();
         assert!(unsafe_yet <= most, "{unsafe_yet} are not safe yet");
         assert!(!session.may_read() || self.closed || unsafe_yet < most);
+        assert!(!session.may_read() || !self.undecided, "nothing is heard before the decision");
         if self.version.is_v5() {
             assert!(self.unreleased.len() <= most.max(self.before.1));
         }

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nsd_wire::{Connect, Packet, ReasonCode, Version};
+use nsd_wire::{Connect, Packet, Qos, ReasonCode, Version};
 
 use super::{MIB, Siege, connect};
 use crate::support::{Broker, Client, SOON, eventually};
@@ -65,6 +65,35 @@ fn connect_floods_leave_nothing_behind() {
         siege.broker.ask("stats").1["clients"].as_u64() == Some(2)
     });
     siege.end("connect floods: 3000 without and 1500 with a CONNECT, as fast as they go", 24 * MIB);
+}
+
+#[test]
+fn sessions_that_nobody_comes_back_to() {
+    let siege = Siege::with("sessions = 502");
+    let mut refused = 0;
+    for number in 0..700 {
+        let client_id = format!("abandoned-{number}");
+        let will = Some(nsd_wire::Will::new("gone", b"x"));
+        let mut connect = Connect { will, clean_start: false, ..Connect::new(Version::V5, &client_id) };
+        connect.properties.session_expiry = Some(u32::MAX);
+        let mut client = Client::open(siege.broker.address, Version::V5);
+        client.send(&Packet::Connect(connect));
+        let reason = client.next(SOON, |packet| match packet {
+            Packet::ConnAck(ack) => Some(ack.reason),
+            _ => None,
+        });
+        match reason.unwrap() {
+            Some(ReasonCode::Success) => {
+                assert!(!client.subscribe(&format!("{number}/#"), Qos::AtLeastOnce).is_failure())
+            }
+            other => {
+                assert_eq!(other, Some(ReasonCode::QuotaExceeded));
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!(refused, 200, "the witnesses are two of all sessions");
+    siege.end("abandoned sessions: 700 ids, 500 of them kept", 8 * MIB);
 }
 
 #[test]

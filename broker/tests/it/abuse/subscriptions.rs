@@ -138,6 +138,30 @@ fn wildcard_bombs_cost_no_more_than_their_filters() {
 }
 
 #[test]
+fn groups_without_end_multiply_no_message_without_end() {
+    let siege = Siege::begin();
+    let filters: Vec<_> = (0..1000).map(|number| format!("$share/g{number}/bomb/#")).collect();
+    let mut bombs: Vec<_> = (0..3).map(|number| siege.client(&format!("groups-{number}"))).collect();
+    for bomb in &mut bombs {
+        let codes = subscribe(bomb, &filters, Qos::AtMostOnce);
+        assert_eq!(counted(&codes, ReasonCode::Success), 256);
+        assert_eq!(counted(&codes, ReasonCode::QuotaExceeded), 744);
+    }
+    let mut publisher = siege.client("publisher");
+    for number in 0..50 {
+        publisher.publish(&format!("bomb/{number}"), b"x", Qos::AtLeastOnce);
+    }
+    // Each group has one copy for one of its three members.
+    let read = bombs.iter().map(swallow).collect::<Vec<_>>();
+    bombs
+        .iter_mut()
+        .for_each(|bomb| bomb.send(&Packet::Disconnect(nsd_wire::Disconnect::new(ReasonCode::Success))));
+    let bytes: u64 = read.into_iter().map(|read| read.join().unwrap()).sum();
+    assert!(bytes < 256 * 50 * 16, "{bytes}");
+    siege.end("groups: 3 members of 256 each, 50 messages", 12 * MIB);
+}
+
+#[test]
 fn a_retained_storm_waits_for_its_readers() {
     let siege = Siege::begin();
     let mut publisher = siege.client("keeper");
