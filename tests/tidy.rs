@@ -16,6 +16,11 @@ const PURE: &[&str] = &[
     "broker/src/access",
     "broker/src/queue",
     "broker/src/store/change.rs",
+    "broker/src/convert",
+    "broker/src/operate/diff.rs",
+    "broker/src/telemetry/prometheus.rs",
+    "broker/src/telemetry/rates.rs",
+    "broker/src/telemetry/sys.rs",
     "broker/wire/src",
     "balancer/src/backend.rs",
     "balancer/src/pool.rs",
@@ -46,7 +51,17 @@ const OWNED: &[(&str, &[&str])] = &[
     ("git2::", &["src/builder", "src/history", "src/login.rs", "tests/it"]),
     ("indicatif::", &["src/report"]),
     ("tera::", &["src/render.rs", "src/compile"]),
-    ("clap::", &["src/cli", "src/main.rs", "broker/src/main.rs", "balancer/src/main.rs", "tests/load"]),
+    (
+        "clap::",
+        &[
+            "src/cli",
+            "src/main.rs",
+            "broker/src/main.rs",
+            "broker/src/cli",
+            "balancer/src/main.rs",
+            "tests/load",
+        ],
+    ),
     ("mqttbytes::", &["broker/wire/tests", "broker/wire/benches"]),
 ];
 
