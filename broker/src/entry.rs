@@ -18,6 +18,7 @@ use tracing::{debug, info};
 
 use crate::connection::Peer;
 use crate::settings::Listen;
+use crate::telemetry::{Count, Early, count};
 
 /// What clients may ask for when they upgrade, as MQTT 5.0 (6) and the drafts before 3.1.1 name it.
 const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
@@ -69,6 +70,19 @@ enum NoEntry {
     Io(#[from] std::io::Error),
 }
 
+impl NoEntry {
+    fn kind(&self) -> Early {
+        match self {
+            Self::TooLate => Early::TooLate,
+            Self::Refused(_) => Early::Limit,
+            Self::UnknownProxy | Self::NoHeader(_) => Early::ProxyHeader,
+            Self::NoHandshake(_) => Early::Tls,
+            Self::NoWebSocket(_) => Early::WebSocket,
+            Self::Io(_) => Early::NoConnect,
+        }
+    }
+}
+
 impl Entry {
     /// `beginning`: how many may be on their way at once.
     pub fn new(listen: &Listen, beginning: usize) -> Result<Self, TlsError> {
@@ -103,6 +117,7 @@ impl Entry {
 
     fn turn_away(&self, peer: SocketAddr, error: &NoEntry) {
         self.turned_away.fetch_add(1, Ordering::Relaxed);
+        count(Count::Closed(error.kind()));
         match error {
             // A proxy or a web client that is set up wrong: its operator should see it.
             NoEntry::NoHeader(_) | NoEntry::UnknownProxy | NoEntry::NoWebSocket(_) => {

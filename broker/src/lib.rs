@@ -20,26 +20,34 @@
 //! | [`entry`] | everything before the first byte of MQTT: who may come, PROXY header, TLS, WebSocket |
 //! | [`node`] | what all connections of one broker share |
 //! | [`connection`] | one client: bytes in, session, effects, bytes out |
-//! | [`server`] | threads, listeners, start and stop |
+//! | [`convert`] | pure: other brokers' files → ours |
+//! | [`listeners`] | where clients come in, also while that changes |
+//! | [`server`] | threads, start and stop |
+//! | [`operate`] | the process: signals, settings that change, draining |
+//! | [`telemetry`] | what the broker tells about itself: counters, `$SYS`, Prometheus |
 //! | [`admin`] | health and status on the admin socket |
 
 pub mod access;
 pub mod admin;
 pub mod bus;
 pub mod connection;
+pub mod convert;
 pub mod door;
 pub mod entry;
 pub mod hub;
 pub mod journal;
 pub mod lanes;
 pub mod limits;
+pub mod listeners;
 pub mod live_file;
 pub mod message;
 pub mod node;
+pub mod operate;
 pub mod passwd;
 pub mod queue;
 pub mod server;
 pub mod session;
 pub mod settings;
 pub mod store;
+pub mod telemetry;
 pub mod topic;

@@ -1,18 +1,18 @@
 //! One broker as a whole: what every connection of it shares.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use foldhash::{HashMap, HashMapExt};
 use nsd_wire::ReasonCode;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::access::DeviceRecord;
 use crate::access::Grant;
 use crate::bus::Bus;
 use crate::door::Door;
-use crate::entry::Entry;
 use crate::hub::{self, Capacity, Entered, Hub, Newcomer, Outbox, Parting};
 use crate::journal::{Journal, ToStore};
 use crate::limits::{self, Limits};
@@ -21,6 +21,7 @@ use crate::session::Opening;
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::store::change::Stored;
+use crate::telemetry::{Connections, Sys};
 
 /// How long a kick is remembered at least, unless there are too many: longer than an admission takes.
 const KICK_MEMORY: Duration = Duration::from_secs(15);
@@ -32,11 +33,16 @@ pub struct Node {
     pub name: String,
     pub hub: Arc<Hub>,
     pub store: Arc<Store>,
-    pub door: Door,
-    pub limits: Arc<Limits>,
+    /// Another one after the settings have changed.
+    pub door: ArcSwap<Door>,
+    /// Of clients that connect from now on, and of all queues.
+    pub limits: Arc<ArcSwap<Limits>>,
     pub started: Instant,
-    /// The listeners, once they stand.
-    pub entries: OnceLock<Vec<Arc<Entry>>>,
+    pub sys: Sys,
+    /// The listeners that are open now, and who came in through them.
+    pub listeners: RwLock<Vec<Arc<Connections>>>,
+    /// Where clients are sent that are sent away.
+    redirect: ArcSwapOption<String>,
     /// Client ids that were claimed elsewhere lately, with the epoch of the claim: a kick may overtake the answer to
     /// the claim it revokes.
     kicks: Mutex<Kicks>,
@@ -79,11 +85,13 @@ impl Node {
         Self {
             name: settings.node.clone(),
             hub: Arc::new(Hub::new(bus, journal, &settings.limits)),
-            limits: Arc::new(settings.limits.clone()),
-            door: Door::new(settings.access.clone(), Arc::clone(&store)),
+            limits: Arc::new(ArcSwap::from_pointee(settings.limits.clone())),
+            door: ArcSwap::from_pointee(Door::new(settings.access.clone(), Arc::clone(&store))),
+            redirect: ArcSwapOption::empty(),
             store,
             started: Instant::now(),
-            entries: OnceLock::new(),
+            sys: Sys::new(settings.telemetry.sys_interval, settings.telemetry.sys_events),
+            listeners: RwLock::default(),
             kicks: Mutex::new(Kicks { young: HashMap::new(), old: HashMap::new(), since: Instant::now() }),
             hears: AtomicBool::new(true),
             ready: AtomicBool::new(false),
@@ -104,8 +112,28 @@ impl Node {
 
     /// Something is missing, but clients are served: taking all nodes out at once would serve nobody.
     pub fn is_degraded(&self) -> bool {
+        !self.complaints().is_empty()
+    }
+
+    /// What is missing, in words.
+    pub fn complaints(&self) -> Vec<String> {
         let stores = self.hub.journal.as_ref().is_none_or(|journal| journal.is_working());
-        !stores || !self.store.is_there() || !self.hears.load(Ordering::Acquire)
+        let all = [
+            (stores, "the disk store cannot be written: what must be kept is refused"),
+            (self.store.is_there(), "the store does not answer"),
+            (self.hears.load(Ordering::Acquire), "other nodes are not heard"),
+        ];
+        all.into_iter().filter(|(fine, _)| !fine).map(|(_, what)| what.to_owned()).collect()
+    }
+
+    pub fn set_redirect(&self, place: Option<&str>) {
+        self.redirect.store(place.map(|place| Arc::new(place.to_owned())));
+    }
+
+    /// The server that a client should use instead, if it is told to.
+    pub fn redirect(&self, reason: ReasonCode) -> Option<Arc<String>> {
+        let redirects = matches!(reason, ReasonCode::UseAnotherServer | ReasonCode::ServerMoved);
+        self.redirect.load_full().filter(|_| redirects)
     }
 
     /// Another node owns this client id from this epoch on.
@@ -121,7 +149,7 @@ impl Node {
     /// How long a session is kept whose client asks for so many seconds. In a cluster, sessions end with their
     /// connections so far.
     pub fn expiry(&self, asked: u32) -> u32 {
-        let most = u32::try_from(self.limits.session_expiry.as_secs()).unwrap_or(u32::MAX);
+        let most = u32::try_from(self.limits.load().session_expiry.as_secs()).unwrap_or(u32::MAX);
         if self.hub.bus.is_some() { 0 } else { asked.min(most) }
     }
 
@@ -129,9 +157,9 @@ impl Node {
     pub async fn enter(&self, opening: &Opening, grant: &Grant, epoch: u64) -> Result<Entered, ReasonCode> {
         let capacity = Capacity {
             version: opening.version,
-            window: opening.receive_maximum.min(self.limits.send_window),
+            window: opening.receive_maximum.min(self.limits.load().send_window),
             packet_bytes: opening.maximum_packet_size,
-            topic_aliases: opening.topic_aliases.min(self.limits.topic_aliases),
+            topic_aliases: opening.topic_aliases.min(self.limits.load().topic_aliases),
         };
         let newcomer = Newcomer {
             client_id: &opening.client_id,
@@ -144,7 +172,8 @@ impl Node {
         };
         // Who comes back to a session takes what waits there, and is welcome.
         if !self.hub.knows(&opening.client_id)
-            && (self.hub.is_pressed() || (newcomer.expiry > 0 && self.hub.sessions() >= self.limits.sessions))
+            && (self.hub.is_pressed()
+                || (newcomer.expiry > 0 && self.hub.sessions() >= self.limits.load().sessions))
         {
             return Err(ReasonCode::QuotaExceeded);
         }
@@ -223,7 +252,7 @@ impl Node {
     pub async fn look_after_the_memory(self: Arc<Self>) {
         loop {
             tokio::time::sleep(limits::MEMORY_PACE).await;
-            self.hub.relieve(self.limits.memory);
+            self.hub.relieve(self.limits.load().memory);
         }
     }
 
@@ -239,7 +268,7 @@ impl Node {
         let (message, now) = (Arc::new(message.clone()), SystemTime::now());
         let retained = publish.retain && self.hub.retained.write().set(Arc::clone(&message), now);
         let Some(journal) = &self.hub.journal else {
-            return routed.lasting.enqueue(&message, now, false, &self.limits);
+            return routed.lasting.enqueue(&message, now, false, &self.limits.load());
         };
         if retained {
             journal.retained(publish.topic, None);

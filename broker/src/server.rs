@@ -1,7 +1,5 @@
-//! The server: one worker thread per core with its clients pinned to it, one end for all. Each worker has a listening
-//! socket of its own at every address, so that a client that comes and goes wakes one thread only.
+//! The server: one worker thread per core with its clients pinned to it, one end for all.
 
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,21 +7,19 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nsd_edge::drain::{Drain, Watch};
-use nsd_edge::listen::{BindError, Listener, SharedPace, bind_shared};
-use nsd_edge::tls::TlsError;
 use nsd_wire::ReasonCode;
 use thiserror::Error;
-use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{info, warn};
 
 use crate::bus::{self, Bus, Flusher};
 use crate::connection::{self, Alarms};
-use crate::entry::{Entry, Pass};
+use crate::door::Door;
 use crate::journal::{Journal, Writer};
 use crate::limits;
+use crate::listeners::{Arrival, Hand, ListenError, Listeners};
 use crate::node::Node;
-use crate::settings::{Settings, StoreSettings};
+use crate::settings::{Access, Listen, Settings, StoreSettings};
 use crate::store::{self, DiskStore, Link, MemoryStore, OpenError, RedisStore, StartError, Store};
 
 /// New sockets waiting for one worker; beyond that they wait in the kernel.
@@ -34,9 +30,7 @@ const SPARE_FILES: u64 = 64;
 #[derive(Debug, Error)]
 pub enum ServeError {
     #[error(transparent)]
-    Bind(#[from] BindError),
-    #[error(transparent)]
-    Tls(#[from] TlsError),
+    Listen(#[from] ListenError),
     #[error(transparent)]
     Store(#[from] StartError),
     #[error(transparent)]
@@ -50,13 +44,13 @@ pub enum ServeError {
 /// A broker that runs.
 pub struct Server {
     pub node: Arc<Node>,
-    /// Where it listens, in the order of the settings.
-    pub addresses: Vec<std::net::SocketAddr>,
     drain: Drain,
     workers: Vec<Worker>,
     cluster: Option<Cluster>,
     writer: Option<JoinHandle<()>>,
-    acceptors: Vec<tokio::task::JoinHandle<()>>,
+    listeners: Listeners,
+    /// Ends the following of files that the door goes by.
+    access_files: Drain,
 }
 
 /// The thread that speaks with Redis for all.
@@ -67,26 +61,7 @@ struct Cluster {
 
 struct Worker {
     hand: Hand,
-    runtime: Handle,
     thread: Option<JoinHandle<()>>,
-}
-
-/// How a worker is given a client, and how many it has.
-#[derive(Clone)]
-struct Hand {
-    sockets: mpsc::Sender<Arrival>,
-    clients: Arc<AtomicUsize>,
-}
-
-/// A connection on its way to its worker.
-struct Arrival {
-    socket: TcpStream,
-    peer: std::net::SocketAddr,
-    permit: OwnedSemaphorePermit,
-    entry: Arc<Entry>,
-    /// Dropped once it is a client.
-    turn: Option<OwnedSemaphorePermit>,
-    pass: Pass,
 }
 
 /// Starts everything; when this returns, clients are let in. Handlers stand before the first listener opens.
@@ -94,10 +69,6 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
     let open_files = nsd_edge::listen::raise_open_files();
     let spare = SPARE_FILES.min(open_files / 2);
     let files = usize::try_from(open_files - spare).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-    // Half of all connections, shared by the listeners, may be on their way to become clients.
-    let beginning = files / 2 / settings.listen.len().max(1);
-    let entries = settings.listen.iter().map(|listen| Entry::new(listen, beginning));
-    let entries = entries.map(|entry| entry.map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (mut cluster, mut writer) = (None, None);
     let node = match &settings.store {
@@ -122,59 +93,60 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
     let drain = Drain::new();
     let workers = (0..threads).map(|index| Worker::start(index, &node, drain.watch()));
     let workers = workers.collect::<Result<Vec<_>, _>>()?;
-    let permits = Arc::new(Semaphore::new(files));
-    let bound = settings.listen.iter().map(|listen| bind_shared(listen.address, threads));
-    let bound = bound.collect::<Result<Vec<_>, _>>()?;
-    let mut server =
-        Server { node, addresses: Vec::new(), drain, workers, cluster, writer, acceptors: Vec::new() };
-    server.node.door.follow_files(&server.drain);
-    server.node.set_ready(true);
+    let hands = workers.iter().map(|worker| worker.hand.clone()).collect();
+    let listeners = Listeners::new(files, hands);
+    let access_files = Drain::new();
+    let mut server = Server { node, drain, workers, cluster, writer, listeners, access_files };
+    server.follow_access();
     tokio::spawn(Arc::clone(&server.node).look_after_the_absent());
     tokio::spawn(Arc::clone(&server.node).look_after_the_memory());
-    let _ = server.node.entries.set(entries.clone());
-    for ((sockets, entry), listen) in bound.into_iter().zip(entries).zip(&settings.listen) {
-        let pace = listen.connect_rate.map(SharedPace::new);
-        server.listen(sockets, &entry, &permits, pace.as_ref())?;
-    }
+    // Ready before the first client can come: who comes to one that is not is sent away.
+    server.node.set_ready(true);
+    server.change_listeners(&settings.listen)?;
     Ok(server)
 }
 
 impl Server {
-    /// One of the sockets for each worker.
-    fn listen(
-        &mut self,
-        sockets: Vec<std::net::TcpListener>,
-        entry: &Arc<Entry>,
-        permits: &Arc<Semaphore>,
-        pace: Option<&SharedPace>,
-    ) -> Result<(), std::io::Error> {
-        if let Some(address) = sockets.first().map(std::net::TcpListener::local_addr).transpose()? {
-            info!(%address, tls = entry.tls.is_some(), "listening");
-            self.addresses.push(address);
-            let _ = entry.address.set(address);
-        }
-        if let Some(tls) = &entry.tls {
-            tokio::spawn(Arc::clone(tls).follow(self.drain.watch()));
-        }
-        let hands: Arc<[Hand]> = self.workers.iter().map(|worker| worker.hand.clone()).collect();
-        for (index, (socket, worker)) in sockets.into_iter().zip(&self.workers).enumerate() {
-            let mut listener = {
-                let _of_the_worker = worker.runtime.enter();
-                Listener::new(socket, Arc::clone(permits))?
-            };
-            if let Some(pace) = pace {
-                listener = listener.paced(pace.clone());
-            }
-            let accepting = accept(listener, Arc::clone(entry), index, Arc::clone(&hands));
-            self.acceptors.push(worker.runtime.spawn(accepting));
-        }
-        Ok(())
+    /// Listens where these say from now on; on an error, where it listened before.
+    pub fn change_listeners(&mut self, wanted: &[Listen]) -> Result<(), ListenError> {
+        let outcome = self.listeners.change(wanted);
+        *self.node.listeners.write() = self.listeners.connections();
+        outcome
+    }
+
+    /// Nobody comes in any more, until [`Self::open_listeners`].
+    pub fn close_listeners(&mut self) {
+        self.listeners.close();
+    }
+
+    pub fn open_listeners(&mut self) -> Result<(), ListenError> {
+        let outcome = self.listeners.reopen();
+        *self.node.listeners.write() = self.listeners.connections();
+        outcome
+    }
+
+    /// Where it listens, in the order of the settings.
+    pub fn addresses(&self) -> Vec<std::net::SocketAddr> {
+        self.listeners.addresses()
+    }
+
+    /// Who comes from now on is let in by these rules; their files are followed, those of the rules before no longer.
+    pub fn change_access(&mut self, access: &Access) {
+        let door = Door::new(access.clone(), Arc::clone(&self.node.store));
+        self.node.door.store(Arc::new(door));
+        self.follow_access();
+    }
+
+    fn follow_access(&mut self) {
+        self.access_files.begin();
+        self.access_files = Drain::new();
+        self.node.door.load().follow_files(&self.access_files);
     }
 
     /// Accepts no more and tells every client.
-    pub fn begin_drain(&self) {
+    pub fn begin_drain(&mut self) {
         self.node.set_ready(false);
-        self.acceptors.iter().for_each(tokio::task::JoinHandle::abort);
+        self.close_listeners();
         self.node.hub.send_away(ReasonCode::ServerShuttingDown);
         self.drain.begin();
     }
@@ -204,34 +176,6 @@ impl Server {
     }
 }
 
-/// The worker of this index accepts.
-async fn accept(listener: Listener, entry: Arc<Entry>, index: usize, workers: Arc<[Hand]>) {
-    loop {
-        let accepted = listener.accept().await;
-        let Ok(pass) = entry.let_in(accepted.peer) else { continue };
-        // Not before: workers without clients would each keep a turn from the one that has some.
-        let turn = entry.turn().await;
-        let worker = &workers[place(index, &workers)];
-        worker.clients.fetch_add(1, Ordering::Relaxed);
-        let (socket, peer, permit) = (accepted.socket, accepted.peer, accepted.permit);
-        let arrival = Arrival { socket, peer, permit, entry: Arc::clone(&entry), turn, pass };
-        if worker.sockets.send(arrival).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Where a client goes that `index` has accepted. The kernel deals them out evenly in the long run only: of a few, one
-/// worker may get all. So it passes on what would make it have more than twice as many as another.
-fn place(index: usize, workers: &[Hand]) -> usize {
-    let clients = |worker: &Hand| worker.clients.load(Ordering::Relaxed);
-    let least = workers.iter().map(clients).enumerate().min_by_key(|(_, clients)| *clients);
-    match least {
-        Some((least, count)) if clients(&workers[index]) > 2 * count => least,
-        _ => index,
-    }
-}
-
 impl Worker {
     fn start(index: usize, node: &Arc<Node>, drain: Watch) -> Result<Self, std::io::Error> {
         let (sockets, arrivals) = mpsc::channel(HANDOVER);
@@ -241,7 +185,7 @@ impl Worker {
         let (node, count) = (Arc::clone(node), Arc::clone(&clients));
         let work = move || runtime.block_on(serve_arrivals(arrivals, node, count, drain));
         let thread = std::thread::Builder::new().name(format!("clients-{index}")).spawn(work)?;
-        Ok(Self { hand: Hand { sockets, clients }, runtime: handle, thread: Some(thread) })
+        Ok(Self { hand: Hand { sockets, clients, runtime: handle }, thread: Some(thread) })
     }
 }
 
@@ -261,7 +205,7 @@ async fn serve_arrivals(
             arrival = arrivals.recv() => arrival,
             () = drain.draining() => break,
         };
-        let Some(Arrival { socket, peer, permit, entry, turn, mut pass }) = arrival else { break };
+        let Some(Arrival { socket, peer, permit, entry, turn, mut pass, counted }) = arrival else { break };
         let (node, count, watch) = (Arc::clone(&node), Counted(Arc::clone(&clients)), drain.clone());
         let alarms = Arc::clone(&alarms);
         tokio::spawn(async move {
@@ -270,7 +214,7 @@ async fn serve_arrivals(
             if let Some((stream, peer)) = opened {
                 connection::serve(stream, peer, node, alarms).await;
             }
-            drop((permit, pass, count, watch));
+            drop((permit, pass, count, watch, counted));
         });
     }
     // Never begun: closed by being dropped.
@@ -371,26 +315,4 @@ async fn enter_cluster(node: &Arc<Node>, bus: &Arc<Bus>, link: &Arc<Link>) -> Re
     flusher.start(connection).await.map_err(unreachable)?;
     info!(redis = link.place(), node = store::keys::node_name(bus.node), "joined the cluster");
     Ok(flusher)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn few_clients_are_spread_and_many_stay_where_they_came() {
-        let placed = |counts: &[usize]| {
-            let hand = |count: &usize| Hand {
-                sockets: mpsc::channel(1).0,
-                clients: Arc::new(AtomicUsize::new(*count)),
-            };
-            place(0, &counts.iter().map(hand).collect::<Vec<_>>())
-        };
-        assert_eq!(placed(&[0, 0]), 0);
-        assert_eq!(placed(&[1, 0, 0]), 1);
-        assert_eq!(placed(&[2, 3, 1]), 0);
-        assert_eq!(placed(&[3, 3, 1]), 2);
-        assert_eq!(placed(&[20, 12]), 0);
-        assert_eq!(placed(&[7]), 0);
-    }
 }

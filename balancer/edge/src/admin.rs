@@ -1,9 +1,10 @@
 //! The admin socket: HTTP/1 with JSON on a unix socket that only its owner may open, and the small client behind the
-//! `admin` commands. The [`Router`] knows no socket, so that other doors (a status page, metrics) can serve it later.
+//! `admin` commands. The [`Router`] knows no socket: metrics are served by the same means on a port ([`serve_port`]).
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -20,11 +21,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use thiserror::Error;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tracing::debug;
 
 use crate::drain::Watch;
+use crate::listen::{BindError, Listener, bind};
 
 /// A request's body; a larger one is refused with 413.
 const MAX_BODY: usize = 64 * 1024;
@@ -34,6 +37,8 @@ const MAX_ANSWER: usize = 64 * 1024 * 1024;
 const MAX_CONNECTIONS: usize = 32;
 /// From a connection to its request's last header line.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// From a connection to the last byte of its answer: who asks without listening does not keep others out.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// The client's patience. A drain may be asked to wait; the server answers it at once and drains on.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -41,10 +46,18 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Request {
     pub path: String,
+    /// What stands behind the `?`.
+    pub query: String,
     pub body: Bytes,
 }
 
 impl Request {
+    /// A value of the query (`?name=value`), decoded; of one that is there twice, the first.
+    pub fn query(&self, name: &str) -> Option<String> {
+        let mut pairs = form_urlencoded::parse(self.query.as_bytes());
+        pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+    }
+
     /// The body as JSON. The error is an answer already.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Reply> {
         serde_json::from_slice(&self.body).map_err(|error| Reply::problem(StatusCode::BAD_REQUEST, error))
@@ -65,6 +78,10 @@ impl Reply {
             Ok(body) => Self { status, content_type: "application/json", body: body.into() },
             Err(error) => Self::problem(StatusCode::INTERNAL_SERVER_ERROR, error),
         }
+    }
+
+    pub fn text(content_type: &'static str, text: String) -> Self {
+        Self { status: StatusCode::OK, content_type, body: text.into() }
     }
 
     /// `{"error": …}`.
@@ -95,6 +112,15 @@ impl Router {
     {
         self.routes.push((method, path, Box::new(move |request| Box::pin(handler(request)))));
         self
+    }
+
+    /// A handler that answers at once.
+    #[must_use]
+    pub fn at_once<F>(self, method: Method, path: &'static str, handler: F) -> Self
+    where
+        F: Fn(&Request) -> Reply + Send + Sync + 'static,
+    {
+        self.route(method, path, move |request| std::future::ready(handler(&request)))
     }
 
     pub async fn answer(&self, method: &Method, request: Request) -> Reply {
@@ -184,13 +210,39 @@ impl AdminSocket {
     }
 }
 
+/// Answers on a TCP port, for whoever may reach it: a router with nothing in it but what anybody may see.
+pub async fn serve_port(listener: Listener, router: Arc<Router>, mut end: Watch) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = end.draining() => return,
+        };
+        let Ok(stream) = TcpStream::from_std(accepted.socket) else { continue };
+        let router = Arc::clone(&router);
+        tokio::spawn(async move {
+            serve_connection(stream, router).await;
+            drop(accepted.permit);
+        });
+    }
+}
+
+/// A listener for [`serve_port`]: few connections at once, more wait in the kernel.
+pub fn bind_port(address: SocketAddr) -> Result<Listener, BindError> {
+    let socket = bind(address)?;
+    Listener::new(socket, Arc::new(Semaphore::new(MAX_CONNECTIONS)))
+        .map_err(|source| BindError { address, source })
+}
+
 impl Drop for AdminSocket {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-async fn serve_connection(stream: UnixStream, router: Arc<Router>) {
+async fn serve_connection<S>(stream: S, router: Arc<Router>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let service = service_fn(|request| {
         let router = Arc::clone(&router);
         async move { Ok::<_, Infallible>(to_http(respond(&router, request).await)) }
@@ -199,10 +251,11 @@ async fn serve_connection(stream: UnixStream, router: Arc<Router>) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
-        debug!(%error, "admin connection");
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(CONNECTION_TIMEOUT, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "admin connection"),
+        Err(_elapsed) => debug!("admin connection: the answer was not taken in time"),
     }
 }
 
@@ -213,7 +266,8 @@ async fn respond(router: &Router, request: hyper::Request<Incoming>) -> Reply {
         Ok(Err(error)) => return Reply::problem(StatusCode::PAYLOAD_TOO_LARGE, error),
         Err(_elapsed) => return Reply::problem(StatusCode::REQUEST_TIMEOUT, "the body did not arrive"),
     };
-    router.answer(&head.method, Request { path: head.uri.path().to_owned(), body }).await
+    let (path, query) = (head.uri.path().to_owned(), head.uri.query().unwrap_or_default().to_owned());
+    router.answer(&head.method, Request { path, query, body }).await
 }
 
 fn to_http(reply: Reply) -> hyper::Response<Full<Bytes>> {
@@ -293,7 +347,12 @@ mod tests {
                 Err(reply) => reply,
             }
         };
-        Arc::new(Router::new().route(Method::GET, "/health", health).route(Method::POST, "/echo", echo))
+        let asked = |request: &Request| {
+            let (client, missing) = (request.query("client"), request.query("missing"));
+            Reply::json(StatusCode::OK, &json!({ "client": client, "missing": missing }))
+        };
+        let router = Router::new().route(Method::GET, "/health", health).route(Method::POST, "/echo", echo);
+        Arc::new(router.at_once(Method::GET, "/asked", asked))
     }
 
     #[tokio::test]
@@ -309,6 +368,8 @@ mod tests {
         assert_eq!((status, body), (StatusCode::OK, json!({ "live": true })));
         let sent = json!({ "server": "mqtt-1" });
         assert_eq!(call(&path, Method::POST, "/echo", Some(&sent)).await.unwrap().1, sent);
+        let asked = call(&path, Method::GET, "/asked?client=a%2Fb+c&x=1", None).await.unwrap().1;
+        assert_eq!(asked, json!({ "client": "a/b c", "missing": null }));
         assert_eq!(call(&path, Method::POST, "/echo", None).await.unwrap().0, StatusCode::BAD_REQUEST);
         assert_eq!(call(&path, Method::GET, "/echo", None).await.unwrap().0, StatusCode::METHOD_NOT_ALLOWED);
         assert_eq!(call(&path, Method::GET, "/nothing", None).await.unwrap().0, StatusCode::NOT_FOUND);

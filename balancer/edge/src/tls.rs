@@ -31,6 +31,7 @@ use crate::drain::Watch;
 use crate::watch::FileWatch;
 use certificates::{CertificateSet, first};
 
+pub use certificates::OwnCertificate;
 pub use client::TlsClient;
 pub use settings::{ClientCertificates, LeastVersion, PostQuantum, TlsSettings};
 pub use stream::TlsStream;
@@ -173,6 +174,11 @@ impl TlsServer {
             Ok(()) => info!(names = ?self.names(), "{done}"),
             Err(error) => warn!(%error, "certificates not changed, the old ones stay in use"),
         }
+    }
+
+    /// The certificates in use now.
+    pub fn certificates(&self) -> Vec<OwnCertificate> {
+        self.current.load().certificates.all()
     }
 
     /// The names all current certificates are valid for, sorted.

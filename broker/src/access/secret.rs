@@ -6,6 +6,7 @@
 //! | `$scram-sha-256$` | keys of SCRAM-SHA-256, for passwords that are not sent | `nsd-broker passwd --scram` |
 //! | `$sha256$` | salted SHA-256 in hex, for generated secrets of high entropy | device registries |
 //! | `$7$` | PBKDF2-HMAC-SHA512 in base64 | `mosquitto_passwd` |
+//! | `$pbkdf2-sha1$` | PBKDF2-HMAC-SHA1 in base64 | `nsd-broker convert mosca` |
 //! | `$6$` | SHA-512 of password and salt in base64 | `mosquitto_passwd -H sha512` |
 
 use std::fmt;
@@ -28,7 +29,7 @@ const MOST_ITERATIONS: u32 = 10_000_000;
 pub enum StoredSecret<'s> {
     Argon2(&'s str),
     Scram(scram::Record),
-    Pbkdf2 { iterations: NonZeroU32, salt: Vec<u8>, hash: Vec<u8> },
+    Pbkdf2 { algorithm: pbkdf2::Algorithm, iterations: NonZeroU32, salt: Vec<u8>, hash: Vec<u8> },
     Sha512 { salt: Vec<u8>, digest: Vec<u8> },
     Sha256 { salt: Vec<u8>, digest: Vec<u8> },
 }
@@ -67,11 +68,18 @@ impl<'s> StoredSecret<'s> {
                 let (salt, digest) = both(rest)?;
                 Some(Self::Sha512 { salt, digest })
             }
-            "7" => {
+            "7" | "pbkdf2-sha1" => {
+                let is_sha1 = kind == "pbkdf2-sha1";
+                let algorithm = if is_sha1 { pbkdf2::PBKDF2_HMAC_SHA1 } else { pbkdf2::PBKDF2_HMAC_SHA512 };
                 let (iterations, rest) = rest.split_once('$')?;
                 let iterations: NonZeroU32 = iterations.parse().ok()?;
                 let (salt, hash) = both(rest)?;
-                (iterations.get() <= MOST_ITERATIONS).then_some(Self::Pbkdf2 { iterations, salt, hash })
+                (iterations.get() <= MOST_ITERATIONS).then_some(Self::Pbkdf2 {
+                    algorithm,
+                    iterations,
+                    salt,
+                    hash,
+                })
             }
             _ => None,
         }
@@ -106,8 +114,8 @@ impl<'s> StoredSecret<'s> {
                 PasswordVerifier::<str>::verify_password(&Argon2::default(), secret, stored).is_ok()
             }
             Self::Scram(record) => record.is_of(secret),
-            Self::Pbkdf2 { iterations, salt, hash } => {
-                pbkdf2::verify(pbkdf2::PBKDF2_HMAC_SHA512, *iterations, salt, secret, hash).is_ok()
+            Self::Pbkdf2 { algorithm, iterations, salt, hash } => {
+                pbkdf2::verify(*algorithm, *iterations, salt, secret, hash).is_ok()
             }
             Self::Sha512 { salt, digest } => {
                 let given = Sha512::new().chain_update(secret).chain_update(salt).finalize();

@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use nsd_wire::{
     Ack, AckKind, Auth, Authentication, ConnAck, Disconnect, PacketId, Publish, Qos, ReasonCode,
@@ -13,8 +13,10 @@ use nsd_wire::{
 use tracing::{debug, info, warn};
 
 use super::Peer;
+use super::tally::Tally;
+use crate::access::Grant;
 use crate::access::scram::{self, Exchange};
-use crate::hub::{self, Lasting, Outbox, Parcel, Parting, Settlement, Terms};
+use crate::hub::{self, Card, Lasting, Outbox, Parcel, Parting, Settlement, Terms};
 use crate::journal::ToStore;
 use crate::lanes::Caller;
 use crate::limits;
@@ -22,6 +24,7 @@ use crate::message::Message;
 use crate::node::Node;
 use crate::session::{Admitted, Effect, Effects, Opening, Receipt, Reply, Subscribing, Unsubscribing};
 use crate::store::change::Seq;
+use crate::telemetry::{Cause, Count, Event, count};
 
 /// Retained topics looked at in one go before live messages get their turn.
 const RETAINED_SLICE: usize = 256;
@@ -70,6 +73,7 @@ pub(super) struct Hands {
     tokens: u32,
     retained: VecDeque<Wanted>,
     epoch: u64,
+    pub(super) tally: Tally,
 }
 
 impl Hands {
@@ -96,6 +100,7 @@ impl Hands {
             tokens: 0,
             retained: VecDeque::new(),
             epoch: 0,
+            tally: Tally::default(),
         }
     }
 
@@ -103,7 +108,7 @@ impl Hands {
     pub(super) async fn admit(&mut self, opening: &Opening) -> Result<Admitted, ReasonCode> {
         let client = &*opening.client_id;
         let deciding = async {
-            let grant = self.node.door.admit(opening, &self.peer).await?;
+            let grant = self.node.door.load_full().admit(opening, &self.peer).await?;
             let epoch = self.node.store.claim(client, opening.will.as_ref()).await.map_err(|error| {
                 warn!(client, %error, "cannot claim a client id");
                 ReasonCode::ServerUnavailable
@@ -114,7 +119,6 @@ impl Hands {
         let decided = tokio::time::timeout(limits::ADMISSION_DEADLINE, deciding).await;
         let (grant, epoch, entered) =
             decided.unwrap_or(Err(ReasonCode::ServerUnavailable)).inspect_err(|reason| {
-                self.node.hub.counters.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 let (peer, reason) = (self.peer.address, reason.text());
                 if CHECKS.iter().any(|prefix| client.starts_with(prefix)) {
                     debug!(%peer, client, reason, "refused");
@@ -134,6 +138,8 @@ impl Hands {
         }
         let resumed = entered.resumed.is_some();
         debug!(peer = %self.peer.address, client, device = grant.device(), version = ?opening.version, resumed, "connected");
+        let known = entered.resumed.as_ref().map_or(0, |resumed| resumed.filters.len());
+        self.introduce(&outbox, opening, &grant, known);
         self.outbox = Some(outbox);
         let (expiry, shares) = (self.node.expiry(opening.expiry), self.node.hub.bus.is_none());
         Ok(Admitted { grant, resumed: entered.resumed, expiry, shares })
@@ -141,8 +147,23 @@ impl Hands {
 
     /// How a client can prove itself, or why it cannot. One that is connected is neither read from nor written to meanwhile.
     pub(super) async fn challenge(&self, first: &[u8]) -> Result<Exchange, ReasonCode> {
-        let asked = tokio::time::timeout(limits::ADMISSION_DEADLINE, self.node.door.challenge(first)).await;
+        let door = self.node.door.load_full();
+        let asked = tokio::time::timeout(limits::ADMISSION_DEADLINE, door.challenge(first)).await;
         asked.unwrap_or(Err(ReasonCode::ServerUnavailable))
+    }
+
+    fn introduce(&mut self, outbox: &Outbox, opening: &Opening, grant: &Grant, filters: usize) {
+        let user = grant.device().or(opening.user_name.as_deref());
+        let (address, version) = (self.peer.address, opening.version);
+        let card = Arc::new(Card::new(address, user, version, opening.keep_alive, Instant::now()));
+        card.subscribed(filters);
+        outbox.introduce(Arc::clone(&card));
+        self.tally.know(card);
+        self.tell(Event::Connected { client: &outbox.client_id });
+    }
+
+    fn tell(&self, event: Event<'_>) {
+        self.node.sys.tell(&self.node, event);
     }
 
     /// `wire`: the packet that these effects come from, as it was sent.
@@ -175,7 +196,7 @@ impl Hands {
     fn route(&mut self, publish: &Publish<'_>, receipt: Option<Receipt>, wire: Option<(&[u8], Version)>) {
         let Some(outbox) = &self.outbox else { return };
         let hub = &self.node.hub;
-        hub.counters.received.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Tally::publish(publish);
         let routed = hub::route(hub, publish, wire, outbox.id, &mut self.full);
         if let Some(bus) = &hub.bus {
             let receipt = receipt.map(|receipt| (self.caller(outbox), receipt));
@@ -207,6 +228,7 @@ impl Hands {
             return self.stored.extend(receipt.map(|receipt| (receipt, ReasonCode::QuotaExceeded)));
         }
         if publish.retain && !hub.retained.write().set(Arc::clone(&message), now) {
+            count(Count::Dropped(Cause::RetainedFull));
             return self.stored.extend(receipt.map(|receipt| (receipt, ReasonCode::QuotaExceeded)));
         }
         let hold = held.map(|receipt| (Arc::clone(outbox), receipt.id));
@@ -214,7 +236,7 @@ impl Hands {
             outbox.with_persistent(|persistent| persistent.held.insert(*id));
         }
         let Some(journal) = &hub.journal else {
-            lasting.enqueue(&message, now, false, &self.node.limits);
+            lasting.enqueue(&message, now, false, &self.node.limits.load());
             return self.stored.extend(receipt.map(|receipt| (receipt, ReasonCode::Success)));
         };
         let mut receipt = receipt.map(|receipt| (self.caller(outbox), receipt));
@@ -305,7 +327,7 @@ impl Hands {
 
     /// All clients together have only so many subscriptions: new ones beyond that are refused.
     fn ration(&mut self, subscribing: &mut Subscribing) {
-        let mut room = self.node.limits.subscriptions.saturating_sub(self.node.hub.subscribed());
+        let mut room = self.node.limits.load().subscriptions.saturating_sub(self.node.hub.subscribed());
         if room >= subscribing.wishes.len() {
             return;
         }
@@ -362,6 +384,13 @@ impl Hands {
     fn subscribed(&mut self, subscribing: &Subscribing, reason: ReasonCode) {
         let code = |code: ReasonCode| if reason.is_failure() && !code.is_failure() { reason } else { code };
         let codes: Vec<_> = subscribing.wishes.iter().map(|wish| code(wish.code)).collect();
+        let granted = || subscribing.wishes.iter().filter(|wish| !code(wish.code).is_failure());
+        self.tally.subscribed(granted().count(), granted().filter(|wish| wish.new).count());
+        if let Some(outbox) = &self.outbox {
+            granted().for_each(|wish| {
+                self.tell(Event::Subscribed { client: &outbox.client_id, filter: &wish.filter });
+            });
+        }
         let ack = SubAck::new(subscribing.packet_id, &codes);
         encoded(ack.encode(self.version, &mut self.replies));
         let (mut known, mut wanted) = (HashSet::new(), Vec::new());
@@ -433,7 +462,7 @@ impl Hands {
                 self.journal_full |= !journal.send(to_store, None);
                 self.unflushed = true;
             }
-            None => lasting.enqueue(&message, kept.since, true, &self.node.limits),
+            None => lasting.enqueue(&message, kept.since, true, &self.node.limits.load()),
         }
     }
 
@@ -453,6 +482,10 @@ impl Hands {
             unsubscribing.filters.iter().for_each(|filter| journal.filter_changed(outbox, filter));
         }
         self.unflushed = true;
+        self.tally.unsubscribed(unsubscribing.filters.len());
+        for filter in &unsubscribing.filters {
+            self.tell(Event::Unsubscribed { client: &outbox.client_id, filter });
+        }
         let ack = UnsubAck::new(unsubscribing.packet_id, &unsubscribing.codes);
         encoded(ack.encode(self.version, &mut self.replies));
     }
@@ -470,6 +503,7 @@ impl Hands {
         self.publish_batch();
         let Some(outbox) = self.outbox.take() else { return };
         self.node.hub.leave(&outbox);
+        self.tell(Event::Disconnected { client: &outbox.client_id });
         if let Err(error) = self.node.store.release(&outbox.client_id, self.epoch).await {
             // Its lease or its next connection will end the ownership.
             debug!(client = &*outbox.client_id, %error, "cannot give a client id back");
@@ -480,18 +514,20 @@ impl Hands {
         if self.replies.capacity() == 0 {
             self.replies = hub::take_buffer();
         }
-        let (version, limits, out) = (self.version, &self.node.limits, &mut self.replies);
+        self.tally.replied(reply, self.version);
+        let (version, limits, out) = (self.version, self.node.limits.load(), &mut self.replies);
         match reply {
             Reply::Ack { kind, id, reason } => {
                 encoded(Ack::with_reason(*id, *reason).encode(*kind, version, out));
             }
             Reply::PingResp => encoded(nsd_wire::Packet::PingResp.encode(version, out)),
             Reply::Disconnect(reason) => {
-                encoded(Disconnect::new(*reason).encode(version, &mut self.last_word));
+                let (mut disconnect, redirect) = (Disconnect::new(*reason), self.node.redirect(*reason));
+                disconnect.properties.server_reference = redirect.as_ref().map(|place| place.as_str());
+                encoded(disconnect.encode(version, &mut self.last_word));
             }
             Reply::Refused { version, reason } => {
                 if self.proving {
-                    self.node.hub.counters.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     info!(peer = %self.peer.address, reason = reason.text(), "authentication refused");
                 }
                 encoded(ConnAck::new(false, *reason).encode(*version, out));

@@ -5,6 +5,7 @@
 
 mod alarm;
 mod hands;
+mod tally;
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use crate::hub::{self, Event};
 use crate::limits;
 use crate::node::Node;
 use crate::session::{Ending, Opening, Session};
+use crate::telemetry::Ended;
 use hands::Hands;
 
 pub use alarm::{Alarm, Alarms};
@@ -78,7 +80,7 @@ pub fn serve(
 ) -> impl Future<Output = ()> + Send {
     let mut connection = Connection {
         stream,
-        session: Session::new(Arc::clone(&node.limits), Instant::now()),
+        session: Session::new(node.limits.load_full(), Instant::now()),
         hands: Hands::new(node, peer),
         partial: Vec::new(),
         unsent: Vec::new(),
@@ -196,6 +198,7 @@ impl Connection {
             if bytes.is_empty() {
                 return false;
             }
+            hands.tally.received(bytes.len(), now);
             if partial.is_empty() {
                 let used = act_on(session, hands, bytes, now);
                 partial.extend_from_slice(&bytes[used..]);
@@ -225,6 +228,7 @@ impl Connection {
         if let Some(error) = error {
             debug!(peer = %self.hands.peer.address, %error, "connection lost");
         }
+        self.hands.tally.ends(Ended::Lost);
         let effects = self.session.on_end(Ending::Lost);
         self.hands.carry_out(effects, None);
         self.hands.closing = true;
@@ -257,6 +261,7 @@ impl Connection {
             if self.hands.closing {
                 return false;
             }
+            self.hands.tally.ends(Ended::ByServer(ReasonCode::SessionTakenOver));
             let effects = self.session.on_end(Ending::SentAway(ReasonCode::SessionTakenOver));
             self.hands.carry_out(effects, None);
             return true;
@@ -274,6 +279,7 @@ impl Connection {
                 }
                 Event::Known { token, reason } => self.hands.on_known(token, reason),
                 Event::Leave(reason) => {
+                    self.hands.tally.ends(Ended::ByServer(reason));
                     let effects = self.session.on_end(Ending::SentAway(reason));
                     self.hands.carry_out(effects, None);
                 }
@@ -322,6 +328,7 @@ impl Connection {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.sent += wrote;
+            self.hands.tally.sent(wrote);
         }
         if !self.unsent.is_empty() {
             self.sent = 0;
@@ -344,6 +351,10 @@ impl Connection {
         let effects = self.session.on_tick(now);
         let progress = !effects.is_empty();
         self.hands.carry_out(effects, None);
+        if progress && self.hands.closing {
+            // v5 was told why a moment ago; v3 is closed for this reason alone.
+            self.hands.tally.ends(Ended::ByServer(ReasonCode::KeepAliveTimeout));
+        }
         let wanted = [self.session.deadline(), self.session.rests_until(now), self.patience, self.farewell];
         if let Some(wanted) = wanted.into_iter().flatten().min() {
             self.alarm.set(wanted, now, context);
@@ -363,6 +374,7 @@ fn act_on(session: &mut Session, hands: &mut Hands, bytes: &[u8], now: Instant) 
                 let Some(body) = frame.body_of(rest) else { break };
                 let wire = &rest[..frame.len()];
                 rest = &rest[frame.len()..];
+                hands.tally.packet(frame.kind);
                 let packet = nsd_wire::decode(version, frame, body);
                 let checked =
                     packet.and_then(|packet| packet.check_sender(Sender::Client, version).map(|()| packet));
@@ -388,6 +400,7 @@ fn act_on(session: &mut Session, hands: &mut Hands, bytes: &[u8], now: Instant) 
             Err(error) => ReadError::Frame(error),
         };
         debug!(peer = %hands.peer.address, %error, "refused a packet");
+        hands.tally.ends(Ended::ByServer(error.reason()));
         let effects = session.on_error(error);
         hands.carry_out(effects, None);
     }

@@ -36,6 +36,10 @@ impl Backlog {
         self.bytes.len() - self.sent
     }
 
+    pub(super) fn packets(&self) -> usize {
+        self.packets.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }

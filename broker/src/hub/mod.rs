@@ -6,6 +6,7 @@
 mod aliases;
 mod backlog;
 mod buffers;
+mod card;
 mod memory;
 mod outbox;
 mod parcel;
@@ -23,9 +24,10 @@ use nsd_wire::{ReasonCode, SubscribeOptions, SubscriptionId, topic};
 use parking_lot::{Mutex, RwLock};
 
 pub(crate) use buffers::{give as give_buffer, take as take_buffer};
+pub use card::Card;
 pub(crate) use memory::Held;
 pub use memory::held;
-pub use outbox::{Capacity, DROPPED, Event, Outbox, Put, Settlement, Taken, Terms};
+pub use outbox::{Capacity, Event, Load, Outbox, Put, Settlement, Taken, Terms};
 pub use parcel::Parcel;
 pub use persistent::{Away, Persistent, Wanted};
 pub use retained::{Kept, Retained};
@@ -94,15 +96,6 @@ pub struct Hub {
     pressed: AtomicBool,
     /// For persistent sessions; above all that the store knows.
     pub next_session: AtomicU64,
-    pub counters: Counters,
-}
-
-#[derive(Debug, Default)]
-pub struct Counters {
-    pub received: AtomicU64,
-    pub delivered: AtomicU64,
-    pub connects: AtomicU64,
-    pub refused: AtomicU64,
 }
 
 impl Hub {
@@ -123,7 +116,6 @@ impl Hub {
             next_id: AtomicU64::new(1),
             pressed: AtomicBool::new(false),
             next_session: AtomicU64::new(1),
-            counters: Counters::default(),
         }
     }
 
@@ -227,6 +219,28 @@ impl Hub {
             outbox.with_persistent(will)?
         };
         outbox.will().or_else(waiting)
+    }
+
+    /// The session of a client id, connected or not.
+    pub fn session(&self, client_id: &str) -> Option<Arc<Outbox>> {
+        self.clients.lock().get(client_id).cloned()
+    }
+
+    /// All sessions, connected or not.
+    pub fn all_sessions(&self) -> Vec<Arc<Outbox>> {
+        self.clients.lock().values().cloned().collect()
+    }
+
+    /// What a session is subscribed to. Looks at every subscription, so it is for people who ask.
+    pub fn filters_of(&self, outbox: &Outbox) -> Vec<(String, SubscribeOptions)> {
+        let mut found = Vec::new();
+        self.subscriptions.read().each(&mut |filter, key, subscription| {
+            if key.session == outbox.id {
+                let whole = key.share.as_ref().and_then(|share| self.shares.text_of(share));
+                found.push((whole.unwrap_or_else(|| filter.to_owned()), subscription.options));
+            }
+        });
+        found
     }
 
     /// Those who are connected.

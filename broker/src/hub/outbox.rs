@@ -7,7 +7,8 @@
 //! The outbox of a persistent session outlives its connections: one after another attaches to it. What a connection of
 //! before still has to do with it is told by its attachment, a number that only goes up.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Instant, SystemTime};
 
@@ -17,6 +18,7 @@ use parking_lot::Mutex;
 use super::aliases::Aliases;
 use super::backlog::{Backlog, Expiry};
 use super::buffers;
+use super::card::Card;
 use super::memory::Held;
 use super::parcel::Parcel;
 use super::persistent::Persistent;
@@ -25,6 +27,7 @@ use crate::message::{Message, Will};
 use crate::queue::{Next, Place};
 use crate::session::{Outbound, Receipt, Settled};
 use crate::store::change::{Entry, Seq, SessionId};
+use crate::telemetry::{self, Cause, Count, count};
 
 /// One client's outbox; also its name tag on this node.
 #[derive(Debug)]
@@ -76,6 +79,7 @@ pub(super) struct State {
     closed: bool,
     waiters: Vec<Waker>,
     ownership: u64,
+    card: Option<Arc<Card>>,
     held: Held,
 }
 
@@ -141,8 +145,14 @@ pub struct Taken {
     pub stale: bool,
 }
 
-/// Messages that were dropped because a receiver did not keep up.
-pub static DROPPED: AtomicU64 = AtomicU64::new(0);
+/// How much waits for one client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Load {
+    /// QoS 1 and 2 messages sent and not yet acknowledged.
+    pub in_flight: usize,
+    pub queued: usize,
+    pub queued_bytes: usize,
+}
 
 impl Outbox {
     /// Of a session that nobody is connected to yet.
@@ -166,6 +176,7 @@ impl Outbox {
             closed: false,
             waiters: Vec::new(),
             ownership: 0,
+            card: None,
             held: Held::default(),
         };
         Self {
@@ -186,6 +197,31 @@ impl Outbox {
 
     pub fn set_ownership(&self, epoch: u64) {
         self.state.lock().ownership = epoch;
+    }
+
+    /// Who is connected.
+    pub fn introduce(&self, card: Arc<Card>) {
+        self.state.lock().card = Some(card);
+    }
+
+    /// Who is connected, or was last.
+    pub fn card(&self) -> Option<Arc<Card>> {
+        self.state.lock().card.clone()
+    }
+
+    pub fn load(&self) -> Load {
+        let state = self.state.lock();
+        match state.persistent.as_deref() {
+            Some(Persistent { queue, .. }) => {
+                let in_flight = queue.in_flight();
+                Load { in_flight, queued: queue.len().saturating_sub(in_flight), queued_bytes: queue.bytes() }
+            }
+            None => Load {
+                in_flight: state.outbound.in_flight(),
+                queued: state.backlog.packets(),
+                queued_bytes: state.backlog.len(),
+            },
+        }
     }
 
     pub fn is_closed(&self) -> bool {
@@ -265,7 +301,7 @@ impl Outbox {
         }
         let waiting = state.waiting();
         if waiting > limits::OUTBOX_CEILING || (state.lagging && qos == Qos::AtMostOnce) {
-            DROPPED.fetch_add(1, Ordering::Relaxed);
+            count(Count::Dropped(Cause::SlowReceiver));
             return Put::Lost;
         }
         let delivery = Delivery {
@@ -293,8 +329,10 @@ impl Outbox {
         };
         if !written {
             // Larger than the client takes: as if it had been delivered (MQTT-3.1.2-25).
+            count(Count::Dropped(Cause::TooLarge));
             return Put::Taken;
         }
+        telemetry::sent(qos, parcel.payload());
         state.put()
     }
 
@@ -596,7 +634,10 @@ impl State {
                 if persistent.queue.has_more() { *now.get_or_insert_with(SystemTime::now) } else { break };
             match persistent.queue.next(self.capacity.window, now) {
                 None => break,
-                Some(Next::Expired(seq)) => persistent.done.push(seq),
+                Some(Next::Expired(seq)) => {
+                    count(Count::Dropped(Cause::Expired));
+                    persistent.done.push(seq);
+                }
                 Some(Next::Release(id)) => self.release(id),
                 Some(Next::Publish { id, dup, entry, waited }) => {
                     let publish = entry.message.publish();
@@ -610,7 +651,10 @@ impl State {
                         waited,
                         ..Delivery::default()
                     };
-                    if !self.write(&parcel, delivery) {
+                    if self.write(&parcel, delivery) {
+                        telemetry::sent(entry.qos, parcel.payload());
+                    } else {
+                        count(Count::Dropped(Cause::TooLarge));
                         persistent.done.extend(persistent.queue.skip(id));
                     }
                 }

@@ -39,6 +39,11 @@ impl<'p> Parcel<'p> {
         self.publish.qos
     }
 
+    /// Bytes of the payload.
+    pub(super) fn payload(&self) -> usize {
+        self.publish.payload.len()
+    }
+
     pub(super) fn retain(&self, as_published: bool) -> bool {
         self.retained || (as_published && self.publish.retain)
     }

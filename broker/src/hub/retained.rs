@@ -40,6 +40,11 @@ impl Retained {
         Self { by_topic: BTreeMap::new(), most, most_bytes, bytes: 0 }
     }
 
+    /// How much is taken from now on; what is there stays.
+    pub fn allow(&mut self, most: usize, most_bytes: usize) {
+        (self.most, self.most_bytes) = (most, most_bytes);
+    }
+
     pub fn len(&self) -> usize {
         self.by_topic.len()
     }

@@ -3,18 +3,18 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use foldhash::{HashMap, HashMapExt};
 use nsd_wire::{Publish, Qos, Version};
 
 use super::share::Share;
-use super::{DROPPED, Hub, Outbox, Parcel, Put, Terms};
+use super::{Hub, Outbox, Parcel, Put, Terms};
 use crate::limits::{self, Limits};
 use crate::message::Message;
 use crate::queue::Place;
 use crate::store::change::{Entry, Seq, SessionId};
+use crate::telemetry::{Cause, Count, count, count_many};
 
 /// What came of routing one message here.
 #[derive(Debug, Default)]
@@ -94,9 +94,7 @@ pub fn route(
         for receiver in &receivers.clients {
             memory.deliver(&parcel, receiver, sender, full);
         }
-        let mut delivered = receivers.clients.len();
         if let Some(all) = &receivers.lasting {
-            delivered += all.len();
             for receiver in all.iter() {
                 if publish.qos == Qos::AtMostOnce {
                     memory.deliver(&parcel, receiver, sender, full);
@@ -108,14 +106,12 @@ pub fn route(
         }
         for (share, members) in &receivers.shares {
             let Some(member) = share.choose(members, publish.qos) else { continue };
-            delivered += 1;
             if member.is_lasting(publish.qos) {
                 lasting.chosen.push(member.clone());
             } else {
                 memory.deliver(&parcel, member, sender, full);
             }
         }
-        hub.counters.delivered.fetch_add(delivered as u64, Ordering::Relaxed);
         Routed { lasting, nodes: receivers.nodes.clone(), generation: memory.generation }
     })
 }
@@ -229,15 +225,13 @@ impl Lasting {
             match receiver.outbox.place(message, limits) {
                 // The session is over.
                 None => {}
-                Some((_, Place::Full)) => {
-                    DROPPED.fetch_add(1, Ordering::Relaxed);
-                }
+                Some((_, Place::Full)) => count(Count::Dropped(Cause::QueueFull)),
                 Some((_, Place::Overrun)) => {
-                    DROPPED.fetch_add(1, Ordering::Relaxed);
+                    count(Count::Dropped(Cause::QueueFull));
                     receiver.outbox.overrun();
                 }
                 Some((session, Place::Taken { seq, instead_of })) => {
-                    DROPPED.fetch_add(instead_of.len() as u64, Ordering::Relaxed);
+                    count_many(Count::Dropped(Cause::QueueFull), instead_of.len() as u64);
                     let retain = retained || (terms.retain_as_published && publish.retain);
                     let (ids, message) = (terms.ids.clone().into(), Arc::clone(message));
                     let entry = Entry { seq, qos, retain, ids, since, message, received: false };

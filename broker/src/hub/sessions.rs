@@ -18,6 +18,7 @@ use crate::message::Will;
 use crate::queue::Queue;
 use crate::session::Resumed;
 use crate::store::change::StoredSession;
+use crate::telemetry::{self, Count, count};
 
 /// A client whose CONNECT was granted.
 #[derive(Debug)]
@@ -66,7 +67,6 @@ impl Hub {
     /// first is decided by the store: the answer to an earlier claim may get here after the answer to a later one.
     /// `None`: there is a later one.
     pub fn enter(&self, newcomer: Newcomer<'_>) -> Option<Entered> {
-        self.counters.connects.fetch_add(1, Ordering::Relaxed);
         let mut clients = self.clients.lock();
         let known = clients.get(newcomer.client_id).cloned();
         if known.as_ref().is_some_and(|known| known.ownership() > newcomer.epoch) {
@@ -87,7 +87,7 @@ impl Hub {
         let outbox = Arc::new(self.begin(&newcomer));
         clients.insert(outbox.client_id.clone(), Arc::clone(&outbox));
         drop(clients);
-        self.attached.fetch_add(1, Ordering::Relaxed);
+        telemetry::connected(self.attached.fetch_add(1, Ordering::Relaxed) + 1);
         let will = known.and_then(|known| self.replace(&known));
         self.session_changed(&outbox);
         Some(Entered { outbox, attachment: 1, resumed: None, will })
@@ -104,7 +104,7 @@ impl Hub {
         known.set_ownership(newcomer.epoch);
         let (resumed, away) = attached.found;
         if let Some(away) = away {
-            self.attached.fetch_add(1, Ordering::Relaxed);
+            telemetry::connected(self.attached.fetch_add(1, Ordering::Relaxed) + 1);
             self.agenda.strike(away.next(), known);
         }
         Some(Entered {
@@ -239,6 +239,7 @@ impl Hub {
         let now = Instant::now();
         let over = |persistent: &Persistent| persistent.away.as_ref().is_some_and(|away| away.ends <= now);
         if outbox.with_persistent(|persistent| over(persistent))? {
+            count(Count::SessionExpired);
             return self.end(outbox, over);
         }
         let (ends, will) = outbox.with_persistent(|persistent| {

@@ -43,6 +43,13 @@ impl Shares {
         known.insert(text.into(), Arc::downgrade(&share));
         share
     }
+
+    /// As its members have subscribed.
+    pub(super) fn text_of(&self, share: &Arc<Share>) -> Option<String> {
+        let known = self.known.lock();
+        let found = known.iter().find(|(_, known)| std::ptr::eq(known.as_ptr(), Arc::as_ptr(share)));
+        found.map(|(text, _)| text.to_string())
+    }
 }
 
 impl Share {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use nsd_wire::ReasonCode;
 use tracing::{error, info};
 
@@ -22,7 +23,7 @@ pub struct Writer {
     journal: Arc<Journal>,
     hub: Arc<Hub>,
     store: Box<dyn Keep>,
-    limits: Arc<Limits>,
+    limits: Arc<ArcSwap<Limits>>,
     /// Steps that were taken already and are not stored yet, and the answers that wait for that.
     owed: Vec<Work>,
     owed_answers: Receipts,
@@ -39,7 +40,12 @@ struct Batch {
 }
 
 impl Writer {
-    pub fn new(journal: Arc<Journal>, hub: Arc<Hub>, store: Box<dyn Keep>, limits: Arc<Limits>) -> Self {
+    pub fn new(
+        journal: Arc<Journal>,
+        hub: Arc<Hub>,
+        store: Box<dyn Keep>,
+        limits: Arc<ArcSwap<Limits>>,
+    ) -> Self {
         Self { journal, hub, store, limits, owed: Vec::new(), owed_answers: Receipts::default() }
     }
 
@@ -135,7 +141,7 @@ impl Writer {
         let mut topics = HashSet::new();
         for work in work {
             match work {
-                Work::Message(to_store) => batch.add(to_store, &self.limits),
+                Work::Message(to_store) => batch.add(to_store, &self.limits.load()),
                 Work::Session(outbox) => batch.add_session(outbox),
                 Work::Filter(outbox, filter) => batch.add_filter(outbox, filter),
                 Work::Released(outbox, id) => {

@@ -56,6 +56,11 @@ impl Outbound {
         Some(id)
     }
 
+    /// How many messages are not done.
+    pub fn in_flight(&self) -> usize {
+        self.open.into()
+    }
+
     /// The newest identifier was not used after all.
     pub fn forget(&mut self, id: PacketId) {
         if id.next() == self.next && self.inflight.pop_back().is_some() {

@@ -5,6 +5,7 @@ mod access;
 mod limits;
 mod listen;
 mod store;
+mod telemetry;
 
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,7 @@ use crate::limits::Limits;
 pub use access::{Access, Tokens, policy};
 pub use listen::Listen;
 pub use store::{RedisSettings, StoreSettings, default_directory};
+pub use telemetry::Telemetry;
 
 /// Where the admin socket is unless the file says otherwise.
 pub const ADMIN_SOCKET: &str = "/run/nsd/broker.sock";
@@ -30,6 +32,7 @@ pub struct Settings {
     pub limits: Limits,
     /// `None`: no admin socket (quick flags without one).
     pub admin_socket: Option<PathBuf>,
+    pub telemetry: Telemetry,
 }
 
 /// Why there are no settings; `Display` has one line per problem.
@@ -48,9 +51,16 @@ fn list(path: &Path, problems: &[Problem]) -> String {
 
 /// Reads, parses and checks the file. A `password_file` is read here too, so that `--check` notices a missing one.
 pub fn load(path: &Path) -> Result<Settings, SettingsError> {
+    read_file(path).map(|(settings, _)| settings)
+}
+
+/// As [`load`], with the text that the settings were read from.
+pub fn read_file(path: &Path) -> Result<(Settings, Zeroizing<String>), SettingsError> {
     let unreadable = |source| SettingsError::Unreadable { path: path.to_owned(), source };
     let text = Zeroizing::new(std::fs::read_to_string(path).map_err(unreadable)?);
-    parse(&text).map_err(|problems| SettingsError::Wrong { path: path.to_owned(), problems })
+    let settings =
+        parse(&text).map_err(|problems| SettingsError::Wrong { path: path.to_owned(), problems })?;
+    Ok((settings, text))
 }
 
 pub fn parse(text: &str) -> Result<Settings, Vec<Problem>> {
@@ -85,7 +95,8 @@ fn read(root: &mut Table<'_, '_>) -> Option<Settings> {
         socket
     });
     let admin_socket = Some(admin_socket.map_or_else(|| PathBuf::from(ADMIN_SOCKET), PathBuf::from));
-    Some(Settings { node, listen, store: store?, access, limits, admin_socket })
+    let telemetry = telemetry::read(root);
+    Some(Settings { node, listen, store: store?, access, limits, admin_socket, telemetry })
 }
 
 /// A name for a node that was given none.

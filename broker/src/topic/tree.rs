@@ -110,6 +110,11 @@ impl<K: Ord, V> Tree<K, V> {
         found
     }
 
+    /// Calls `visit` for each subscription there is, with its filter.
+    pub fn each(&self, visit: &mut impl FnMut(&str, &K, &V)) {
+        self.root.each(None, visit);
+    }
+
     /// Calls `visit` for each subscription that matches `topic`; a key with overlapping filters is met several times.
     pub fn visit<'t>(&'t self, topic: &str, visit: &mut impl FnMut(&'t K, &'t V)) {
         if !topic.starts_with('$') {
@@ -183,6 +188,22 @@ impl<K: Ord, V> Node<K, V> {
         }
         for (level, child) in below.children.iter() {
             child.collect(Some(&further(level)), found);
+        }
+    }
+
+    fn each(&self, path: Option<&str>, visit: &mut impl FnMut(&str, &K, &V)) {
+        self.here.iter().for_each(|(key, value)| visit(path.unwrap_or_default(), key, value));
+        let Some(below) = &self.below else { return };
+        let further = |level: &str| path.map_or_else(|| level.to_owned(), |path| format!("{path}/{level}"));
+        if !below.all.is_empty() {
+            let filter = further("#");
+            below.all.iter().for_each(|(key, value)| visit(&filter, key, value));
+        }
+        if let Some(plus) = &below.plus {
+            plus.each(Some(&further("+")), visit);
+        }
+        for (level, child) in below.children.iter() {
+            child.each(Some(&further(level)), visit);
         }
     }
 

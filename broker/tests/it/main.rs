@@ -12,6 +12,7 @@ mod limits;
 mod listeners;
 mod misuse;
 mod one_node;
+mod operations;
 mod quotas;
 mod sessions;
 mod start;

@@ -77,7 +77,7 @@ fn a_drain_by_the_admin_socket_is_a_graceful_stop() {
     let mut client = broker.client(Version::V5, "c");
     let (good, health) = broker.ask("health");
     assert!(good && health["ready"] == true && health["clients"] == 1, "{health}");
-    assert!(broker.ask("drain").0);
+    assert!(broker.ask("stop").0);
     assert_eq!(client.disconnected(), ReasonCode::ServerShuttingDown);
     assert_eq!(broker.wait(), Some(0));
     eventually("nobody answers", SOON, || !broker.ask("health").0);

@@ -55,6 +55,17 @@ impl CertificateSet {
         names
     }
 
+    /// Each certificate once, as its owner knows it.
+    pub(super) fn all(&self) -> Vec<OwnCertificate> {
+        let mut keys: Vec<_> = self.by_name.values().chain([&self.default]).flatten().collect();
+        keys.sort_unstable_by_key(|key| Arc::as_ptr(key).addr());
+        keys.dedup_by_key(|key| Arc::as_ptr(key).addr());
+        let leaves = keys.into_iter().filter_map(|key| key.cert.first());
+        let mut all: Vec<_> = leaves.map(OwnCertificate::of).collect();
+        all.sort_unstable_by(|one, other| one.names.cmp(&other.names));
+        all
+    }
+
     fn for_name(&self, name: Option<&str>) -> &[Arc<CertifiedKey>] {
         let Some(name) = name else { return &self.default };
         let name = name.to_ascii_lowercase();
@@ -63,6 +74,24 @@ impl CertificateSet {
             self.by_name.get(&format!("*.{parent}"))
         };
         self.by_name.get(&name).or_else(wildcard).unwrap_or(&self.default)
+    }
+}
+
+/// One certificate in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnCertificate {
+    pub names: Vec<String>,
+    /// Seconds since 1970; `None` for one whose dates cannot be read.
+    pub ends: Option<i64>,
+}
+
+impl OwnCertificate {
+    fn of(leaf: &CertificateDer<'_>) -> Self {
+        let parsed = x509_parser::parse_x509_certificate(leaf).ok();
+        Self {
+            names: names_of(leaf),
+            ends: parsed.map(|(_, parsed)| parsed.validity().not_after.timestamp()),
+        }
     }
 }
 

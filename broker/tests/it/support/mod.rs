@@ -248,10 +248,27 @@ impl Broker {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
+    /// The settings file, which may be written again.
+    pub(crate) fn settings(&self) -> PathBuf {
+        self.directory.path().join("broker.toml")
+    }
+
+    /// `nsd-broker admin …` as a person types it: exit code, what it prints, what it complains about.
+    pub(crate) fn admin(&self, words: &[&str]) -> (i32, String, String) {
+        let socket = self.socket.display().to_string();
+        let output = Command::new(env!("CARGO_BIN_EXE_nsd-broker"))
+            .args(["admin", "--socket", &socket])
+            .args(words)
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+    }
+
     /// An answer of the admin socket and whether it was a good one.
     pub(crate) fn ask(&self, question: &str) -> (bool, serde_json::Value) {
         let output = Command::new(env!("CARGO_BIN_EXE_nsd-broker"))
-            .args(["admin", "--socket", &self.socket.display().to_string(), question])
+            .args(["admin", "--socket", &self.socket.display().to_string(), question, "--json"])
             .output()
             .unwrap();
         (output.status.success(), serde_json::from_slice(&output.stdout).unwrap_or_default())

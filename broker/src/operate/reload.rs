@@ -1,0 +1,108 @@
+//! Settings that are read again while the broker runs: parse → validate → compare → apply. A file that is wrong anywhere
+//! changes nothing.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use nsd_edge::logs;
+use tracing::{error, info, warn};
+use zeroize::Zeroizing;
+
+use super::desk::Reloaded;
+use super::diff::{self, Change, Takes};
+use super::metrics::Metrics;
+use crate::server::Server;
+use crate::settings::{self, Settings};
+
+/// What is in effect, to compare with.
+pub(super) struct Reload {
+    pub(super) file: PathBuf,
+    started: Zeroizing<String>,
+    current: Zeroizing<String>,
+    settings: Settings,
+}
+
+impl Reload {
+    pub(super) fn new(file: PathBuf, settings: Settings) -> Self {
+        // What cannot be read now could a moment ago; then all that the next reading finds is a change.
+        let text = Zeroizing::new(std::fs::read_to_string(&file).unwrap_or_default());
+        Self { file, started: text.clone(), current: text, settings }
+    }
+
+    pub(super) fn run(&mut self, server: &mut Server, metrics: &mut Metrics) -> Reloaded {
+        match self.attempt(server, metrics) {
+            Ok(reloaded) => {
+                tell(&reloaded);
+                reloaded
+            }
+            Err(problems) => {
+                for problem in &problems {
+                    error!(problem, "the settings are not changed");
+                }
+                Reloaded::failed(problems)
+            }
+        }
+    }
+
+    fn attempt(&mut self, server: &mut Server, metrics: &mut Metrics) -> Result<Reloaded, Vec<String>> {
+        let lines =
+            |error: settings::SettingsError| error.to_string().lines().map(str::to_owned).collect::<Vec<_>>();
+        let (settings, text) = settings::read_file(&self.file).map_err(lines)?;
+        let changes = diff::changes(&self.current, &text);
+        let touches = |section: &str| changes.iter().any(|change| change.key.starts_with(section));
+        // What can fail comes first, and what fails leaves everything as it was.
+        if touches("metrics") {
+            metrics
+                .change(settings.telemetry.metrics, &server.node)
+                .map_err(|error| vec![error.to_string()])?;
+        }
+        if touches("listen") {
+            let changed = server.change_listeners(&settings.listen);
+            changed.map_err(|error| vec![error.to_string()])?;
+        }
+        self.apply(server, &settings, &changes);
+        self.settings = settings;
+        self.current = text;
+        let applied = changes.into_iter().filter(|change| change.takes != Takes::Restart).collect();
+        Ok(Reloaded::done(applied, diff::changes(&self.started, &self.current)))
+    }
+
+    fn apply(&self, server: &mut Server, settings: &Settings, changes: &[Change]) {
+        let node = Arc::clone(&server.node);
+        let (was, is) = (&self.settings.telemetry, &settings.telemetry);
+        if was.log_level != is.log_level {
+            if logs::is_set_by_environment() {
+                warn!("log.level has no effect while RUST_LOG is set");
+            } else if let Err(error) = logs::change(&is.log_level) {
+                warn!(error, "the log's level is not changed");
+            }
+        }
+        if (was.sys_interval, was.sys_events) != (is.sys_interval, is.sys_events) {
+            node.sys.change(is.sys_interval, is.sys_events);
+        }
+        if self.settings.limits != settings.limits {
+            node.limits.store(Arc::new(settings.limits.clone()));
+            if node.hub.bus.is_none() {
+                node.hub.retained.write().allow(settings.limits.retained, settings.limits.retained_bytes);
+            }
+        }
+        if changes.iter().any(|change| change.key.starts_with("access") || change.key == "allow_anonymous") {
+            server.change_access(&settings.access);
+        }
+    }
+}
+
+fn tell(reloaded: &Reloaded) {
+    for change in &reloaded.applied {
+        match change.takes {
+            Takes::NewClients => info!(%change, "changed, for clients that connect from now on"),
+            _ => info!(%change, "changed"),
+        }
+    }
+    for change in &reloaded.needs_restart {
+        warn!(%change, "needs a restart");
+    }
+    if reloaded.applied.is_empty() && reloaded.needs_restart.is_empty() {
+        info!("the settings are the same");
+    }
+}

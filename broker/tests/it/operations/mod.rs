@@ -1,0 +1,9 @@
+//! What operators do with a running broker: look, change, send away.
+
+mod admin;
+mod convert;
+mod docs;
+mod drain;
+mod metrics;
+mod reload;
+mod sys;
