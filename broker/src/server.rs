@@ -94,11 +94,11 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
     let open_files = nsd_edge::listen::raise_open_files();
     let spare = SPARE_FILES.min(open_files / 2);
     let files = usize::try_from(open_files - spare).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-    // Half of all connections, shared by the listeners, may be on their way to become clients.
-    let beginning = files / 2 / settings.listen.len().max(1);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    // Half of all connections, shared by the listeners, may be on their way to become clients; each worker accepts.
+    let beginning = (files / 2 / settings.listen.len().max(1)).max(threads);
     let entries = settings.listen.iter().map(|listen| Entry::new(listen, beginning));
     let entries = entries.map(|entry| entry.map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (mut cluster, mut writer) = (None, None);
     let node = match &settings.store {
         StoreSettings::Memory => {
@@ -264,13 +264,17 @@ async fn serve_arrivals(
         let Some(Arrival { socket, peer, permit, entry, turn, mut pass }) = arrival else { break };
         let (node, count, watch) = (Arc::clone(&node), Counted(Arc::clone(&clients)), drain.clone());
         let alarms = Arc::clone(&alarms);
-        tokio::spawn(async move {
+        // Apart and boxed: what a task holds for a beginning it would hold for as long as the client stays.
+        let opening = Box::pin(async move {
             let opened = entry.open(socket, peer, &mut pass).await;
             drop(turn);
-            if let Some((stream, peer)) = opened {
+            opened.map(|(stream, peer)| (stream, peer, pass))
+        });
+        tokio::spawn(async move {
+            if let Some((stream, peer, _pass)) = opening.await {
                 connection::serve(stream, peer, node, alarms).await;
             }
-            drop((permit, pass, count, watch));
+            drop((permit, count, watch));
         });
     }
     // Never begun: closed by being dropped.
