@@ -208,13 +208,17 @@ async fn serve_arrivals(
         let Some(Arrival { socket, peer, permit, entry, turn, mut pass, counted }) = arrival else { break };
         let (node, count, watch) = (Arc::clone(&node), Counted(Arc::clone(&clients)), drain.clone());
         let alarms = Arc::clone(&alarms);
-        tokio::spawn(async move {
+        // Apart and boxed: what a task holds for a beginning it would hold for as long as the client stays.
+        let opening = Box::pin(async move {
             let opened = entry.open(socket, peer, &mut pass).await;
             drop(turn);
-            if let Some((stream, peer)) = opened {
+            opened.map(|(stream, peer)| (stream, peer, pass))
+        });
+        tokio::spawn(async move {
+            if let Some((stream, peer, _pass)) = opening.await {
                 connection::serve(stream, peer, node, alarms).await;
             }
-            drop((permit, pass, count, watch, counted));
+            drop((permit, count, watch, counted));
         });
     }
     // Never begun: closed by being dropped.

@@ -63,7 +63,7 @@ pub(super) struct State {
     capacity: Capacity,
     outbound: Outbound,
     /// QoS 1 and 2 packets beyond the client's window, of a session that ends with its connection.
-    backlog: Backlog,
+    backlog: Option<Box<Backlog>>,
     pub(super) persistent: Option<Box<Persistent>>,
     /// To be published should the connection of now end without a word.
     will: Option<Box<Will>>,
@@ -163,7 +163,7 @@ impl Outbox {
             bytes: Vec::new(),
             capacity,
             outbound: Outbound::new(0),
-            backlog: Backlog::default(),
+            backlog: None,
             persistent: persistent.map(Box::new),
             will: None,
             aliases: None,
@@ -218,8 +218,8 @@ impl Outbox {
             }
             None => Load {
                 in_flight: state.outbound.in_flight(),
-                queued: state.backlog.packets(),
-                queued_bytes: state.backlog.len(),
+                queued: state.backlog.as_ref().map_or(0, |backlog| backlog.packets()),
+                queued_bytes: state.backlog.as_ref().map_or(0, |backlog| backlog.len()),
             },
         }
     }
@@ -313,7 +313,7 @@ impl Outbox {
         };
         let written = if qos == Qos::AtMostOnce {
             state.write(parcel, delivery)
-        } else if state.backlog.is_empty()
+        } else if state.backlog.as_deref().is_none_or(Backlog::is_empty)
             && let Some(id) = state.outbound.admit(qos)
         {
             let written = state.write(parcel, Delivery { packet_id: Some(id), ..delivery });
@@ -325,7 +325,8 @@ impl Outbox {
             let delivery = Delivery { packet_id: Some(PacketId::MIN), ..delivery };
             let Capacity { version, packet_bytes, .. } = state.capacity;
             let expiry = parcel.left().map(|seconds| Expiry { since: Instant::now(), seconds, version });
-            state.backlog.push(qos, expiry, |out| parcel.write(version, delivery, packet_bytes, out))
+            let write = |out: &mut Vec<u8>| parcel.write(version, delivery, packet_bytes, out);
+            state.backlog.get_or_insert_default().push(qos, expiry, write)
         };
         if !written {
             // Larger than the client takes: as if it had been delivered (MQTT-3.1.2-25).
@@ -420,7 +421,9 @@ impl Outbox {
     }
 
     pub fn wake(&self) {
-        wake(&mut self.state.lock());
+        // Not under the lock: to wake another thread takes a system call, and the first thing it does is to lock.
+        let waker = self.state.lock().waker.clone();
+        waker.into_iter().for_each(Waker::wake);
     }
 
     /// Takes out everything; registers for a wake-up when there is nothing.
@@ -445,7 +448,7 @@ impl Outbox {
             .as_deref_mut()
             .map_or_else(Vec::new, |persistent| std::mem::take(&mut persistent.done));
         state.account();
-        if !state.crowded && (state.backlog.is_empty() || state.backlog.len() < limits::OUTBOX_MARK / 2) {
+        if !state.crowded && state.behind() < limits::OUTBOX_MARK / 2 {
             state.lagging = false;
             state.waiters.drain(..).for_each(Waker::wake);
         }
@@ -530,7 +533,12 @@ fn wake(state: &mut State) {
 
 impl State {
     fn waiting(&self) -> usize {
-        self.bytes.len() + self.backlog.len()
+        self.bytes.len() + self.behind()
+    }
+
+    /// Bytes of the backlog.
+    fn behind(&self) -> usize {
+        self.backlog.as_ref().map_or(0, |backlog| backlog.len())
     }
 
     /// The queue got shorter: half of what crowds it is room enough.
@@ -586,7 +594,7 @@ impl State {
     /// Everything that is a connection's own.
     fn let_go(&mut self) {
         self.bytes = Vec::new();
-        self.backlog = Backlog::default();
+        self.backlog = None;
         self.events = Vec::new();
         self.noticed = false;
         self.lagging = false;
@@ -615,13 +623,14 @@ impl State {
 
     /// The window has room: the backlog moves up.
     fn advance(&mut self) {
-        while let Some(qos) = self.backlog.first() {
-            let Some(id) = self.outbound.admit(qos) else { return };
+        let Some(mut backlog) = self.backlog.take() else { return };
+        while let Some(id) = backlog.first().and_then(|qos| self.outbound.admit(qos)) {
             self.ready();
-            if !self.backlog.pop_into(id, &mut self.bytes) {
+            if !backlog.pop_into(id, &mut self.bytes) {
                 self.outbound.forget(id);
             }
         }
+        self.backlog = Some(backlog).filter(|backlog| !backlog.is_empty());
     }
 
     /// The queue of a persistent session moves up, as far as the client's window and this outbox have room.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use foldhash::{HashMap, HashSet};
+use foldhash::HashMap;
 use nsd_wire::{
     Ack, AckKind, Disconnect, Packet, PacketId, Publish, Qos, ReasonCode, Subscribe, Unsubscribe, Version,
     topic,
@@ -14,6 +14,7 @@ use super::pace::Pace;
 use super::topics;
 use crate::access::Grant;
 use crate::limits::{Limits, SHARES_PER_CLIENT};
+use crate::topic::ByName;
 
 #[derive(Debug)]
 pub(super) struct Connected {
@@ -25,7 +26,7 @@ pub(super) struct Connected {
     expiry: u32,
     shares: bool,
     aliases: Vec<Option<Box<str>>>,
-    pub(super) filters: HashSet<Box<str>>,
+    pub(super) filters: ByName<()>,
     filter_bytes: usize,
     /// How many of them are shared.
     shared: usize,
@@ -65,7 +66,6 @@ impl Connected {
     pub(super) fn new(admitted: Admitted, silence: Duration, proven: bool, heard: Instant) -> Self {
         let Admitted { grant, resumed, expiry, shares } = admitted;
         let Resumed { filters, held } = resumed.unwrap_or_default();
-        let filters: HashSet<_> = filters.into_iter().collect();
         Self {
             grant,
             silence,
@@ -75,7 +75,7 @@ impl Connected {
             aliases: Vec::new(),
             filter_bytes: filters.iter().map(|filter| filter.len()).sum(),
             shared: filters.iter().filter(|filter| topic::Shared::is_shared(filter)).count(),
-            filters,
+            filters: filters.into_iter().collect(),
             pace: Pace::new(heard),
             unacknowledged: 0,
             unsafe_yet: 0,
@@ -232,8 +232,9 @@ impl Connected {
             let code = self
                 .judge(wish.filter, limits)
                 .map_or_else(|refusal| refusal, |()| ReasonCode::granted(wish.options.qos));
-            let new = !code.is_failure() && self.filters.insert(wish.filter.into());
+            let new = !code.is_failure() && self.filters.get(wish.filter).is_none();
             if new {
+                self.filters.get_or_add(wish.filter);
                 self.filter_bytes += wish.filter.len();
                 self.shared += usize::from(topic::Shared::is_shared(wish.filter));
             }
@@ -256,14 +257,14 @@ impl Connected {
         let full = self.filters.len() >= limits.subscriptions_per_client
             || (topic::Shared::is_shared(filter) && self.shared >= SHARES_PER_CLIENT)
             || self.filter_bytes + filter.len() > limits.subscription_bytes;
-        if full && !self.filters.contains(filter) {
+        if full && self.filters.get(filter).is_none() {
             return Err(ReasonCode::QuotaExceeded);
         }
         Ok(())
     }
 
     pub(super) fn take_filter(&mut self, filter: &str) -> Option<Box<str>> {
-        let filter = self.filters.take(filter)?;
+        let (filter, ()) = self.filters.remove(filter)?;
         self.filter_bytes -= filter.len();
         self.shared -= usize::from(topic::Shared::is_shared(&filter));
         Some(filter)

@@ -355,7 +355,7 @@ impl Session {
             Some(reason) => Effects::one(Effect::Send(Reply::Disconnect(reason))),
             None => Effects::none(),
         };
-        let filters = client.filters.into_iter().collect();
+        let filters = client.filters.into_names();
         effects.and(Effect::Leave { keep_will, expiry, filters }).and(Effect::Close)
     }
 }

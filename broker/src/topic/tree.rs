@@ -2,7 +2,7 @@
 //! most two nodes a level. It tells when a filter gets its first and loses its last subscriber: exactly what other
 //! nodes of the cluster must hear about.
 
-use super::children::Children;
+use super::ByName;
 
 /// Subscriptions of keys `K` (a client, a node) with their options `V`.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ struct Node<K, V> {
 
 #[derive(Debug)]
 struct Below<K, V> {
-    children: Children<Node<K, V>>,
+    children: ByName<Node<K, V>>,
     plus: Option<Node<K, V>>,
     /// Subscribers whose filter ends with `#` below this level; `a/#` matches `a` too (MQTT-4.7.1-2).
     all: Vec<(K, V)>,
@@ -57,7 +57,7 @@ impl<K, V> Default for Node<K, V> {
 
 impl<K, V> Default for Below<K, V> {
     fn default() -> Self {
-        Self { children: Children::default(), plus: None, all: Vec::new() }
+        Self { children: ByName::default(), plus: None, all: Vec::new() }
     }
 }
 

@@ -84,7 +84,7 @@ fn sessions_that_nobody_comes_back_to() {
         });
         match reason.unwrap() {
             Some(ReasonCode::Success) => {
-                assert!(!client.subscribe(&format!("{number}/#"), Qos::AtLeastOnce).is_failure())
+                assert!(!client.subscribe(&format!("{number}/#"), Qos::AtLeastOnce).is_failure());
             }
             other => {
                 assert_eq!(other, Some(ReasonCode::QuotaExceeded));

@@ -165,8 +165,8 @@ fn broker(place: &Place, door: Door) -> String {
     let address = Contender::Broker.address(place, door);
     let (socket, state) = (place.socket(Contender::Broker), place.state(Contender::Broker));
     let certificate = place.certificate();
-    let certificates = match door {
-        Door::BrokerTls => format!("certificates = [\"{}\"]\n", certificate.display()),
+    let tls = match door {
+        Door::BrokerTls => format!("tls = {{ certificates = [\"{}\"] }}\n", certificate.display()),
         _ => String::new(),
     };
     let store = match door {
@@ -177,7 +177,7 @@ fn broker(place: &Place, door: Door) -> String {
         _ => "kind = \"memory\"\n".to_owned(),
     };
     format!(
-        "allow_anonymous = true\n[[listen]]\naddress = \"{address}\"\n{certificates}[store]\n{store}\
+        "allow_anonymous = true\n[[listen]]\naddress = \"{address}\"\n{tls}[store]\n{store}\
          [access]\ndevices = false\ntopic_rule = \"open\"\n[admin]\nsocket = \"{}\"\n",
         socket.display()
     )

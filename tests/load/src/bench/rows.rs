@@ -174,7 +174,19 @@ pub(crate) const BROKER: &[Row] = &[
     Row {
         key: "large-match",
         work: "one topic, 5000 subscribers of 20 matching filters each",
-        load: &["fan-out", "--subscribers", "5000", "--filters", "20", "--messages", "50"],
+        load: &[
+            "fan-out",
+            "--subscribers",
+            "5000",
+            "--filters",
+            "20",
+            "--messages",
+            "15",
+            "--rate",
+            "1",
+            "--duration",
+            "30s",
+        ],
         timed: false,
         figures: CPU,
         ..ROW
