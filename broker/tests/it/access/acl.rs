@@ -4,7 +4,7 @@ use nsd_wire::{Connect, Packet, Publish, Qos, ReasonCode, Version, Will};
 use sha2::Digest;
 
 use super::{Files, as_user, eventually_logged, told};
-use crate::support::{Broker, Client, SOON, eventually};
+use crate::support::{Broker, Client, SOON, eventually, port};
 
 const ALLOWED: ReasonCode = ReasonCode::Success;
 const REFUSED: ReasonCode = ReasonCode::NotAuthorized;
@@ -102,6 +102,84 @@ fn every_kind_of_line() {
         Client::connect(broker.address, &Connect { version: Version::V311, ..as_client("anna", "c4") });
     old.send(&Packet::Publish(Publish::new("home/safe/x", b"x")));
     assert!(old.is_closed(SOON));
+}
+
+/// The real Mosquitto, with our files; killed when dropped.
+struct Mosquitto {
+    address: std::net::SocketAddr,
+    process: std::process::Child,
+}
+
+impl Mosquitto {
+    fn start(files: &Files) -> Self {
+        let address: std::net::SocketAddr = ([127, 0, 0, 1], port()).into();
+        let settings = format!(
+            "listener {} 127.0.0.1\nuser root\nallow_anonymous true\npassword_file {}\nacl_file {}\n",
+            address.port(),
+            files.path("passwords").display(),
+            files.path("acl").display()
+        );
+        let file = files.write("mosquitto.conf", &settings);
+        let null = std::process::Stdio::null;
+        let process = std::process::Command::new("mosquitto").args(["-c", &file]).stderr(null()).spawn();
+        let process = process.expect("mosquitto is installed");
+        eventually("mosquitto listens", SOON, || std::net::TcpStream::connect(address).is_ok());
+        Self { address, process }
+    }
+}
+
+impl Drop for Mosquitto {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn mosquitto_understands_the_same_files_alike() {
+    const USERS: [Option<&str>; 4] = [None, Some("anna"), Some("bert"), Some("carl")];
+    let files = Files::new();
+    let passwords = files.write("passwords", "");
+    for user in USERS.into_iter().flatten() {
+        let done =
+            std::process::Command::new("mosquitto_passwd").args(["-b", &passwords, user, user]).status();
+        assert!(done.expect("mosquitto_passwd is installed").success());
+    }
+    let acl = files.write("acl", RULES);
+    let ours = Broker::start(&format!(
+        "allow_anonymous = true\n[access]\npassword_file = \"{passwords}\"\nacl_file = \"{acl}\""
+    ));
+    let theirs = Mosquitto::start(&files);
+    for user in USERS {
+        for id in ["c1", "carl", "+", "c#"] {
+            let connect = user.map_or(Connect::new(Version::V5, id), |user| as_client(user, id));
+            let mut clients =
+                [ours.address, theirs.address].map(|address| Client::connect(address, &connect));
+            for topic in [
+                "in",
+                "news/today",
+                "home",
+                "home/x",
+                "home/safe",
+                "home/safe/x",
+                "home/safes",
+                "secret/x",
+                "open/x",
+                "to/anna/x",
+                "from/anna/c1",
+                "from/carl/c1",
+                "from/carl/carl",
+                "from/bert/c2",
+                "from//c1",
+                "from/carl",
+            ] {
+                let [ours, theirs] = clients
+                    .each_mut()
+                    .map(|client| client.publish(topic, b"x", Qos::AtLeastOnce).is_failure());
+                assert_eq!(ours, theirs, "{user:?} {id} {topic}: refused here, refused there");
+            }
+        }
+    }
 }
 
 #[test]
