@@ -166,7 +166,7 @@ fn v5_3_3_2_5_what_is_retained_expires_too() {
 /// [MQTT5-3.3.2-5] [MQTT5-3.3.4-9]
 #[test]
 fn v5_3_3_2_5_what_waits_for_a_full_window_expires() {
-    both_but_mosquitto("looks at the expiry only when a client comes back", |broker| {
+    both_but_mosquitto("sends nothing more once a waiting message has expired", |broker| {
         let topic = unique("window");
         let mut listening = Client::with(broker, &[packet::short(id::RECEIVE_MAXIMUM, 1)]);
         listening.subscribe(&topic, 1);
