@@ -103,7 +103,10 @@ impl Office {
                         // Who asked may have gone.
                         let _ = done.send(self.desk.last_reload());
                     }
-                    Some(Order::Drain(order)) => self.drain(order).await,
+                    Some(Order::Drain { order, done }) => {
+                        self.drain(order).await;
+                        let _ = done.send(());
+                    }
                     Some(Order::CancelDrain { done }) => drop(done.send(self.cancel_drain().await)),
                 },
             }
