@@ -96,7 +96,7 @@ impl Listeners {
     }
 
     /// What differs from the listeners of now is closed, opened or changed; on an error all stays as it is.
-    pub(crate) fn change(&mut self, wanted: &[Listen]) -> Result<(), ListenError> {
+    pub(crate) async fn change(&mut self, wanted: &[Listen]) -> Result<(), ListenError> {
         let share = self.beginning / wanted.len().max(1);
         let mut altered = Vec::new();
         let mut added = Vec::new();
@@ -110,7 +110,9 @@ impl Listeners {
         for (at, listen, entry) in altered {
             self.open[at].alter(listen, entry);
         }
-        self.open.retain(|open| wanted.iter().any(|listen| listen.address == open.listen.address));
+        let is_wanted = |open: &mut Open| wanted.iter().any(|listen| listen.address == open.listen.address);
+        let gone: Vec<Open> = self.open.extract_if(.., |open| !is_wanted(open)).collect();
+        end(gone).await;
         for prepared in added {
             let open = self.start(prepared);
             self.open.push(open);
@@ -122,14 +124,14 @@ impl Listeners {
     }
 
     /// Nobody comes in any more; who is in stays.
-    pub(crate) fn close(&mut self) {
-        self.open.clear();
+    pub(crate) async fn close(&mut self) {
+        end(std::mem::take(&mut self.open)).await;
     }
 
     /// All that the settings name, again.
-    pub(crate) fn reopen(&mut self) -> Result<(), ListenError> {
+    pub(crate) async fn reopen(&mut self) -> Result<(), ListenError> {
         let wanted = std::mem::take(&mut self.wanted);
-        let outcome = self.change(&wanted);
+        let outcome = self.change(&wanted).await;
         self.wanted = wanted;
         outcome
     }
@@ -165,6 +167,16 @@ impl Listeners {
             });
         let acceptors = accepting.collect();
         Open { listen, connections, acceptors, follower }
+    }
+}
+
+/// When this returns, the addresses are free again: the sockets belong to other threads, and go when those say so.
+async fn end(listeners: Vec<Open>) {
+    for mut open in listeners {
+        open.acceptors.iter().for_each(JoinHandle::abort);
+        for acceptor in open.acceptors.drain(..) {
+            let _ = acceptor.await;
+        }
     }
 }
 

@@ -102,25 +102,25 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
     tokio::spawn(Arc::clone(&server.node).look_after_the_memory());
     // Ready before the first client can come: who comes to one that is not is sent away.
     server.node.set_ready(true);
-    server.change_listeners(&settings.listen)?;
+    server.change_listeners(&settings.listen).await?;
     Ok(server)
 }
 
 impl Server {
     /// Listens where these say from now on; on an error, where it listened before.
-    pub fn change_listeners(&mut self, wanted: &[Listen]) -> Result<(), ListenError> {
-        let outcome = self.listeners.change(wanted);
+    pub async fn change_listeners(&mut self, wanted: &[Listen]) -> Result<(), ListenError> {
+        let outcome = self.listeners.change(wanted).await;
         *self.node.listeners.write() = self.listeners.connections();
         outcome
     }
 
     /// Nobody comes in any more, until [`Self::open_listeners`].
-    pub fn close_listeners(&mut self) {
-        self.listeners.close();
+    pub async fn close_listeners(&mut self) {
+        self.listeners.close().await;
     }
 
-    pub fn open_listeners(&mut self) -> Result<(), ListenError> {
-        let outcome = self.listeners.reopen();
+    pub async fn open_listeners(&mut self) -> Result<(), ListenError> {
+        let outcome = self.listeners.reopen().await;
         *self.node.listeners.write() = self.listeners.connections();
         outcome
     }
@@ -144,16 +144,16 @@ impl Server {
     }
 
     /// Accepts no more and tells every client.
-    pub fn begin_drain(&mut self) {
+    pub async fn begin_drain(&mut self) {
         self.node.set_ready(false);
-        self.close_listeners();
+        self.close_listeners().await;
         self.node.hub.send_away(ReasonCode::ServerShuttingDown);
         self.drain.begin();
     }
 
     /// Stops accepting, tells every client, writes what is waiting, leaves the cluster.
     pub async fn stop(mut self) {
-        self.begin_drain();
+        self.begin_drain().await;
         let drained = self.drain.finish(limits::DRAIN_DEADLINE).await;
         if drained.aborted > 0 {
             warn!(clients = drained.aborted, "cut off: they did not go in time");

@@ -65,15 +65,16 @@ impl<'s> StoredSecret<'s> {
                 (digest.len() == 32).then_some(Self::Sha256 { salt, digest })
             }
             "6" => {
-                let (salt, digest) = both(rest)?;
+                let (salt, digest) = both(rest, 64)?;
                 Some(Self::Sha512 { salt, digest })
             }
             "7" | "pbkdf2-sha1" => {
                 let is_sha1 = kind == "pbkdf2-sha1";
-                let algorithm = if is_sha1 { pbkdf2::PBKDF2_HMAC_SHA1 } else { pbkdf2::PBKDF2_HMAC_SHA512 };
+                let (algorithm, length) =
+                    if is_sha1 { (pbkdf2::PBKDF2_HMAC_SHA1, 20) } else { (pbkdf2::PBKDF2_HMAC_SHA512, 64) };
                 let (iterations, rest) = rest.split_once('$')?;
                 let iterations: NonZeroU32 = iterations.parse().ok()?;
-                let (salt, hash) = both(rest)?;
+                let (salt, hash) = both(rest, length)?;
                 (iterations.get() <= MOST_ITERATIONS).then_some(Self::Pbkdf2 {
                     algorithm,
                     iterations,
@@ -148,10 +149,10 @@ pub fn argon2id(secret: &[u8]) -> Result<String, argon2::password_hash::Error> {
 }
 
 /// Salt and 64 bytes of hash, as Mosquitto writes them.
-fn both(text: &str) -> Option<(Vec<u8>, Vec<u8>)> {
+fn both(text: &str, length: usize) -> Option<(Vec<u8>, Vec<u8>)> {
     let (salt, hash) = text.split_once('$')?;
     let (salt, hash) = (BASE64.decode(salt).ok()?, BASE64.decode(hash).ok()?);
-    (hash.len() == 64 && !salt.is_empty()).then_some((salt, hash))
+    (hash.len() == length && !salt.is_empty()).then_some((salt, hash))
 }
 
 fn is_affordable(phc: &str) -> bool {

@@ -24,7 +24,8 @@ struct Wish {
     stop: bool,
 }
 
-pub(super) fn start(desk: &Desk, request: &Request) -> Reply {
+/// Answers once it has begun: no longer ready, the listeners closed.
+pub(super) async fn start(desk: Arc<Desk>, request: Request) -> Reply {
     let wish: Wish = if request.body.is_empty() {
         Wish::default()
     } else {
@@ -38,7 +39,8 @@ pub(super) fn start(desk: &Desk, request: &Request) -> Reply {
         Err(what) => return Reply::problem(StatusCode::BAD_REQUEST, what),
     };
     let (clients, rate) = (desk.node.hub.connected(), order.rate);
-    if !desk.order(Order::Drain(order)) {
+    let (done, begun) = oneshot::channel();
+    if !desk.order(Order::Drain { order, done }) || begun.await.is_err() {
         return busy();
     }
     #[expect(clippy::cast_precision_loss, reason = "a guess for people")]

@@ -25,7 +25,7 @@ pub fn router(desk: &Arc<Desk>) -> Router {
         let desk = Arc::clone(desk);
         move |request: &Request| answer(&desk, request)
     };
-    let (reload, cancel) = (Arc::clone(desk), Arc::clone(desk));
+    let (reload, begin, cancel) = (Arc::clone(desk), Arc::clone(desk), Arc::clone(desk));
     let (retained, sessions) = (Arc::clone(&desk.node), Arc::clone(&desk.node));
     Router::new()
         .at_once(Method::GET, "/health", ask(|desk, _| health::health(desk)))
@@ -37,11 +37,11 @@ pub fn router(desk: &Arc<Desk>) -> Router {
         .at_once(Method::GET, "/certificates", ask(|desk, _| settings::certificates(&desk.node)))
         .at_once(Method::PUT, "/log", ask(|_, request| settings::log(request)))
         .at_once(Method::GET, "/drain", ask(|desk, _| drain::progress(desk)))
-        .at_once(Method::POST, "/drain", ask(drain::start))
         .at_once(Method::POST, "/stop", ask(|desk, _| stop(desk)))
         .route(Method::DELETE, "/retained", move |request| retained::delete(Arc::clone(&retained), request))
         .route(Method::DELETE, "/session", move |request| clients::kick(Arc::clone(&sessions), request))
         .route(Method::POST, "/reload", move |_request| settings::reload(Arc::clone(&reload)))
+        .route(Method::POST, "/drain", move |request| drain::start(Arc::clone(&begin), request))
         .route(Method::DELETE, "/drain", move |_request| drain::cancel(Arc::clone(&cancel)))
 }
 

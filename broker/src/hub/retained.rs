@@ -16,6 +16,8 @@ pub struct Retained {
     /// How many topics are taken, and how many bytes.
     most: usize,
     most_bytes: usize,
+    /// How many of them are the broker's own (`$SYS`).
+    own: usize,
     bytes: usize,
 }
 
@@ -37,7 +39,7 @@ impl Kept {
 
 impl Retained {
     pub fn new(most: usize, most_bytes: usize) -> Self {
-        Self { by_topic: BTreeMap::new(), most, most_bytes, bytes: 0 }
+        Self { by_topic: BTreeMap::new(), most, most_bytes, bytes: 0, own: 0 }
     }
 
     /// How much is taken from now on; what is there stays.
@@ -45,12 +47,13 @@ impl Retained {
         (self.most, self.most_bytes) = (most, most_bytes);
     }
 
+    /// Without the broker's own.
     pub fn len(&self) -> usize {
-        self.by_topic.len()
+        self.by_topic.len() - self.own
     }
 
     pub fn is_empty(&self) -> bool {
-        self.by_topic.is_empty()
+        self.len() == 0
     }
 
     /// What they take.
@@ -62,6 +65,10 @@ impl Retained {
     /// one before stays.
     pub fn set(&mut self, message: Arc<Message>, since: SystemTime) -> bool {
         let publish = message.publish();
+        if publish.topic.starts_with('$') {
+            self.set_own(&message, since);
+            return true;
+        }
         let before = self.by_topic.get(publish.topic).map(|kept| weight(&kept.message));
         if publish.payload.is_empty() {
             self.by_topic.remove(publish.topic);
@@ -69,7 +76,7 @@ impl Retained {
             return true;
         }
         let bytes = self.bytes - before.unwrap_or_default() + weight(&message);
-        if (before.is_none() && self.by_topic.len() >= self.most) || bytes > self.most_bytes {
+        if (before.is_none() && self.len() >= self.most) || bytes > self.most_bytes {
             return false;
         }
         self.bytes = bytes;
@@ -78,13 +85,26 @@ impl Retained {
         true
     }
 
+    /// The broker's own topics: few, and no part of what clients may keep here.
+    fn set_own(&mut self, message: &Arc<Message>, since: SystemTime) {
+        let publish = message.publish();
+        let before = if publish.payload.is_empty() {
+            self.by_topic.remove(publish.topic)
+        } else {
+            self.own += 1;
+            let kept = Arc::new(Kept { message: Arc::clone(message), since });
+            self.by_topic.insert(publish.topic.into(), kept)
+        };
+        self.own -= usize::from(before.is_some());
+    }
+
     pub fn get(&self, topic: &str) -> Option<&Arc<Kept>> {
         self.by_topic.get(topic)
     }
 
     pub fn clear(&mut self) {
         self.by_topic.clear();
-        self.bytes = 0;
+        (self.bytes, self.own) = (0, 0);
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Arc<Kept>> {

@@ -24,7 +24,7 @@ pub struct Desk {
 pub enum Order {
     Stop,
     Reload { done: oneshot::Sender<Option<Reloaded>> },
-    Drain(drain::Order),
+    Drain { order: drain::Order, done: oneshot::Sender<()> },
     CancelDrain { done: oneshot::Sender<Result<bool, String>> },
 }
 

@@ -93,43 +93,46 @@ impl Office {
             tokio::select! {
                 signal = signals.next() => match signal {
                     Signal::Stop => return,
-                    Signal::Reload => self.reload("SIGHUP"),
+                    Signal::Reload => self.reload("SIGHUP").await,
                 },
-                () = changed => self.reload("the file has changed"),
+                () = changed => self.reload("the file has changed").await,
                 order = inbox.recv() => match order {
                     Some(Order::Stop) | None => return,
                     Some(Order::Reload { done }) => {
-                        self.reload("asked for");
+                        self.reload("asked for").await;
                         // Who asked may have gone.
                         let _ = done.send(self.desk.last_reload());
                     }
-                    Some(Order::Drain(order)) => self.drain(order),
-                    Some(Order::CancelDrain { done }) => drop(done.send(self.cancel_drain())),
+                    Some(Order::Drain { order, done }) => {
+                        self.drain(order).await;
+                        let _ = done.send(());
+                    }
+                    Some(Order::CancelDrain { done }) => drop(done.send(self.cancel_drain().await)),
                 },
             }
         }
     }
 
-    fn reload(&mut self, why: &str) {
+    async fn reload(&mut self, why: &str) {
         let Some(reload) = &mut self.reload else {
             warn!("nothing to reload: the broker was started without a settings file");
             return;
         };
         info!(why, file = %reload.file.display(), "reading the settings");
-        let outcome = reload.run(&mut self.server, &mut self.metrics);
+        let outcome = reload.run(&mut self.server, &mut self.metrics).await;
         self.desk.reloaded(outcome);
     }
 
-    fn drain(&mut self, order: drain::Order) {
-        self.server.close_listeners();
+    async fn drain(&mut self, order: drain::Order) {
+        self.server.close_listeners().await;
         drain::start(&self.desk, order);
     }
 
-    fn cancel_drain(&mut self) -> Result<bool, String> {
+    async fn cancel_drain(&mut self) -> Result<bool, String> {
         if !drain::cancel(&self.desk) {
             return Ok(false);
         }
-        self.server.open_listeners().map_err(|error| error.to_string())?;
+        self.server.open_listeners().await.map_err(|error| error.to_string())?;
         self.desk.node.set_ready(true);
         info!("drain cancelled, clients may come again");
         Ok(true)

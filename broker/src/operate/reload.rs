@@ -29,8 +29,8 @@ impl Reload {
         Self { file, started: text.clone(), current: text, settings }
     }
 
-    pub(super) fn run(&mut self, server: &mut Server, metrics: &mut Metrics) -> Reloaded {
-        match self.attempt(server, metrics) {
+    pub(super) async fn run(&mut self, server: &mut Server, metrics: &mut Metrics) -> Reloaded {
+        match self.attempt(server, metrics).await {
             Ok(reloaded) => {
                 tell(&reloaded);
                 reloaded
@@ -44,7 +44,7 @@ impl Reload {
         }
     }
 
-    fn attempt(&mut self, server: &mut Server, metrics: &mut Metrics) -> Result<Reloaded, Vec<String>> {
+    async fn attempt(&mut self, server: &mut Server, metrics: &mut Metrics) -> Result<Reloaded, Vec<String>> {
         let lines =
             |error: settings::SettingsError| error.to_string().lines().map(str::to_owned).collect::<Vec<_>>();
         let (settings, text) = settings::read_file(&self.file).map_err(lines)?;
@@ -57,7 +57,7 @@ impl Reload {
                 .map_err(|error| vec![error.to_string()])?;
         }
         if touches("listen") {
-            let changed = server.change_listeners(&settings.listen);
+            let changed = server.change_listeners(&settings.listen).await;
             changed.map_err(|error| vec![error.to_string()])?;
         }
         self.apply(server, &settings, &changes);

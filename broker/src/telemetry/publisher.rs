@@ -2,7 +2,7 @@
 //! node tells about itself, so nothing of it goes to the others or into their store.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use foldhash::{HashMap, HashMapExt};
@@ -21,7 +21,6 @@ use crate::node::Node;
 pub struct Sys {
     interval: watch::Sender<Duration>,
     events: AtomicBool,
-    retained: AtomicUsize,
 }
 
 /// What Mosca's event topics tell. Off unless asked for: with many clients they are a flood, and they name everybody.
@@ -36,17 +35,12 @@ pub enum Event<'e> {
 impl Sys {
     /// An interval of zero: no topics.
     pub fn new(interval: Duration, events: bool) -> Self {
-        Self { interval: watch::Sender::new(interval), events: events.into(), retained: AtomicUsize::new(0) }
+        Self { interval: watch::Sender::new(interval), events: events.into() }
     }
 
     pub fn change(&self, interval: Duration, events: bool) {
         self.events.store(events, Ordering::Relaxed);
         self.interval.send_replace(interval);
-    }
-
-    /// How many of the retained topics are ours.
-    pub fn retained(&self) -> usize {
-        self.retained.load(Ordering::Relaxed)
     }
 
     /// Publishes an event where such are asked for.
@@ -117,12 +111,10 @@ fn update(node: &Node, known: &mut HashMap<String, String>, topics: Vec<(String,
         }
         known.insert(topic, value);
     }
-    node.sys.retained.store(known.len(), Ordering::Relaxed);
 }
 
 fn withdraw(node: &Node, known: &mut HashMap<String, String>) {
     known.drain().for_each(|(topic, _)| retain(node, &topic, b""));
-    node.sys.retained.store(0, Ordering::Relaxed);
 }
 
 /// To those of this node who listen now.

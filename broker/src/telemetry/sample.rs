@@ -94,7 +94,7 @@ pub fn take(node: &Node) -> Sample {
         process: Process::now(),
         clients: clients(node),
         subscriptions: node.hub.subscribed() as u64,
-        retained: node.hub.retained.read().len().saturating_sub(node.sys.retained()) as u64,
+        retained: node.hub.retained.read().len() as u64,
         listeners: listeners.collect(),
         cluster,
     }

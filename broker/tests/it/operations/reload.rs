@@ -207,7 +207,14 @@ fn without_a_file_there_is_nothing_to_reload() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("s");
     let mut process = std::process::Command::new(env!("CARGO_BIN_EXE_nsd-broker"))
-        .args(["--listen", &format!("127.0.0.1:{}", port()), "--admin-socket", &socket.display().to_string()])
+        .args([
+            "--listen",
+            &format!("127.0.0.1:{}", port()),
+            "--store",
+            "memory",
+            "--admin-socket",
+            &socket.display().to_string(),
+        ])
         .spawn()
         .unwrap();
     eventually("it is up", SOON, || socket.exists());
