@@ -347,13 +347,13 @@ impl Hands {
         self.ration(&mut subscribing);
         let Some(outbox) = &self.outbox else { return };
         let granted = subscribing.wishes.iter().filter(|wish| !wish.code.is_failure());
-        self.node.hub.subscribe(outbox, granted.map(|wish| (&*wish.filter, wish.options, wish.id)));
-        let granted = subscribing.wishes.iter().filter(|wish| !wish.code.is_failure());
         outbox.with_persistent(|persistent| {
             for wish in granted.clone() {
                 persistent.filters.insert(wish.filter.clone(), (wish.options, wish.id));
             }
         });
+        let wishes = granted.clone().map(|wish| (&*wish.filter, wish.options, wish.id));
+        self.node.hub.subscribe(outbox, wishes);
         let (bus, journal) = (&self.node.hub.bus, &self.node.hub.journal);
         self.tokens = self.tokens.wrapping_add(1);
         match (bus, journal) {
@@ -375,10 +375,24 @@ impl Hands {
     /// The other nodes know, or could not be told.
     pub(super) fn on_known(&mut self, token: u32, reason: ReasonCode) {
         while self.becoming_known.front().is_some_and(|(waiting, _)| *waiting <= token) {
-            if let Some((_, subscribing)) = self.becoming_known.pop_front() {
-                self.subscribed(&subscribing, reason);
+            let Some((_, subscribing)) = self.becoming_known.pop_front() else { return };
+            if reason.is_failure() {
+                self.take_back(&subscribing);
             }
+            self.subscribed(&subscribing, reason);
         }
+    }
+
+    /// What is refused after all is not kept either.
+    fn take_back(&self, subscribing: &Subscribing) {
+        let Some(outbox) = &self.outbox else { return };
+        let new = subscribing.wishes.iter().filter(|wish| wish.new && !wish.code.is_failure());
+        outbox.with_persistent(|persistent| {
+            for wish in new.clone() {
+                persistent.filters.remove(&wish.filter);
+            }
+        });
+        self.node.hub.unsubscribe(outbox, new.map(|wish| &*wish.filter));
     }
 
     fn subscribed(&mut self, subscribing: &Subscribing, reason: ReasonCode) {

@@ -161,12 +161,17 @@ impl Hub {
         }
     }
 
+    /// Of a persistent session, what it has must say so before: whoever ends the session meanwhile takes out what it has,
+    /// and after that nothing is put in.
     pub fn subscribe<'f>(
         &self,
         outbox: &Arc<Outbox>,
         wishes: impl IntoIterator<Item = (&'f str, SubscribeOptions, Option<SubscriptionId>)>,
     ) {
         let mut tree = self.subscriptions.write();
+        if outbox.session.is_some() && outbox.is_closed() {
+            return;
+        }
         for (text, options, id) in wishes {
             let (filter, key) = self.place_of(text, outbox.id);
             let subscription = Subscription { outbox: Arc::clone(outbox), options, id };

@@ -381,17 +381,20 @@ fn a_storm_of_takeovers_leaves_every_session_whole() {
                 scope.spawn(move || fight(address, seed, stop));
             }
             let mut publisher = broker.client(Version::V5, "publisher");
-            for number in 0..300_u16 {
-                publisher.publish("t", &number.to_be_bytes(), Qos::AtLeastOnce);
+            for number in 0..100_u16 {
+                let payload = number.to_be_bytes();
+                let publish = Publish { qos: Qos::AtLeastOnce, ..Publish::new("t", &payload) };
+                publisher.publish_within(SOON * 4, publish);
             }
             stop.store(true, std::sync::atomic::Ordering::Release);
         });
         crate::support::eventually("all are gone", SOON, || broker.ask("stats").1["clients"] == 0);
         for id in ["a", "b"] {
             let (mut client, _) = present(&broker, &keeping(id, 60));
+            while client.message_within(SHORT).is_some() {}
             client.subscribe("after", Qos::AtLeastOnce);
             broker.client(Version::V5, "last").publish("after", b"x", Qos::AtLeastOnce);
-            while client.message().topic != "after" {}
+            assert_eq!(client.message().topic, "after");
             let mut clean = broker.client(Version::V5, id);
             assert_eq!(clean.message_within(Duration::from_millis(50)), None);
         }
