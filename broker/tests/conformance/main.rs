@@ -18,6 +18,7 @@ mod keep_alive;
 mod malformed;
 mod properties;
 mod qos;
+mod resumption;
 mod retained;
 mod session;
 mod shared;
