@@ -316,3 +316,26 @@ fn v5_3_1_2_25_also_what_is_retained() {
         listening.nothing_comes();
     });
 }
+
+/// [MQTT-4.5.0-1] [MQTT-7.1.1-1] [MQTT5-4.5.0-1] [MQTT5-4.2.0-1]
+#[test]
+fn v311_4_5_0_1_what_was_sent_before_disconnect_is_passed_on() {
+    both(|broker| {
+        for version in BOTH {
+            let topic = unique("last");
+            let mut listening = subscriber(broker, V311, &topic, 0);
+            let mut all = Connect::new(version, &unique("c")).bytes();
+            for number in 0..50 {
+                all.extend(Publish::new(&topic, number.to_string()).bytes(version));
+            }
+            all.extend(packet(packet::DISCONNECT, &[]));
+            let mut client = Client::open(broker, version);
+            client.send(&all);
+            assert!(matches!(client.answer(), Answer::ConnAck { code: 0, .. }));
+            client.is_closed();
+            for number in 0..50 {
+                listening.gets(&number.to_string());
+            }
+        }
+    });
+}
