@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -59,27 +60,8 @@ impl Broker {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("settings");
         let text = match kind {
-            Kind::Ours => {
-                let socket = directory.path().join("broker.sock");
-                let (socket, more) = (socket.display(), settings.ours);
-                let websocket = websocket.map_or_else(String::new, |address| {
-                    format!("[[listen]]\naddress = \"{address}\"\nwebsocket = true\n")
-                });
-                format!(
-                    "allow_anonymous = true\n[store]\nkind = \"memory\"\n[admin]\nsocket = \"{socket}\"\n{more}\n\
-                     [[listen]]\naddress = \"{address}\"\n{websocket}"
-                )
-            }
-            Kind::Mosquitto => {
-                let (port, more) = (address.port(), settings.mosquitto);
-                let websocket = websocket.map_or_else(String::new, |address| {
-                    let port = address.port();
-                    format!("listener {port} 127.0.0.1\nprotocol websockets\nsocket_domain ipv4\n")
-                });
-                format!(
-                    "allow_anonymous true\nlog_type all\nuser root\n{more}\nlistener {port} 127.0.0.1\n{websocket}"
-                )
-            }
+            Kind::Ours => ours(directory.path(), address, websocket, settings.ours),
+            Kind::Mosquitto => mosquitto(address, websocket, settings.mosquitto),
         };
         std::fs::write(&file, text).unwrap();
         let log = File::create(directory.path().join("log")).unwrap();
@@ -112,6 +94,34 @@ impl Broker {
             panic!("{:?} has ended with {status}:\n{log}", self.kind);
         }
     }
+}
+
+/// In memory, or on disk with `NSD_CONFORMANCE_STORE=disk`: what a client sees must be the same.
+fn ours(directory: &Path, address: SocketAddr, websocket: Option<SocketAddr>, more: &str) -> String {
+    let store = match std::env::var("NSD_CONFORMANCE_STORE").as_deref() {
+        Ok("disk") => format!("kind = \"disk\"\ndirectory = \"{}\"", directory.join("store").display()),
+        _ => "kind = \"memory\"".to_owned(),
+    };
+    let socket = directory.join("broker.sock");
+    let listen = |address: SocketAddr, more: &str| format!("[[listen]]\naddress = \"{address}\"\n{more}\n");
+    let sections = [
+        "allow_anonymous = true".to_owned(),
+        format!("[store]\n{store}\n[admin]\nsocket = \"{}\"\n{more}", socket.display()),
+        listen(address, ""),
+        websocket.map_or_else(String::new, |address| listen(address, "websocket = true")),
+    ];
+    sections.join("\n")
+}
+
+fn mosquitto(address: SocketAddr, websocket: Option<SocketAddr>, more: &str) -> String {
+    let listen = |address: SocketAddr, more: &str| format!("listener {} 127.0.0.1\n{more}\n", address.port());
+    let sections = [
+        format!("allow_anonymous true\nlog_type all\nuser root\n{more}"),
+        listen(address, ""),
+        websocket
+            .map_or_else(String::new, |address| listen(address, "protocol websockets\nsocket_domain ipv4")),
+    ];
+    sections.join("\n")
 }
 
 impl Drop for Broker {

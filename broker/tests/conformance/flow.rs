@@ -291,9 +291,9 @@ fn v311_7_1_1_1_packets_may_come_byte_by_byte_or_many_at_once() {
                 let mut client = Client::open(broker, version);
                 bytes.chunks(size).for_each(|piece| client.send(piece));
                 assert!(matches!(client.answer(), Answer::ConnAck { code: 0, .. }));
-                client.hears(&Answer::SubAck { id: 1, codes: vec![0] });
-                let rest = [client.answer(), client.answer(), client.answer()];
-                for answer in [Answer::PingResp, Answer::PubAck { id: 2, code: 0 }] {
+                let rest = [client.answer(), client.answer(), client.answer(), client.answer()];
+                let suback = Answer::SubAck { id: 1, codes: vec![0] };
+                for answer in [suback, Answer::PingResp, Answer::PubAck { id: 2, code: 0 }] {
                     assert!(rest.contains(&answer), "{rest:?}");
                 }
             }
@@ -314,5 +314,28 @@ fn v5_3_1_2_25_also_what_is_retained() {
         listening.subscribe(&format!("{name}/+"), 1);
         listening.gets("small");
         listening.nothing_comes();
+    });
+}
+
+/// [MQTT-4.5.0-1] [MQTT-7.1.1-1] [MQTT5-4.5.0-1] [MQTT5-4.2.0-1]
+#[test]
+fn v311_4_5_0_1_what_was_sent_before_disconnect_is_passed_on() {
+    both(|broker| {
+        for version in BOTH {
+            let topic = unique("last");
+            let mut listening = subscriber(broker, V311, &topic, 0);
+            let mut all = Connect::new(version, &unique("c")).bytes();
+            for number in 0..50 {
+                all.extend(Publish::new(&topic, number.to_string()).bytes(version));
+            }
+            all.extend(packet(packet::DISCONNECT, &[]));
+            let mut client = Client::open(broker, version);
+            client.send(&all);
+            assert!(matches!(client.answer(), Answer::ConnAck { code: 0, .. }));
+            client.is_closed();
+            for number in 0..50 {
+                listening.gets(&number.to_string());
+            }
+        }
     });
 }

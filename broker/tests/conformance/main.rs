@@ -1,5 +1,8 @@
 //! What the standards say, over the wire: raw bytes to a broker process and back, clause by clause. Neither the packets
 //! nor their reading come from `nsd-wire`. Each test names its statements; `table` makes `docs/conformance.md` of them.
+//!
+//! Most of a test is waiting: `RUST_TEST_THREADS=8` makes the whole four times as fast. `NSD_CONFORMANCE=ours` leaves
+//! Mosquitto out (or the other way round), `NSD_CONFORMANCE_STORE=disk` keeps our state on disk.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a helper of a test fails as the test would")]
 
@@ -18,6 +21,7 @@ mod keep_alive;
 mod malformed;
 mod properties;
 mod qos;
+mod resumption;
 mod retained;
 mod session;
 mod shared;

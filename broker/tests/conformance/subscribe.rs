@@ -307,3 +307,24 @@ fn v311_4_5_0_1_who_subscribes_under_another_id_has_a_subscription_of_its_own() 
         }
     });
 }
+
+/// [MQTT-3.8.4-4] [MQTT-3.8.4-5] [MQTT-3.10.4-6] [MQTT5-3.8.4-5] [MQTT5-3.8.4-6] [MQTT5-3.10.4-6]
+#[test]
+fn v311_3_8_4_4_a_thousand_filters_in_one_packet() {
+    both(|broker| {
+        for version in BOTH {
+            let name = unique("thousand");
+            let filters: Vec<_> = (0..1000).map(|number| format!("{name}/{number}/+")).collect();
+            let mut client = Client::new(broker, version);
+            let wishes: Vec<_> = filters.iter().map(|filter| (filter.as_str(), 1)).collect();
+            assert_eq!(client.subscribe_all(&wishes), [1; 1000]);
+            let mut other = Client::new(broker, V311);
+            other.says(&format!("{name}/999/x"), "x", 1);
+            client.gets("x");
+            let filters: Vec<_> = filters.iter().map(String::as_str).collect();
+            assert!(client.unsubscribe(&filters).iter().all(|code| *code == 0));
+            other.says(&format!("{name}/0/x"), "x", 1);
+            client.nothing_comes();
+        }
+    });
+}

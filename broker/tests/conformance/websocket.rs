@@ -149,9 +149,9 @@ fn v311_6_0_0_2_frames_and_packets_need_not_fit() {
                 let mut socket = Socket::upgrade(broker, version, "mqtt");
                 all.chunks(size).for_each(|piece| socket.says(piece));
                 assert!(matches!(socket.answer(), Answer::ConnAck { code: 0, .. }));
-                assert_eq!(socket.answer(), Answer::SubAck { id: 1, codes: vec![1] });
-                let rest = [socket.answer(), socket.answer(), socket.answer()];
-                for answer in [Answer::PubAck { id: 2, code: 0 }, Answer::PingResp] {
+                let rest = [socket.answer(), socket.answer(), socket.answer(), socket.answer()];
+                let suback = Answer::SubAck { id: 1, codes: vec![1] };
+                for answer in [suback, Answer::PubAck { id: 2, code: 0 }, Answer::PingResp] {
                     assert!(rest.contains(&answer), "{rest:?}");
                 }
                 let message = rest

@@ -267,3 +267,17 @@ fn v5_3_3_2_6_the_expiry_of_a_will_begins_when_it_is_published() {
         assert_eq!(listening.gets("gone").get(id::MESSAGE_EXPIRY), Some(&Value::Long(1)));
     });
 }
+
+/// [MQTT-3.1.2-8] [MQTT-3.1.2-9] [MQTT5-3.1.2-8] [MQTT5-3.1.2-9]
+#[test]
+fn v311_3_1_2_9_the_longest_will_that_can_be_written() {
+    both(|broker| {
+        for version in BOTH {
+            let topic = unique("will");
+            let mut listening = subscriber(broker, V311, &topic, 1);
+            let will = Will { qos: 1, ..Will::new(&topic, &[b'w'; 65_535]) };
+            Client::connect(broker, &Connect::new(version, &unique("w")).will(will)).vanish();
+            assert!(listening.take().payload == [b'w'; 65_535]);
+        }
+    });
+}
