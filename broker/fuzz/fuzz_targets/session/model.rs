@@ -34,6 +34,8 @@ impl Cause {
 pub(crate) struct Model {
     limits: Limits,
     version: Version,
+    /// A CONNECT has come.
+    connected: bool,
     asked: bool,
     undecided: bool,
     challenge: Option<Box<[u8]>>,
@@ -54,6 +56,7 @@ impl Model {
         Self {
             limits,
             version: Version::V311,
+            connected: false,
             asked: false,
             undecided: false,
             challenge: None,
@@ -80,7 +83,7 @@ impl Model {
 
     /// The first CONNECT tells it.
     pub(crate) fn hear_version(&mut self, version: Version) {
-        if !self.inside && !self.asked && self.challenge.is_none() {
+        if !std::mem::replace(&mut self.connected, true) {
             self.version = version;
         }
     }
@@ -178,7 +181,10 @@ impl Model {
                 assert!(self.asked && !self.inside);
                 self.inside = true;
             }
-            Reply::Refused(reason) => assert!(reason.is_failure() && !self.inside),
+            Reply::Refused { version, reason } => {
+                assert!(reason.is_failure() && !self.inside);
+                assert_eq!(*version, self.version);
+            }
             Reply::Disconnect(_) => assert!(self.version.is_v5() && self.inside),
             Reply::Ack { kind, id, reason } => self.acknowledged(*kind, *id, *reason, cause),
             Reply::Auth { .. } => assert!(self.version.is_v5()),

@@ -24,7 +24,7 @@ fn slowloris_on_connect_lasts_until_the_deadline() {
         sleep(Duration::from_millis(50));
     }
     assert!(sockets.is_empty(), "{} are still waited for", sockets.len());
-    siege.end("slowloris: 400 sockets, a byte every 50 ms", 12 * MIB);
+    siege.end("slowloris: 400 sockets, a byte every 50 ms", 6 * MIB);
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn half_packets_hold_what_was_sent_and_only_for_a_keep_alive() {
     for client in &mut clients {
         assert_eq!(client.disconnected(), ReasonCode::KeepAliveTimeout);
     }
-    siege.end("half packets: 100 clients, 64 KiB of 1 MiB each", 20 * MIB);
+    siege.end("half packets: 100 clients, 64 KiB of 1 MiB each", 16 * MIB);
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn connect_floods_leave_nothing_behind() {
     eventually("only the witnesses are left", SOON * 2, || {
         siege.broker.ask("stats").1["clients"].as_u64() == Some(2)
     });
-    siege.end("connect floods: 3000 without and 1500 with a CONNECT, as fast as they go", 24 * MIB);
+    siege.end("connect floods: 3000 without and 1500 with a CONNECT, as fast as they go", 12 * MIB);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn sessions_that_nobody_comes_back_to() {
         }
     }
     assert_eq!(refused, 200, "the witnesses are two of all sessions");
-    siege.end("abandoned sessions: 700 ids, 500 of them kept", 8 * MIB);
+    siege.end("abandoned sessions: 700 ids, 500 of them kept", 6 * MIB);
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn who_takes_an_id_from_each_other_harms_nobody_else() {
     eventually("the last of them is gone", SOON, || {
         siege.broker.ask("stats").1["clients"].as_u64() == Some(2)
     });
-    siege.end("an id war: three clients for 3 s", 8 * MIB);
+    siege.end("an id war: three clients for 3 s", 4 * MIB);
 }
 
 #[test]
@@ -134,5 +134,5 @@ fn without_files_those_inside_go_on_and_later_all_is_well() {
     assert!(!is_in(&mut outside, Duration::from_millis(500)), "there is no file for it");
     drop(sockets);
     assert!(is_in(&mut outside, SOON), "there is one now");
-    siege.end("files exhausted: 600 sockets for 96 places", 8 * MIB);
+    siege.end("files exhausted: 600 sockets for 96 places", 4 * MIB);
 }

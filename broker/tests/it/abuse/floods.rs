@@ -73,7 +73,7 @@ fn who_asks_without_reading_the_answers_waits() {
         let mut client = siege.narrow(Version::V5, name);
         assert!(is_held_back(&mut client, &batch, 96 * 1024 * 1024), "{name} are read for ever");
     }
-    siege.end("four kinds of question without reading an answer", 16 * MIB);
+    siege.end("four kinds of question without reading an answer", 6 * MIB);
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn subscribing_and_unsubscribing_without_end() {
         })
     });
     flickering.into_iter().for_each(|client| client.join().unwrap());
-    siege.end("subscribe and unsubscribe, 2 clients for 2 s", 6 * MIB);
+    siege.end("subscribe and unsubscribe, 2 clients for 2 s", 4 * MIB);
 }
 
 #[test]
@@ -117,5 +117,5 @@ fn wills_of_clients_that_die_all_at_once() {
     for _ in 0..300 {
         assert!(mourner.message_within(SOON).is_some(), "each will comes");
     }
-    siege.end("300 wills at once", 12 * MIB);
+    siege.end("300 wills at once", 6 * MIB);
 }

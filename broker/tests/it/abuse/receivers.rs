@@ -49,7 +49,7 @@ fn never_reads(qos: Qos) {
     let lost = siege.broker.ask("stats").1["messages"]["dropped"].as_u64().unwrap();
     assert!(lost > 0, "of {sent} messages some are lost, and counted");
     drop(deaf);
-    siege.end(&format!("never reads, QoS {}: 3 receivers, 30 MB for each", qos as u8), 40 * MIB);
+    siege.end(&format!("never reads, QoS {}: 3 receivers, 30 MB for each", qos as u8), 32 * MIB);
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn a_window_of_one_that_is_never_acknowledged() {
         assert_eq!(first, Ok(true));
         client.ping();
     }
-    siege.end("a window of 1, never acknowledged: 8 receivers, 10 MB for each", 80 * MIB);
+    siege.end("a window of 1, never acknowledged: 8 receivers, 10 MB for each", 56 * MIB);
 }
 
 #[test]
@@ -99,5 +99,5 @@ fn a_receiver_of_everything_that_reads_nothing() {
     eventually("what it did not take is counted", Duration::from_secs(5), || {
         siege.broker.ask("stats").1["messages"]["dropped"].as_u64() > Some(0)
     });
-    siege.end("a deaf `#`: the witnesses' messages go to it, too", 16 * MIB);
+    siege.end("a deaf `#`: the witnesses' messages go to it, too", 8 * MIB);
 }

@@ -35,7 +35,7 @@ fn ten_thousand_filters_in_one_packet() {
     eventually("they are all forgotten", SOON * 2, || {
         siege.broker.ask("stats").1["subscriptions"].as_u64() == Some(1)
     });
-    siege.end("many filters: 10,050 in one SUBSCRIBE, 4 clients", 48 * MIB);
+    siege.end("many filters: 10,050 in one SUBSCRIBE, 4 clients", 32 * MIB);
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn deep_topics_as_far_as_they_may_go() {
     }
     publisher.publish(&deep(129, 0), b"x", Qos::AtMostOnce);
     assert_eq!(publisher.disconnected(), ReasonCode::TopicNameInvalid);
-    siege.end("deep topics: 2000 filters of 128 levels, 1000 messages", 24 * MIB);
+    siege.end("deep topics: 2000 filters of 128 levels, 1000 messages", 10 * MIB);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn wildcard_bombs_cost_no_more_than_their_filters() {
             }
         }
     }
-    siege.end("wildcard bombs: 3 × 8300 filters, each topic matches them all", 64 * MIB);
+    siege.end("wildcard bombs: 3 × 8300 filters, each topic matches them all", 32 * MIB);
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn groups_without_end_multiply_no_message_without_end() {
         .for_each(|bomb| bomb.send(&Packet::Disconnect(nsd_wire::Disconnect::new(ReasonCode::Success))));
     let bytes: u64 = read.into_iter().map(|read| read.join().unwrap()).sum();
     assert!(bytes < 256 * 50 * 16, "{bytes}");
-    siege.end("groups: 3 members of 256 each, 50 messages", 12 * MIB);
+    siege.end("groups: 3 members of 256 each, 50 messages", 10 * MIB);
 }
 
 #[test]
@@ -192,5 +192,5 @@ fn a_retained_storm_waits_for_its_readers() {
     let grown = siege.grown_kib() - kept;
     assert!(grown < 30 * 2 * MIB, "30 that do not read them take {grown} KiB more");
     drop(storm);
-    siege.end("retained storm: 100,000 kept, 30 deaf `#` and a reader", 100 * MIB);
+    siege.end("retained storm: 100,000 kept, 30 deaf `#` and a reader", 64 * MIB);
 }
