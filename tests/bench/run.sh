@@ -1,7 +1,7 @@
 #!/bin/sh
 # Our servers beside their peers: builds them for release, then measures in turns and prints the ratio tables.
 #
-#   tests/bench/run.sh                    both tables, three rounds, about 25 minutes
+#   tests/bench/run.sh                    both tables, three rounds, about 40 minutes
 #   tests/bench/run.sh --smoke            one short round of a few rows
 #   tests/bench/run.sh broker --only fan-in-0 --rounds 5
 #   tests/bench/run.sh --help             everything else

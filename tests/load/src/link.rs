@@ -47,6 +47,7 @@ pub struct Link {
     tail: Vec<u8>,
     out: Vec<u8>,
     written: usize,
+    unflushed: bool,
     /// An answer is awaited: what comes behind it is not looked at yet.
     asking: bool,
     /// There may be whole packets in `tail`.
@@ -56,7 +57,16 @@ pub struct Link {
 impl Link {
     #[must_use]
     pub fn new(stream: Stream, version: Version) -> Self {
-        Self { stream, version, tail: Vec::new(), out: Vec::new(), written: 0, asking: false, unread: false }
+        Self {
+            stream,
+            version,
+            tail: Vec::new(),
+            out: Vec::new(),
+            written: 0,
+            unflushed: false,
+            asking: false,
+            unread: false,
+        }
     }
 
     /// The queue of output, to append to. Its bound is the caller's: a batch or the packets in flight.
@@ -64,10 +74,11 @@ impl Link {
         &mut self.out
     }
 
-    /// Bytes queued and not yet written.
+    /// Bytes queued and not yet written. What a TLS stream took and holds back counts as one more: it would never go out
+    /// if nobody wrote again.
     #[must_use]
     pub fn queued(&self) -> usize {
-        self.out.len() - self.written
+        self.out.len() - self.written + usize::from(self.unflushed)
     }
 
     /// Writes what is queued; ready when nothing is left.
@@ -81,7 +92,10 @@ impl Link {
         }
         self.out.clear();
         self.written = 0;
-        Pin::new(&mut self.stream).poll_flush(cx).map_err(LinkError::Io)
+        self.unflushed = true;
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.unflushed = false;
+        Poll::Ready(Ok(()))
     }
 
     /// Reads once and hands every whole packet to `on_packet`, which may queue output. A DISCONNECT is an error.
