@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# tests/install.sh COMMAND:PACKAGE…: installs the Debian packages whose commands are missing, says which, and starts and
-# enables none of their services. Does nothing, and needs no root, when every command is there.
+# tests/install.sh COMMAND:PACKAGE…: installs the Debian packages whose commands (or files, by their whole path) are missing,
+# says which, and starts and enables none of their services. Does nothing, and needs no root, when every command is there.
 set -euo pipefail
 
 POLICY=/usr/sbin/policy-rc.d
@@ -8,7 +8,7 @@ POLICY=/usr/sbin/policy-rc.d
 main() {
   local need packages=()
   for need; do
-    PATH=$PATH:/usr/sbin:/sbin command -v "${need%%:*}" >/dev/null || packages+=("${need#*:}")
+    is_here "${need%%:*}" || packages+=("${need#*:}")
   done
   ((${#packages[@]})) || return 0
   mapfile -t packages < <(printf '%s\n' "${packages[@]}" | sort -u)
@@ -20,6 +20,14 @@ main() {
   fi
   echo "Installing with apt, without starting any service: ${packages[*]}" >&2
   install "${packages[@]}"
+}
+
+is_here() {
+  if [[ $1 == /* ]]; then
+    [[ -e $1 ]]
+  else
+    PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null
+  fi
 }
 
 stop() {

@@ -42,7 +42,8 @@ prepare() {
   export PATH=$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
   # What a workspace build needs, what the lab needs, and the peers that tests and benchmarks stand beside.
   tests/install.sh cc:build-essential make:build-essential prove:perl pkg-config:pkg-config shellcheck:shellcheck \
-    "${LAB_NEEDS[@]}" mosquitto:mosquitto mosquitto_pub:mosquitto-clients haproxy:haproxy openssl:openssl
+    "${LAB_NEEDS[@]}" mosquitto:mosquitto mosquitto_pub:mosquitto-clients haproxy:haproxy openssl:openssl \
+    /usr/lib/python3/dist-packages/prometheus_client/parser.py:python3-prometheus-client
   local tool
   for tool in cargo rustfmt cargo-clippy; do
     command -v "$tool" >/dev/null || stop "$tool is not here: install Rust from https://rustup.rs (with rustfmt and clippy)."

@@ -241,6 +241,7 @@ fn production_code(file: &Path) -> String {
         return String::new();
     }
     let text = fs::read_to_string(file).expect("a listed file can be read");
-    let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let tests = ["#[cfg(test)]\nmod ", "#[cfg(test)]\npub(super) mod "];
+    let code = tests.iter().fold(&*text, |code, start| code.split(start).next().unwrap_or_default());
     code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
