@@ -45,6 +45,8 @@ pub(super) struct Hands {
     pub(super) peer: Peer,
     node: Arc<Node>,
     pub(super) version: Version,
+    /// The largest packet that the client takes.
+    packet_bytes: usize,
     pub(super) outbox: Option<Arc<Outbox>>,
     pub(super) attachment: u64,
     pub(super) replies: Vec<u8>,
@@ -82,6 +84,7 @@ impl Hands {
             peer,
             node,
             version: Version::V311,
+            packet_bytes: 0,
             outbox: None,
             attachment: 0,
             replies: Vec::new(),
@@ -107,6 +110,7 @@ impl Hands {
     /// Everything between a CONNECT and its CONNACK that takes time.
     pub(super) async fn admit(&mut self, opening: &Opening) -> Result<Admitted, ReasonCode> {
         let client = &*opening.client_id;
+        self.packet_bytes = opening.maximum_packet_size;
         let deciding = async {
             let grant = self.node.door.load_full().admit(opening, &self.peer).await?;
             let epoch = self.node.store.claim(client, opening.will.as_ref()).await.map_err(|error| {
@@ -537,14 +541,20 @@ impl Hands {
             Reply::PingResp => encoded(nsd_wire::Packet::PingResp.encode(version, out)),
             Reply::Disconnect(reason) => {
                 let (mut disconnect, redirect) = (Disconnect::new(*reason), self.node.redirect(*reason));
-                disconnect.properties.server_reference = redirect.as_ref().map(|place| place.as_str());
+                let reference = redirect.as_ref().map(|place| place.as_str());
+                disconnect.properties.server_reference = reference;
+                let known = reference.map_or(0, str::len);
+                disconnect.properties.reason_string = explanation(*reason, known, self.packet_bytes);
                 encoded(disconnect.encode(version, &mut self.last_word));
             }
             Reply::Refused { version, reason } => {
                 if self.proving {
                     info!(peer = %self.peer.address, reason = reason.text(), "authentication refused");
                 }
-                encoded(ConnAck::new(false, *reason).encode(*version, out));
+                let mut ack = ConnAck::new(false, *reason);
+                ack.properties.reason_string =
+                    explanation(*reason, 0, self.packet_bytes).filter(|_| version.is_v5());
+                encoded(ack.encode(*version, out));
             }
             Reply::UnsupportedVersion { level } => {
                 out.extend_from_slice(connack::unsupported_version(*level));
@@ -573,6 +583,13 @@ impl Hands {
             }
         }
     }
+}
+
+/// The reason in words, if the packet it goes into, `known` bytes and a header without it, may be that large
+/// [MQTT5-3.14.2-3].
+fn explanation(reason: ReasonCode, known: usize, most: usize) -> Option<&'static str> {
+    const HEADER: usize = 24;
+    Some(reason.text()).filter(|text| HEADER + known + text.len() <= most)
 }
 
 fn by_scram(data: &str) -> Authentication<'_> {

@@ -164,6 +164,25 @@ fn a_connack_says_what_the_server_is() {
 }
 
 #[test]
+fn who_is_sent_away_is_told_why_in_words_unless_they_do_not_fit() {
+    let broker = Broker::anonymous();
+    for (most, expected) in [(None, true), (Some(30), false)] {
+        let mut connect = Connect::new(Version::V5, "c");
+        connect.properties.maximum_packet_size = most.and_then(std::num::NonZeroU32::new);
+        let mut client = Client::connect(broker.address, &connect);
+        client.send(&Packet::Connect(connect));
+        client.expect(|packet| match packet {
+            Packet::Disconnect(disconnect) => {
+                assert_eq!(disconnect.reason, ReasonCode::ProtocolError);
+                assert_eq!(disconnect.properties.reason_string.is_some(), expected);
+                Some(())
+            }
+            _ => None,
+        });
+    }
+}
+
+#[test]
 fn the_receive_maximum_and_packet_size_of_a_client_hold() {
     let broker = Broker::anonymous();
     let mut connect = Connect::new(Version::V5, "small");
