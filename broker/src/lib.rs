@@ -8,7 +8,7 @@
 //! | [`topic`] | pure: subscriptions by filter |
 //! | [`session`] | pure: one client's protocol; read [`session::Effect`] first |
 //! | [`access`] | pure: who may connect, publish, subscribe |
-//! | [`store`] | device records and ownership of client ids: memory or Redis |
+//! | [`store`] | what outlives a connection, a process, a node: memory, disk, Redis |
 //! | [`hub`] | the clients living on this node, and how a message reaches them |
 //! | [`queue`] | pure: the messages of one persistent session toward its client |
 //! | [`lanes`] | what threads gather for one that stores or sends it |

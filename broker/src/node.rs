@@ -230,6 +230,26 @@ impl Node {
         wills.into_iter().collect()
     }
 
+    /// Adds, changes or removes a device of this node's own store; `Err`: it could not be stored, and nothing has changed.
+    pub async fn set_device(&self, id: &str, record: Option<DeviceRecord>) -> Result<(), ReasonCode> {
+        let Store::Memory(store) = &*self.store else { return Err(ReasonCode::ImplementationSpecificError) };
+        let put = |record: Option<DeviceRecord>| match record {
+            Some(record) => store.add_device(id, record),
+            None => store.remove_device(id),
+        };
+        let before = store.device(id);
+        put(record);
+        let Some(journal) = &self.hub.journal else { return Ok(()) };
+        journal.device_changed(id);
+        match journal.stored().await {
+            ReasonCode::Success => Ok(()),
+            reason => {
+                put(before);
+                Err(reason)
+            }
+        }
+    }
+
     /// The will of a client that was connected when the process before this one ended, and left no session.
     pub fn publish_orphan(&self, client_id: &str, will: &Will) {
         self.publish(&will.message);

@@ -270,7 +270,7 @@ async fn open_disk(
     let store = Store::Memory(MemoryStore::default());
     let node = Arc::new(Node::new(settings, store, None, Some(Arc::clone(&journal))));
     let wills = node.restore(stored);
-    let writer = Writer::new(journal, Arc::clone(&node.hub), Box::new(disk), Arc::clone(&node.limits));
+    let writer = Writer::new(journal, &node, Box::new(disk));
     let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run())?;
     wills.iter().for_each(|(client_id, will)| node.publish_orphan(client_id, will));
     Ok((node, thread))

@@ -2,6 +2,7 @@
 //! over HTTP; `docs/broker-operations.md` lists the paths. Nothing here tells a secret: no password, no payload.
 
 mod clients;
+mod devices;
 mod drain;
 mod health;
 mod retained;
@@ -27,6 +28,7 @@ pub fn router(desk: &Arc<Desk>) -> Router {
     };
     let (reload, begin, cancel) = (Arc::clone(desk), Arc::clone(desk), Arc::clone(desk));
     let (retained, sessions) = (Arc::clone(&desk.node), Arc::clone(&desk.node));
+    let (adding, removing) = (Arc::clone(&desk.node), Arc::clone(&desk.node));
     Router::new()
         .at_once(Method::GET, "/health", ask(|desk, _| health::health(desk)))
         .at_once(Method::GET, "/status", ask(|desk, _| stats::status(desk)))
@@ -34,11 +36,14 @@ pub fn router(desk: &Arc<Desk>) -> Router {
         .at_once(Method::GET, "/sessions", ask(|desk, request| clients::list(&desk.node, request)))
         .at_once(Method::GET, "/session", ask(|desk, request| clients::who(&desk.node, request)))
         .at_once(Method::GET, "/retained", ask(|desk, request| retained::list(&desk.node, request)))
+        .at_once(Method::GET, "/devices", ask(|desk, request| devices::list(&desk.node, request)))
         .at_once(Method::GET, "/certificates", ask(|desk, _| settings::certificates(&desk.node)))
         .at_once(Method::PUT, "/log", ask(|_, request| settings::log(request)))
         .at_once(Method::GET, "/drain", ask(|desk, _| drain::progress(desk)))
         .at_once(Method::POST, "/stop", ask(|desk, _| stop(desk)))
         .route(Method::DELETE, "/retained", move |request| retained::delete(Arc::clone(&retained), request))
+        .route(Method::POST, "/device", move |request| devices::add(Arc::clone(&adding), request))
+        .route(Method::DELETE, "/device", move |request| devices::remove(Arc::clone(&removing), request))
         .route(Method::DELETE, "/session", move |request| clients::kick(Arc::clone(&sessions), request))
         .route(Method::POST, "/reload", move |_request| settings::reload(Arc::clone(&reload)))
         .route(Method::POST, "/drain", move |request| drain::start(Arc::clone(&begin), request))

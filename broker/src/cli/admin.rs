@@ -67,6 +67,14 @@ pub(super) enum Question {
         #[command(flatten)]
         page: Page,
     },
+    /// Devices of the broker's own store, by name (with Redis: `nsd device`)
+    Devices {
+        #[command(flatten)]
+        page: Page,
+    },
+    /// Add or remove a device of the broker's own store
+    #[command(subcommand)]
+    Device(Device),
     /// Certificates of the listeners, and when they end
     Certificates,
     /// Read the settings file now; exit code 1 if it is not in effect
@@ -82,6 +90,19 @@ pub(super) enum Question {
 pub(super) enum State {
     Connected,
     Offline,
+}
+
+#[derive(Subcommand)]
+pub(super) enum Device {
+    /// Make a device and print its secret, which nobody can read again
+    Add {
+        id: String,
+        /// One that is there gets a new secret
+        #[arg(long)]
+        replace: bool,
+    },
+    /// It cannot connect any more; who is connected stays until it leaves or is kicked
+    Remove { id: String },
 }
 
 #[derive(Args)]
@@ -165,6 +186,14 @@ fn request(question: &Question) -> (Method, String, Option<Value>) {
         }
         Question::Retained { filter, page, .. } => {
             (Method::GET, page.with("/retained", &[("filter", Some(filter))]), None)
+        }
+        Question::Devices { page } => (Method::GET, page.with("/devices", &[]), None),
+        Question::Device(Device::Add { id, replace }) => {
+            let query = [("id", Some(id.as_str())), ("replace", replace.then_some("true"))];
+            (Method::POST, path("/device", &query), None)
+        }
+        Question::Device(Device::Remove { id }) => {
+            (Method::DELETE, path("/device", &[("id", Some(id))]), None)
         }
         Question::Certificates => plain(Method::GET, "/certificates"),
         Question::Reload => plain(Method::POST, "/reload"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::admin::Question;
+use super::admin::{Device, Question};
 
 pub(super) fn answer(question: &Question, answer: &Value) -> String {
     match question {
@@ -19,6 +19,9 @@ pub(super) fn answer(question: &Question, answer: &Value) -> String {
         Question::Stop => "stopping".to_owned(),
         Question::Retained { delete: true, .. } => format!("{} deleted", text(&answer["deleted"])),
         Question::Retained { .. } => retained(answer),
+        Question::Devices { .. } => devices(answer),
+        Question::Device(Device::Add { .. }) => text(&answer["secret"]),
+        Question::Device(Device::Remove { id }) => format!("{} removed", line(id)),
         Question::Certificates => certificates(answer),
         Question::Reload => reloaded(answer),
         Question::Log { .. } => format!("logging at `{}`", text(&answer["level"])),
@@ -175,6 +178,18 @@ fn retained(answer: &Value) -> String {
     });
     let out = table(&["TOPIC", "BYTES", "QOS", "AGE", "EXPIRES AFTER"], rows);
     more(format!("{out}{} shown", list(&answer["retained"]).len()), &answer["next"])
+}
+
+fn devices(answer: &Value) -> String {
+    let state = |device: &Value| if device["disabled"] == true { "  disabled" } else { "" };
+    let mut out = String::new();
+    for device in list(&answer["devices"]) {
+        let _ = writeln!(out, "{}{}", text(&device["id"]), state(device));
+    }
+    if out.is_empty() {
+        return "no devices: `nsd-broker admin device add NAME` makes one".to_owned();
+    }
+    more(out, &answer["next"])
 }
 
 fn certificates(answer: &Value) -> String {

@@ -67,6 +67,8 @@ enum Work {
     Retained(Box<str>),
     /// A client's will changed.
     Will(Box<str>),
+    /// A device came, changed or went.
+    Device(Box<str>),
 }
 
 /// What a piece of work is about: the same again adds nothing.
@@ -80,6 +82,7 @@ enum Subject<'w> {
     Done(u64, Seq),
     Retained(&'w str),
     Will(&'w str),
+    Device(&'w str),
 }
 
 /// A message for persistent sessions.
@@ -157,6 +160,10 @@ impl Journal {
         self.note(Work::Will(client_id.into()));
     }
 
+    pub fn device_changed(&self, id: &str) {
+        self.note(Work::Device(id.into()));
+    }
+
     pub fn done(&self, outbox: &Arc<Outbox>, seq: Seq) {
         self.note(Work::Done(Arc::clone(outbox), seq));
     }
@@ -229,6 +236,7 @@ impl Work {
             Self::Done(outbox, seq) => Subject::Done(outbox.id, *seq),
             Self::Retained(topic) => Subject::Retained(topic),
             Self::Will(client_id) => Subject::Will(client_id),
+            Self::Device(id) => Subject::Device(id),
         }
     }
 }

@@ -10,11 +10,13 @@ use nsd_wire::ReasonCode;
 use tracing::{error, info};
 
 use super::{Journal, ToStore, Work};
+use crate::access::DeviceRecord;
 use crate::hub::{Away, Hub, Outbox};
 use crate::lanes::Receipts;
 use crate::limits::Limits;
-use crate::store::Keep;
+use crate::node::Node;
 use crate::store::change::{Change, Entry};
+use crate::store::{Keep, Store};
 
 /// Between two attempts to store what must not be lost.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -22,6 +24,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub struct Writer {
     journal: Arc<Journal>,
     hub: Arc<Hub>,
+    devices: Arc<Store>,
     store: Box<dyn Keep>,
     limits: Arc<ArcSwap<Limits>>,
     /// Steps that were taken already and are not stored yet, and the answers that wait for that.
@@ -40,13 +43,16 @@ struct Batch {
 }
 
 impl Writer {
-    pub fn new(
-        journal: Arc<Journal>,
-        hub: Arc<Hub>,
-        store: Box<dyn Keep>,
-        limits: Arc<ArcSwap<Limits>>,
-    ) -> Self {
-        Self { journal, hub, store, limits, owed: Vec::new(), owed_answers: Receipts::default() }
+    pub fn new(journal: Arc<Journal>, node: &Node, store: Box<dyn Keep>) -> Self {
+        Self {
+            journal,
+            hub: Arc::clone(&node.hub),
+            devices: Arc::clone(&node.store),
+            store,
+            limits: Arc::clone(&node.limits),
+            owed: Vec::new(),
+            owed_answers: Receipts::default(),
+        }
     }
 
     /// Until [`Journal::finish`], and then once more.
@@ -157,6 +163,7 @@ impl Writer {
                     topics.insert(&**topic);
                 }
                 Work::Will(client_id) => batch.add_will(client_id, &self.hub),
+                Work::Device(id) => batch.add_device(id, &self.devices),
             }
         }
         let retained = self.hub.retained.read();
@@ -221,6 +228,15 @@ impl Batch {
         self.changes.push(match hub.will_of(&client_id) {
             Some(will) => Change::Will { client_id, will },
             None => Change::WillDone { client_id },
+        });
+    }
+
+    fn add_device(&mut self, id: &str, devices: &Store) {
+        self.changes.push(match devices.own_device(id) {
+            Some(DeviceRecord { secret, disabled }) => {
+                Change::Device { id: id.into(), secret: secret.into(), disabled }
+            }
+            None => Change::NoDevice { id: id.into() },
         });
     }
 

@@ -28,7 +28,21 @@ impl MemoryStore {
         self.state.lock().devices.insert(id.into(), record);
     }
 
-    pub(super) fn device(&self, id: &str) -> Option<DeviceRecord> {
+    pub fn remove_device(&self, id: &str) {
+        self.state.lock().devices.remove(id);
+    }
+
+    /// Names in order, and whether each is disabled: at most `most` of those behind `after`.
+    pub fn devices(&self, after: Option<&str>, most: usize) -> Vec<(Box<str>, bool)> {
+        let state = self.state.lock();
+        let behind = state.devices.iter().filter(|(id, _)| after.is_none_or(|after| &***id > after));
+        let mut found: Vec<_> = behind.map(|(id, record)| (id.clone(), record.disabled)).collect();
+        found.sort_unstable();
+        found.truncate(most);
+        found
+    }
+
+    pub fn device(&self, id: &str) -> Option<DeviceRecord> {
         self.state.lock().devices.get(id).cloned()
     }
 

@@ -71,6 +71,14 @@ impl Store {
         }
     }
 
+    /// A device of this node's own store.
+    pub fn own_device(&self, id: &str) -> Option<DeviceRecord> {
+        match self {
+            Self::Memory(store) => store.device(id),
+            Self::Redis(_) => None,
+        }
+    }
+
     /// A device that this node's own store holds.
     pub fn restore_device(&self, id: &str, record: DeviceRecord) {
         if let Self::Memory(store) = self {

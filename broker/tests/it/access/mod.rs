@@ -4,6 +4,7 @@ mod acl;
 mod certificates;
 mod devices;
 mod document;
+mod own_devices;
 mod passwords;
 mod scram;
 mod service;

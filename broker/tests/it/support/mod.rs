@@ -267,8 +267,13 @@ impl Broker {
 
     /// An answer of the admin socket and whether it was a good one.
     pub(crate) fn ask(&self, question: &str) -> (bool, serde_json::Value) {
+        self.order(&[question])
+    }
+
+    pub(crate) fn order(&self, words: &[&str]) -> (bool, serde_json::Value) {
         let output = Command::new(env!("CARGO_BIN_EXE_nsd-broker"))
-            .args(["admin", "--socket", &self.socket.display().to_string(), question, "--json"])
+            .args(["admin", "--socket", &self.socket.display().to_string(), "--json"])
+            .args(words)
             .output()
             .unwrap();
         (output.status.success(), serde_json::from_slice(&output.stdout).unwrap_or_default())
