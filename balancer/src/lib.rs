@@ -3,6 +3,7 @@
 //! | module | | what it does |
 //! | --- | --- | --- |
 //! | [`backend`] | pure | the state of one server: Joining, Healthy, Unhealthy, Draining, Gone |
+//! | [`gate`] | pure | a client's CONNECT → let in, or refused and in which words |
 //! | [`pick`] | pure | which server gets the next session |
 //! | [`pool`] | pure | the servers of a backend; a new list of them → what changes |
 //! | [`settings`] | pure | text → checked settings, or all that is wrong with it |
@@ -10,7 +11,8 @@
 //! | `member` | edge | one server at run time: machine, counts, closing of its sessions |
 //! | `probe` | edge | health checks → inputs of the machine |
 //! | `relay` | edge | copies both ways, without buffers while idle |
-//! | `session` | edge | one client: handshake, choice, connect or another, relay, access log |
+//! | `guard` | edge | the gate of one frontend, with the rates that its clients share |
+//! | `session` | edge | one client: handshake, gate, choice, connect or another, relay, access log |
 //! | `workers` | edge | a thread and a runtime a core |
 //! | `running` | edge | all that runs: backends, frontends, bound addresses, certificates |
 //! | `reload` | edge | new settings → what runs, as a transaction |
@@ -18,12 +20,14 @@
 //! | [`server`] | edge | start, signals, reload, graceful stop |
 
 pub mod backend;
+pub mod gate;
 pub mod pick;
 pub mod pool;
 pub mod server;
 pub mod settings;
 
 mod admin;
+mod guard;
 mod limits;
 mod member;
 mod probe;

@@ -17,6 +17,12 @@ pub(crate) const STOP_GRACE: Duration = Duration::from_secs(5);
 /// TLS handshakes under way at once, counted from the client's first byte. More wait, their deadline running: a storm
 /// of them must not take all memory.
 pub(crate) const HANDSHAKES: usize = 1024;
+/// A client that was refused may take so long, and send so much, until it has read why: to close with unread bytes would
+/// throw the answer away.
+pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
+pub(crate) const FAREWELL_BYTES: usize = 1024 * 1024;
+/// Read at most of a server's answer to a CONNECT before it is passed on.
+pub(crate) const ANSWER: u64 = 4096;
 /// Once one side has ended, the other may stay this long without sending: far longer than any answer takes.
 pub(crate) const HALF_CLOSED_IDLE: Duration = Duration::from_secs(60);
 /// Open files kept free of sessions: listeners, checks, the admin socket, logs, certificates.

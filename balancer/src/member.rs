@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -31,7 +31,7 @@ pub(crate) struct Member {
     closing: Notify,
     /// How often all sessions were closed, and why the last time: a session that began before learns of it late.
     closings: AtomicU32,
-    closed_for: AtomicU8,
+    stopping: AtomicBool,
     /// Wakes the probe: look now.
     pub(crate) nudge: Notify,
     last_check: Mutex<Option<CheckResult>>,
@@ -69,7 +69,7 @@ impl Member {
             connect_failures: AtomicU64::new(0),
             closing: Notify::new(),
             closings: AtomicU32::new(0),
-            closed_for: AtomicU8::new(0),
+            stopping: AtomicBool::new(false),
             nudge: Notify::new(),
             last_check: Mutex::new(None),
         }
@@ -158,7 +158,7 @@ impl Member {
 
     /// Ends all sessions, those included that are just being connected.
     pub(crate) fn close_sessions(&self, reason: End) {
-        self.closed_for.store(reason as u8, SeqCst);
+        self.stopping.store(reason == End::Stopping, SeqCst);
         self.closings.fetch_add(1, SeqCst);
         self.closing.notify_waiters();
     }
@@ -202,7 +202,7 @@ impl Seat {
         if self.member.closings.load(SeqCst) == self.closings {
             closing.await;
         }
-        End::from_close(self.member.closed_for.load(SeqCst))
+        if self.member.stopping.load(SeqCst) { End::Stopping } else { End::ServerDown }
     }
 }
 

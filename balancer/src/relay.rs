@@ -12,9 +12,10 @@ use nsd_edge::stream::poll_pass_scratch;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::gate::Refusal;
+
 /// Why a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
 pub(crate) enum End {
     /// The client ended it.
     Client,
@@ -38,6 +39,8 @@ pub(crate) enum End {
     Handshake,
     /// The TLS handshake took too long.
     HandshakeTimeout,
+    /// The CONNECT gate did not let the client in.
+    Refused(Refusal),
 }
 
 impl End {
@@ -54,12 +57,8 @@ impl End {
             Self::OurLimit => "our-limit",
             Self::Handshake => "handshake",
             Self::HandshakeTimeout => "handshake-timeout",
+            Self::Refused(refusal) => refusal.as_str(),
         }
-    }
-
-    /// Back from the byte in which a close travels.
-    pub(crate) fn from_close(byte: u8) -> Self {
-        if byte == Self::Stopping as u8 { Self::Stopping } else { Self::ServerDown }
     }
 }
 

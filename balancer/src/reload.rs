@@ -12,6 +12,8 @@ use nsd_edge::tls::TlsServer;
 use tracing::info;
 
 use crate::backend::Input;
+use crate::gate::GateRules;
+use crate::guard::Guard;
 use crate::member::{Member, rules};
 use crate::pool::{Change, Changes, Pool};
 use crate::probe;
@@ -145,7 +147,15 @@ fn commit_certificates(running: &mut Running, prepared: &mut Prepared, context: 
 
 fn frontend(running: &Running, wanted: &FrontendSettings) -> Option<Arc<Frontend>> {
     let backend = running.backends.iter().find(|backend| backend.name == wanted.backend)?;
-    Some(Arc::new(Frontend { name: wanted.name.clone(), backend: Arc::clone(backend) }))
+    let guard = wanted.gate.as_ref().map(|rules| guard(running, &wanted.name, rules));
+    Some(Arc::new(Frontend { name: wanted.name.clone(), backend: Arc::clone(backend), guard }))
+}
+
+/// Where the rules stay the same, so do the counts of who came how often.
+fn guard(running: &Running, name: &str, rules: &GateRules) -> Arc<Guard> {
+    let before = running.frontends.iter().find(|frontend| frontend.name == name);
+    let kept = before.and_then(|before| before.guard.as_ref()).filter(|kept| kept.rules == *rules);
+    kept.map_or_else(|| Arc::new(Guard::new(rules.clone())), Arc::clone)
 }
 
 fn commit_binds(

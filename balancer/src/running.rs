@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tracing::error;
 
+use crate::guard::Guard;
 use crate::member::{Member, Seat};
 use crate::pick;
 use crate::pool::Pool;
@@ -36,6 +37,8 @@ pub(crate) struct Shared {
 pub(crate) struct Frontend {
     pub(crate) name: String,
     pub(crate) backend: Arc<Backend>,
+    /// `None`: any bytes are passed on, to whoever is chosen when the client connects.
+    pub(crate) guard: Option<Arc<Guard>>,
 }
 
 #[derive(Debug)]

@@ -1,5 +1,5 @@
-//! One accepted connection, from its socket to its line in the access log: handshake, choice of a server, another one
-//! where the first cannot be reached, relay. The stages are tasks of their own, so that what a handshake or a choice
+//! One accepted connection, from its socket to its line in the access log: handshake, CONNECT gate, choice of a server,
+//! another one where the first cannot be reached, relay. The stages are tasks of their own, so that what a handshake or a choice
 //! needs is freed before the long, idle part begins.
 
 use std::io;
@@ -16,10 +16,15 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info};
 
 use crate::limits;
-use crate::member::Seat;
+use crate::member::{Member, Seat};
 use crate::relay::{End, Moved, relay};
 use crate::running::{Backend, Frontend, Shared};
+use crate::settings::Policy;
 use crate::workers::Place;
+
+mod admit;
+
+use admit::admit;
 
 /// What is known of a client, and what is counted for it until it ends.
 pub(crate) struct Client {
@@ -74,49 +79,80 @@ async fn shake_hands(socket: TcpStream, tls: Arc<TlsServer>, client: Client) {
 }
 
 /// Finds a server for the client, and lets the two talk in a task that holds nothing else.
-async fn seat<C>(stream: C, client: Client)
+async fn seat<C>(mut stream: C, client: Client)
 where
     C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    match connect(&client.frontend.backend).await {
-        Ok((server, seat)) => {
-            tokio::spawn(talk(stream, server, seat, client));
+    let seated = match client.frontend.guard.clone() {
+        Some(guard) => admit(&mut stream, &client, &guard).await,
+        None => connect(&client.frontend.backend).await,
+    };
+    match seated {
+        Ok(seated) => {
+            tokio::spawn(talk(stream, seated, client));
         }
-        Err(end) => client.ended(None, end, Moved::default()),
+        Err(failed) => client.turned_away(&failed),
+    }
+}
+
+/// A client's connection to its server.
+struct Seated {
+    server: TcpStream,
+    seat: Seat,
+    /// Bytes passed on so far.
+    moved: Moved,
+}
+
+/// Why a client came to no server.
+struct Failed {
+    end: End,
+    /// Its identifier, where it told one.
+    id: Option<String>,
+    moved: Moved,
+}
+
+impl From<End> for Failed {
+    fn from(end: End) -> Self {
+        Self { end, id: None, moved: Moved::default() }
     }
 }
 
 /// A connection to the server that should get the next session; to another one where that fails.
-async fn connect(backend: &Backend) -> Result<(TcpStream, Seat), End> {
+async fn connect(backend: &Backend) -> Result<Seated, Failed> {
     let policy = backend.policy.load_full();
     let mut tried: Vec<SocketAddr> = Vec::new();
     while tried.len() < limits::CONNECT_ATTEMPTS {
         let Some(seat) = backend.choose(policy.balance, &tried) else { break };
-        let member = Arc::clone(seat.member());
-        let error = match timeout(policy.connect_timeout, listen::connect(member.address)).await {
-            Ok(Ok(server)) => {
-                member.connected(&policy);
-                return Ok((server, seat));
-            }
-            Ok(Err(error)) => error,
-            Err(_elapsed) => io::ErrorKind::TimedOut.into(),
-        };
-        if listen::is_our_limit(&error) {
-            info!(server = member.name, %error, "cannot connect to any server");
-            return Err(End::OurLimit);
+        if let Some(server) = reach(seat.member(), &policy).await? {
+            seat.member().connected(&policy);
+            return Ok(Seated { server, seat, moved: Moved::default() });
         }
-        debug!(server = member.name, %error, "cannot connect, trying another server");
-        member.connect_failed(&policy);
-        tried.push(member.address);
+        tried.push(seat.member().address);
     }
-    Err(End::NoServer)
+    Err(End::NoServer.into())
 }
 
-async fn talk<C>(mut stream: C, mut server: TcpStream, seat: Seat, client: Client)
+/// Connects to a server. `None`: another one may do better; an error: none would.
+async fn reach(member: &Member, policy: &Policy) -> Result<Option<TcpStream>, End> {
+    let error = match timeout(policy.connect_timeout, listen::connect(member.address)).await {
+        Ok(Ok(server)) => return Ok(Some(server)),
+        Ok(Err(error)) => error,
+        Err(_elapsed) => io::ErrorKind::TimedOut.into(),
+    };
+    if listen::is_our_limit(&error) {
+        info!(server = member.name, %error, "cannot connect to any server");
+        return Err(End::OurLimit);
+    }
+    debug!(server = member.name, %error, "cannot connect, trying another server");
+    member.connect_failed(policy);
+    Ok(None)
+}
+
+async fn talk<C>(mut stream: C, seated: Seated, client: Client)
 where
     C: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut moved = Moved::default();
+    let Seated { mut server, seat, mut moved } = seated;
     let end = tokio::select! {
         biased;
         end = seat.closed() => end,
@@ -131,8 +167,16 @@ impl Client {
         self.ended(None, end, Moved::default());
     }
 
-    /// The access log: one line for each ended session.
     fn ended(&self, seat: Option<&Seat>, end: End, moved: Moved) {
+        self.log(seat, end, moved, None);
+    }
+
+    fn turned_away(&self, failed: &Failed) {
+        self.log(None, failed.end, failed.moved, failed.id.as_deref());
+    }
+
+    /// The access log: one line for each ended session. What a client says of itself is quoted.
+    fn log(&self, seat: Option<&Seat>, end: End, moved: Moved, id: Option<&str>) {
         if !self.shared.access_log.load(Relaxed) {
             return;
         }
@@ -140,6 +184,7 @@ impl Client {
             target: "access",
             listener = self.frontend.name,
             client = %self.peer,
+            id = id.map(tracing::field::debug),
             server = seat.map_or("-", |seat| seat.member().name.as_str()),
             ms = self.since.elapsed().as_millis(),
             up = moved.up,

@@ -10,7 +10,10 @@ use std::time::Duration;
 use nsd_edge::config::{self, Problem, Table, closest};
 use nsd_edge::logs::Format;
 
+use crate::gate::GateRules;
 use crate::limits;
+
+mod gate;
 
 /// Where the admin socket is unless the file or the command line says otherwise.
 pub const ADMIN_SOCKET: &str = "/run/nsd/balancer.sock";
@@ -37,6 +40,8 @@ pub struct FrontendSettings {
     pub bind: Vec<SocketAddr>,
     pub tls: Option<TlsSettings>,
     pub backend: String,
+    /// How CONNECTs are judged; `None`: bytes are not looked at.
+    pub gate: Option<GateRules>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,9 +176,8 @@ fn read(root: &mut Table<'_, '_>) -> Option<Settings> {
         backends.extend(read_backend(&mut table, &mut seen));
         table.finish();
     }
-    let names: Vec<&str> = seen.backends.keys().map(String::as_str).collect();
     for mut table in root.tables("frontend") {
-        frontends.extend(read_frontend(&mut table, &names, &mut seen.frontends, &mut seen.bound));
+        frontends.extend(read_frontend(&mut table, &mut seen));
         table.finish();
     }
     if !(root.has("listen") || root.has("frontend")) {
@@ -197,7 +201,7 @@ fn read(root: &mut Table<'_, '_>) -> Option<Settings> {
 #[derive(Default)]
 struct Seen {
     frontends: HashSet<String>,
-    backends: HashMap<String, ()>,
+    backends: HashMap<String, CheckKind>,
     bound: HashSet<SocketAddr>,
 }
 
@@ -212,28 +216,27 @@ fn read_listen(
     if !seen.frontends.insert(name.clone()) {
         table.problem("name", format!("`{name}` is the name of another listen or frontend section"));
     }
-    (Some(FrontendSettings { backend: name.clone(), name, bind, tls }), backend)
+    let gate = gate::read(table, seen.backends.get(&name).copied());
+    (Some(FrontendSettings { backend: name.clone(), name, bind, tls, gate }), backend)
 }
 
-fn read_frontend(
-    table: &mut Table<'_, '_>,
-    backends: &[&str],
-    names: &mut HashSet<String>,
-    bound: &mut HashSet<SocketAddr>,
-) -> Option<FrontendSettings> {
+fn read_frontend(table: &mut Table<'_, '_>, seen: &mut Seen) -> Option<FrontendSettings> {
     let name = read_name(table);
     let backend = table.required("backend");
-    let (bind, tls) = read_binds(table, bound);
+    let (bind, tls) = read_binds(table, &mut seen.bound);
+    let check = backend.as_ref().and_then(|backend| seen.backends.get(backend)).copied();
+    let gate = gate::read(table, check);
     let (name, backend) = (name?, backend?);
-    if !names.insert(name.clone()) {
+    if !seen.frontends.insert(name.clone()) {
         table.problem("name", format!("`{name}` is the name of another listen or frontend section"));
     }
-    if !backends.contains(&backend.as_str()) {
+    if check.is_none() {
+        let backends: Vec<&str> = seen.backends.keys().map(String::as_str).collect();
         let meant =
-            closest(&backend, backends).map_or_else(String::new, |word| format!(": did you mean `{word}`?"));
+            closest(&backend, &backends).map_or_else(String::new, |word| format!(": did you mean `{word}`?"));
         table.problem("backend", format!("there is no backend `{backend}`{meant}"));
     }
-    Some(FrontendSettings { name, bind, tls, backend })
+    Some(FrontendSettings { name, bind, tls, backend, gate })
 }
 
 fn read_binds(
@@ -288,7 +291,7 @@ fn read_backend(table: &mut Table<'_, '_>, seen: &mut Seen) -> Option<BackendSet
         servers.push(server);
     }
     let name = name?;
-    if seen.backends.insert(name.clone(), ()).is_some() {
+    if seen.backends.insert(name.clone(), policy.check.kind).is_some() {
         table.problem("name", format!("`{name}` is the name of another listen or backend section"));
     }
     Some(BackendSettings { name, policy, servers })

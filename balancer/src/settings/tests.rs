@@ -1,4 +1,7 @@
+use nsd_wire::Version;
+
 use super::*;
+use crate::gate::rates::Rate;
 
 const FULL: &str = r#"
 threads = 2
@@ -16,6 +19,17 @@ balance = "roundrobin"
 on_down = "keep"
 check = { kind = "mqtt", interval = "500ms", timeout = "100ms", rise = 3, fall = 4 }
 connect_timeout = "1s"
+[listen.gate]
+deadline = "3s"
+answer_timeout = "2s"
+max_connect = 70000
+versions = ["3.1.1", "5"]
+max_client_id = 64
+empty_client_id = false
+require_user_name = true
+max_keep_alive = "20m"
+source_rate = { per_minute = 600, burst = 50 }
+client_rate = { per_minute = 10 }
 [[listen.server]]
 name = "mqtt-1.mqtt.1"
 address = "10.0.0.3:20010"
@@ -52,6 +66,66 @@ fn both_forms_are_read_and_what_is_left_out_has_defaults() {
     let [mqtt, web] = &settings.frontends[..] else { panic!("two frontends") };
     assert_eq!((mqtt.backend.as_str(), web.backend.as_str()), ("mqtt", "pages"));
     assert_eq!(mqtt.tls.as_ref().unwrap().certificates, [PathBuf::from("/certs")]);
+}
+
+#[test]
+fn the_gate_is_read_and_follows_the_check_unless_told() {
+    let settings = parse(FULL).unwrap();
+    let expected = GateRules {
+        deadline: Duration::from_secs(3),
+        answer_timeout: Duration::from_secs(2),
+        max_connect: 70_000,
+        versions: vec![Version::V311, Version::V5],
+        max_client_id: 64,
+        empty_client_id: false,
+        require_user_name: true,
+        max_keep_alive: Some(1200),
+        source_rate: Some(Rate { per_minute: 600, burst: 50 }),
+        client_rate: Some(Rate { per_minute: 10, burst: 10 }),
+    };
+    assert_eq!(settings.frontends[0].gate, Some(expected));
+    assert_eq!(settings.frontends[1].gate, None, "a backend that is not checked for MQTT");
+    let section = |keys: &str| format!("[[listen]]\nname = \"m\"\nbind = [\"0.0.0.0:1883\"]\n{keys}\n");
+    let gate = |keys: &str| parse(&section(keys)).unwrap().frontends[0].gate.clone();
+    assert_eq!(gate("check = { kind = \"mqtt\" }"), Some(GateRules::default()));
+    assert_eq!(gate("check = { kind = \"mqtt\" }\nmode = \"tcp\""), None);
+    assert_eq!(gate("mode = \"mqtt\"\ngate = { max_client_id = 23 }").unwrap().max_client_id, 23);
+    assert_eq!(gate(""), None);
+    let apart = "[[backend]]\nname = \"b\"\ncheck = { kind = \"mqtt\" }\n\
+                 [[frontend]]\nname = \"f\"\nbind = [\"0.0.0.0:1883\"]\nbackend = \"b\"\n";
+    assert!(parse(apart).unwrap().frontends[0].gate.is_some());
+}
+
+#[test]
+fn all_problems_of_a_gate_come_at_once() {
+    let text = r#"
+[[listen]]
+name = "mqtt"
+bind = ["0.0.0.0:1883"]
+mode = "mqtt"
+[listen.gate]
+deadlin = "5s"
+max_connect = 100
+versions = ["4"]
+max_keep_alive = "1day"
+source_rate = { burst = 5 }
+client_rate = { per_minute = 0 }
+[[listen]]
+name = "other"
+bind = ["0.0.0.0:80"]
+gate = { deadline = "1s" }
+"#;
+    let expected = [
+        "7: listen.gate.deadlin: unknown key: did you mean `deadline`?",
+        "8: listen.gate.max_connect: must be between 4096 and 16777216",
+        "9: listen.gate.versions: `4` is none of 3.1, 3.1.1, 5",
+        "9: listen.gate.versions: without a version no client can come",
+        "10: listen.gate.max_keep_alive: `1day` is no time between 1s and 18h 12m 15s; write it like `2s` or `500ms`",
+        "11: listen.gate.source_rate.per_minute: is missing",
+        "12: listen.gate.client_rate.per_minute: must be between 1 and 1000000",
+        "16: listen.gate: only MQTT has a CONNECT to judge; add `mode = \"mqtt\"`",
+    ];
+    assert_eq!(problems(text), expected);
 }
 
 #[test]
@@ -121,6 +195,9 @@ fn mutated_files_are_refused_with_a_line() {
     for _ in 0..4000 {
         let mut text: Vec<char> = FULL.chars().collect();
         for _ in 0..=random(4) {
+            if text.is_empty() {
+                break;
+            }
             let at = random(text.len());
             match random(4) {
                 0 => text[at] = char::from(u8::try_from(32 + random(95)).unwrap()),

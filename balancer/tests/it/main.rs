@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests fail as tests do")]
 
 mod balance;
+mod gate;
 mod health;
 mod operations;
 mod reload;

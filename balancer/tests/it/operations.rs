@@ -122,6 +122,21 @@ fn checking_a_file_tells_all_problems_and_the_exit_code_tells_the_rest() {
 }
 
 #[test]
+fn every_example_of_the_documentation_is_a_good_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/balancer.md")).unwrap();
+    let examples: Vec<&str> =
+        text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(!examples.is_empty());
+    for example in examples {
+        let path = directory.path().join("balancer.toml");
+        std::fs::write(&path, example).unwrap();
+        let output = Command::new(BINARY).arg("--check").arg("--config").arg(path).output().unwrap();
+        assert!(output.status.success(), "{}\n{example}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
 fn a_start_that_fails_says_why_in_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("balancer.toml");

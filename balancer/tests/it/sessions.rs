@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Balancer, Broker, Client, until};
+use crate::support::{Balancer, Broker, Client, UNCHECKED, free_address, listen, servers, until};
 
 #[tokio::test]
 async fn bytes_arrive_whole_and_in_order() {
     let b1 = Broker::start("b1").await;
-    let balancer = Balancer::before(&[&b1]).await;
+    let address = free_address();
+    let balancer = Balancer::start(address, &listen(address, UNCHECKED, &servers(&["b1"], &[&b1]))).await;
     let client = Client::connect(balancer.address).await.unwrap();
     let sent: Vec<u8> =
         (0..4_000_000_u32).map(|n| u8::try_from(n.wrapping_mul(2_654_435_761) >> 24).unwrap()).collect();

@@ -24,6 +24,8 @@ pub(crate) enum Mood {
     Unavailable,
     /// "Not authorised": it is well, and does not know the client.
     Stranger,
+    /// Ends the connection of each client that says CONNECT.
+    Closing,
 }
 
 pub(crate) struct Broker {
@@ -112,10 +114,10 @@ async fn accept(listener: TcpListener, name: String, shared: Arc<Shared>) {
 
 async fn serve(mut stream: TcpStream, name: String, shared: Arc<Shared>) -> Option<()> {
     let mut bytes = Vec::new();
-    let (is_check, length) = loop {
+    let (is_check, length, version) = loop {
         match nsd_wire::read(Version::V311, &bytes, MAX_PACKET).ok()? {
             Some((Packet::Connect(connect), length)) => {
-                break (connect.client_id.starts_with("nsd-check"), length);
+                break (connect.client_id.starts_with("nsd-check"), length, connect.version);
             }
             Some(_) => return None,
             None => {}
@@ -126,19 +128,24 @@ async fn serve(mut stream: TcpStream, name: String, shared: Arc<Shared>) -> Opti
     };
     let reason = match shared.mood.load(SeqCst) {
         mood if mood == Mood::Frozen as u8 => return std::future::pending().await,
+        mood if mood == Mood::Closing as u8 && !is_check => return None,
         mood if mood == Mood::Unavailable as u8 => ReasonCode::ServerUnavailable,
         mood if mood == Mood::Stranger as u8 && is_check => ReasonCode::NotAuthorized,
         _ => ReasonCode::Success,
     };
     let mut out = Vec::new();
-    ConnAck { reason, ..ConnAck::default() }.encode(Version::V311, &mut out).ok()?;
+    ConnAck { reason, ..ConnAck::default() }.encode(version, &mut out).ok()?;
+    if reason != ReasonCode::Success {
+        stream.write_all(&out).await.ok()?;
+        return None;
+    }
     let _session = (!is_check).then(|| {
         shared.sessions.fetch_add(1, SeqCst);
         shared.total.fetch_add(1, SeqCst);
         Session(Arc::clone(&shared))
     });
     if !is_check {
-        Publish::new(&name, b"").encode(Version::V311, &mut out).ok()?;
+        Publish::new(&name, b"").encode(version, &mut out).ok()?;
         out.extend_from_slice(&bytes[length..]);
     }
     stream.write_all(&out).await.ok()?;

@@ -38,6 +38,9 @@ pub(crate) fn free_address() -> SocketAddr {
 pub(crate) const CHECK: &str =
     r#"check = { kind = "mqtt", interval = "200ms", timeout = "300ms", rise = 1, fall = 2 }"#;
 
+/// No checks: clients alone find out about servers. Also for tests that keep this thread, and so its brokers, busy.
+pub(crate) const UNCHECKED: &str = "mode = \"mqtt\"\ncheck = { kind = \"none\" }";
+
 /// A `listen` section named `mqtt`, with servers `(name, address)`.
 pub(crate) fn listen(address: SocketAddr, options: &str, servers: &[(&str, SocketAddr)]) -> String {
     let mut text = format!("[[listen]]\nname = \"mqtt\"\nbind = [\"{address}\"]\n{options}\n");

@@ -1,0 +1,342 @@
+//! PURE. The CONNECT gate: a client's first packet is read and judged before any server is touched. What passes is
+//! kept byte for byte, with whatever came behind it, to be sent to a server, and to another one if the first fails.
+
+pub mod rates;
+
+#[cfg(test)]
+mod tests;
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use nsd_wire::connack::unsupported_version;
+use nsd_wire::{ConnAck, Connect, DecodeError, Frame, Packet, PacketType, ReadError, ReasonCode, Version};
+
+use rates::Rate;
+
+/// The first byte of every CONNECT; its low half is fixed.
+const CONNECT: u8 = (PacketType::Connect as u8) << 4;
+/// The first byte of every CONNACK.
+const CONNACK: u8 = (PacketType::ConnAck as u8) << 4;
+/// The first byte of a TLS handshake.
+const TLS_HANDSHAKE: u8 = 0x16;
+/// Read at most before the length is known: all of a usual CONNECT, and what its client sends right behind it.
+const FIRST_READ: usize = 4096;
+/// Where the protocol level ends in a CONNECT's body: after the longest name.
+const LEVEL_END: usize = 9;
+
+/// Sizes that a limit of the CONNECT may have: a whole first read, and what the wire can tell.
+pub const CONNECT_SIZES: RangeInclusive<usize> = FIRST_READ..=16 * 1024 * 1024;
+
+/// What an operator says about CONNECTs. The defaults let every sound one in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GateRules {
+    /// For the whole CONNECT, counted from when the connection could carry it.
+    pub deadline: Duration,
+    /// For a server's answer to it; then another server is asked.
+    pub answer_timeout: Duration,
+    /// The largest CONNECT, its fixed header included.
+    pub max_connect: usize,
+    /// Versions let in; never empty.
+    pub versions: Vec<Version>,
+    /// The longest client identifier, in bytes.
+    pub max_client_id: usize,
+    pub empty_client_id: bool,
+    pub require_user_name: bool,
+    /// The longest keep alive in seconds; where there is one, a client without keep alive is refused too.
+    pub max_keep_alive: Option<u16>,
+    pub source_rate: Option<Rate>,
+    pub client_rate: Option<Rate>,
+}
+
+impl Default for GateRules {
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(5),
+            answer_timeout: Duration::from_secs(5),
+            max_connect: 256 * 1024,
+            versions: Version::ALL.to_vec(),
+            max_client_id: usize::from(u16::MAX),
+            empty_client_id: true,
+            require_user_name: false,
+            max_keep_alive: None,
+            source_rate: None,
+            client_rate: None,
+        }
+    }
+}
+
+/// Why a client was not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its CONNECT was not there in time.
+    TooSlow,
+    /// It ended before its CONNECT was complete.
+    Unfinished,
+    /// What it sends is no CONNECT.
+    NotMqtt,
+    /// It speaks TLS on a plain port.
+    TlsOnPlain,
+    Malformed,
+    TooLarge,
+    Version,
+    ClientId,
+    NoUserName,
+    KeepAlive,
+    SourceRate,
+    ClientRate,
+}
+
+impl Refusal {
+    /// As the access log has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TooSlow => "connect-timeout",
+            Self::Unfinished => "connect-unfinished",
+            Self::NotMqtt => "not-mqtt",
+            Self::TlsOnPlain => "tls-on-plain-port",
+            Self::Malformed => "connect-malformed",
+            Self::TooLarge => "connect-too-large",
+            Self::Version => "version-refused",
+            Self::ClientId => "client-id-refused",
+            Self::NoUserName => "user-name-missing",
+            Self::KeepAlive => "keep-alive-refused",
+            Self::SourceRate => "source-rate",
+            Self::ClientRate => "client-rate",
+        }
+    }
+
+    fn reason(self) -> ReasonCode {
+        match self {
+            Self::TooSlow | Self::Unfinished | Self::NotMqtt | Self::TlsOnPlain => {
+                ReasonCode::UnspecifiedError
+            }
+            Self::Malformed => ReasonCode::MalformedPacket,
+            Self::TooLarge => ReasonCode::PacketTooLarge,
+            Self::Version => ReasonCode::UnsupportedProtocolVersion,
+            Self::ClientId => ReasonCode::ClientIdentifierNotValid,
+            Self::NoUserName | Self::KeepAlive => ReasonCode::NotAuthorized,
+            Self::SourceRate | Self::ClientRate => ReasonCode::ConnectionRateExceeded,
+        }
+    }
+}
+
+/// A refusal, and the last words to the client: the CONNACK of its version, or nothing where it would not be understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    pub why: Refusal,
+    pub answer: Vec<u8>,
+}
+
+impl Refused {
+    /// Told as far as `version` has words for it. A v3 client that breaks the protocol is closed without a word
+    /// [MQTT-4.8.0-1].
+    pub fn new(why: Refusal, version: Option<Version>) -> Self {
+        let speaks = match why {
+            Refusal::TooSlow | Refusal::Unfinished | Refusal::NotMqtt | Refusal::TlsOnPlain => None,
+            Refusal::Malformed => version.filter(|version| version.is_v5()),
+            _ => version,
+        };
+        Self { why, answer: speaks.map_or_else(Vec::new, |version| connack(why.reason(), version)) }
+    }
+}
+
+/// The refusing CONNACK of a version.
+pub fn connack(reason: ReasonCode, version: Version) -> Vec<u8> {
+    let mut answer = Vec::new();
+    // A CONNACK without properties always fits.
+    let _ = ConnAck::new(false, reason).encode(version, &mut answer);
+    answer
+}
+
+/// What is known of a client that may pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passed {
+    pub version: Version,
+    /// Seconds; 0: none.
+    pub keep_alive: u16,
+}
+
+/// What follows from the bytes so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not all has arrived; the gate has room for so many more bytes.
+    More(usize),
+    Passed(Passed),
+    Refused(Refused),
+}
+
+/// One client at the gate. Its memory grows with what has arrived, and never over the larger of the first read and the
+/// CONNECT's limit.
+#[derive(Debug, Default)]
+pub struct Gate {
+    bytes: Vec<u8>,
+}
+
+impl Gate {
+    /// Room before anything has arrived.
+    pub const FIRST_ROOM: usize = FIRST_READ;
+
+    /// Takes what arrived, no more than there is room for, and judges.
+    pub fn take(&mut self, arrived: &[u8], rules: &GateRules) -> Verdict {
+        self.keep(arrived, rules.max_connect.max(FIRST_READ));
+        let Some(&first) = self.bytes.first() else { return Verdict::More(FIRST_READ) };
+        if first != CONNECT {
+            let why = if first == TLS_HANDSHAKE { Refusal::TlsOnPlain } else { Refusal::NotMqtt };
+            return Verdict::Refused(Refused::new(why, None));
+        }
+        let frame = match nsd_wire::frame(&self.bytes, usize::MAX) {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Verdict::More(FIRST_READ - self.bytes.len()),
+            Err(_) => return Verdict::Refused(Refused::new(Refusal::Malformed, None)),
+        };
+        if frame.len() > rules.max_connect {
+            return self.too_large(&frame);
+        }
+        match nsd_wire::read(Version::V311, &self.bytes, rules.max_connect) {
+            Ok(Some((Packet::Connect(connect), _))) => judge(&connect, rules),
+            Ok(Some(_)) => Verdict::Refused(Refused::new(Refusal::NotMqtt, None)),
+            Ok(None) => self.judge_early(&frame, rules),
+            Err(error) => Verdict::Refused(self.malformed(&frame, &error)),
+        }
+    }
+
+    /// The CONNECT, and all that has arrived behind it, in order.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The client's identifier as far as it can be read, for the log.
+    pub fn client_id(&self) -> Option<&str> {
+        match nsd_wire::read(Version::V311, &self.bytes, usize::MAX) {
+            Ok(Some((Packet::Connect(connect), _))) => Some(connect.client_id),
+            _ => None,
+        }
+    }
+
+    /// Grows by doubling, so that bytes one by one cost little, but not over the limit.
+    fn keep(&mut self, arrived: &[u8], limit: usize) {
+        let needed = self.bytes.len() + arrived.len();
+        if needed > self.bytes.capacity() {
+            let doubled = (2 * self.bytes.capacity()).min(limit);
+            self.bytes.reserve_exact(needed.max(doubled) - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(arrived);
+    }
+
+    /// Its length is declared, and its version stands in the first bytes: whoever sends anything else than a CONNECT of
+    /// MQTT need not be waited for.
+    fn judge_early(&self, frame: &Frame, rules: &GateRules) -> Verdict {
+        match self.level(frame) {
+            Level::Unknown => {}
+            Level::Known(version) if rules.versions.contains(&version) => {}
+            Level::Known(version) => return Verdict::Refused(Refused::new(Refusal::Version, Some(version))),
+            Level::Unsupported(level) => return Verdict::Refused(unsupported(level)),
+            Level::NotMqtt => return Verdict::Refused(Refused::new(Refusal::NotMqtt, None)),
+        }
+        Verdict::More(frame.len() - self.bytes.len())
+    }
+
+    /// Refused by the declared length alone, once it is known in which words.
+    fn too_large(&self, frame: &Frame) -> Verdict {
+        let version = match self.level(frame) {
+            Level::Unknown => return Verdict::More(frame.header + LEVEL_END - self.bytes.len()),
+            Level::Known(version) => version,
+            Level::Unsupported(level) => return Verdict::Refused(unsupported(level)),
+            Level::NotMqtt => return Verdict::Refused(Refused::new(Refusal::NotMqtt, None)),
+        };
+        Verdict::Refused(Refused::new(Refusal::TooLarge, Some(version)))
+    }
+
+    fn malformed(&self, frame: &Frame, error: &ReadError) -> Refused {
+        match (error, self.level(frame)) {
+            (ReadError::Decode(DecodeError::UnsupportedVersion { level }), _) => unsupported(*level),
+            (ReadError::Decode(DecodeError::UnknownProtocol), _) => Refused::new(Refusal::NotMqtt, None),
+            (error, Level::Known(version)) if version.is_v5() => {
+                Refused { why: Refusal::Malformed, answer: connack(error.reason(), version) }
+            }
+            _ => Refused::new(Refusal::Malformed, None),
+        }
+    }
+
+    fn level(&self, frame: &Frame) -> Level {
+        let body = &self.bytes[frame.header..];
+        let Some((name_length, rest)) = body.split_first_chunk::<2>() else { return Level::Unknown };
+        let name: &[u8] = match u16::from_be_bytes(*name_length) {
+            4 => b"MQTT",
+            6 => b"MQIsdp",
+            _ => return Level::NotMqtt,
+        };
+        if !rest.iter().zip(name).all(|(arrived, wanted)| arrived == wanted) {
+            return Level::NotMqtt;
+        }
+        let Some(&level) = rest.get(name.len()) else { return Level::Unknown };
+        match Version::from_level(level).filter(|version| version.protocol_name().as_bytes() == name) {
+            Some(version) => Level::Known(version),
+            None => Level::Unsupported(level),
+        }
+    }
+}
+
+/// What the first bytes of a CONNECT say of its version.
+enum Level {
+    Unknown,
+    Known(Version),
+    Unsupported(u8),
+    NotMqtt,
+}
+
+fn unsupported(level: u8) -> Refused {
+    Refused { why: Refusal::Version, answer: unsupported_version(level).to_vec() }
+}
+
+fn judge(connect: &Connect<'_>, rules: &GateRules) -> Verdict {
+    let too_long = |most: u16| connect.keep_alive == 0 || connect.keep_alive > most;
+    let id = connect.client_id;
+    let why = if !rules.versions.contains(&connect.version) {
+        Refusal::Version
+    } else if id.len() > rules.max_client_id || (id.is_empty() && !rules.empty_client_id) {
+        Refusal::ClientId
+    } else if rules.require_user_name && connect.user_name.is_none_or(str::is_empty) {
+        Refusal::NoUserName
+    } else if rules.max_keep_alive.is_some_and(too_long) {
+        Refusal::KeepAlive
+    } else {
+        return Verdict::Passed(Passed { version: connect.version, keep_alive: connect.keep_alive });
+    };
+    Verdict::Refused(Refused::new(why, Some(connect.version)))
+}
+
+/// What a server's first bytes mean for its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    More,
+    /// Whatever it says is for the client.
+    ForClient,
+    /// It cannot take the client now; another server may.
+    Unavailable,
+}
+
+/// Judges the beginning of a server's answer. A server that asks for more (AUTH), or that says something strange, has
+/// spoken: that is between it and the client.
+pub fn answer(bytes: &[u8], version: Version) -> Answer {
+    match bytes.first() {
+        None => return Answer::More,
+        Some(&first) if first != CONNACK => return Answer::ForClient,
+        Some(_) => {}
+    }
+    let Ok(frame) = nsd_wire::frame(bytes, usize::MAX) else { return Answer::ForClient };
+    let Some(frame) = frame else { return Answer::More };
+    if frame.body < 2 {
+        return Answer::ForClient;
+    }
+    let Some(&code) = bytes.get(frame.header + 1) else { return Answer::More };
+    let unavailable = if version.is_v5() {
+        const UNAVAILABLE: [ReasonCode; 3] =
+            [ReasonCode::ServerUnavailable, ReasonCode::ServerBusy, ReasonCode::ServerShuttingDown];
+        UNAVAILABLE.iter().any(|reason| *reason as u8 == code)
+    } else {
+        code == nsd_wire::ConnectReturnCode::ServerUnavailable as u8
+    };
+    if unavailable { Answer::Unavailable } else { Answer::ForClient }
+}

@@ -1,0 +1,183 @@
+//! A client of a frontend in MQTT mode: its CONNECT is read and judged, then offered to servers until one answers. All
+//! that this needs is gone once the client and its server talk.
+
+use std::io;
+use std::net::SocketAddr;
+
+use nsd_edge::stream::read_scratch;
+use nsd_wire::ReasonCode;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{timeout, timeout_at};
+use tracing::debug;
+
+use super::{Client, Failed, Seated, reach};
+use crate::gate::{Answer, Gate, GateRules, Passed, Refusal, Refused, Verdict, answer, connack};
+use crate::guard::Guard;
+use crate::limits;
+use crate::relay::{End, Moved};
+
+/// A client's identifier is logged up to here.
+const LOGGED_ID: usize = 128;
+
+pub(super) async fn admit<C>(stream: &mut C, client: &Client, guard: &Guard) -> Result<Seated, Failed>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut gate = Gate::default();
+    let deadline = tokio::time::Instant::now() + guard.rules.deadline;
+    let verdict = match timeout_at(deadline, read_connect(stream, &mut gate, &guard.rules)).await {
+        Ok(Ok(verdict)) => verdict.and_then(|passed| count(client, guard, &gate, passed)),
+        Ok(Err(error)) => {
+            debug!(client = %client.peer, %error, "broke before its CONNECT was complete");
+            return Err(failed(End::ClientBroke, &gate, 0));
+        }
+        Err(_elapsed) => Err(Refused::new(Refusal::TooSlow, None)),
+    };
+    match verdict {
+        Ok(passed) => offer(stream, client, &guard.rules, &gate, passed).await,
+        Err(refused) => {
+            say_goodbye(stream, &refused.answer).await;
+            Err(failed(End::Refused(refused.why), &gate, refused.answer.len()))
+        }
+    }
+}
+
+/// Until the gate has decided. Never reads more than it has room for.
+async fn read_connect<C>(
+    stream: &mut C,
+    gate: &mut Gate,
+    rules: &GateRules,
+) -> io::Result<Result<Passed, Refused>>
+where
+    C: AsyncRead + Unpin,
+{
+    let mut room = Gate::FIRST_ROOM;
+    loop {
+        let mut limited = (&mut *stream).take(room as u64);
+        let judge = |bytes: &[u8]| {
+            let ended = Verdict::Refused(Refused::new(Refusal::Unfinished, None));
+            if bytes.is_empty() { ended } else { gate.take(bytes, rules) }
+        };
+        match read_scratch(&mut limited, judge).await? {
+            Verdict::More(more) => room = more,
+            Verdict::Passed(passed) => return Ok(Ok(passed)),
+            Verdict::Refused(refused) => return Ok(Err(refused)),
+        }
+    }
+}
+
+fn count(client: &Client, guard: &Guard, gate: &Gate, passed: Passed) -> Result<Passed, Refused> {
+    let counted = guard.count(client.peer.ip(), gate.client_id().unwrap_or_default());
+    counted.map(|()| passed).map_err(|why| Refused::new(why, Some(passed.version)))
+}
+
+/// Asks one server after the other. Nothing was acknowledged to the client yet, so each may be sent the same bytes.
+///
+/// A server that closes or keeps silent is not blamed here: a client may have brought that about. Its check tells.
+async fn offer<C>(
+    stream: &mut C,
+    client: &Client,
+    rules: &GateRules,
+    gate: &Gate,
+    passed: Passed,
+) -> Result<Seated, Failed>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    let backend = &client.frontend.backend;
+    let policy = backend.policy.load_full();
+    let mut tried: Vec<SocketAddr> = Vec::new();
+    let mut last_word = None;
+    while tried.len() < limits::CONNECT_ATTEMPTS {
+        let Some(seat) = backend.choose(policy.balance, &tried) else { break };
+        let name = &seat.member().name;
+        tried.push(seat.member().address);
+        let Some(mut server) = reach(seat.member(), &policy).await.map_err(|end| failed(end, gate, 0))?
+        else {
+            continue;
+        };
+        let asked = timeout(rules.answer_timeout, ask(&mut server, gate.bytes(), passed));
+        let asked = tokio::select! {
+            biased;
+            End::Stopping = seat.closed() => return Err(failed(End::Stopping, gate, 0)),
+            _down = seat.closed() => continue,
+            asked = asked => asked,
+        };
+        match asked {
+            Ok(Ok((Answer::ForClient, answer))) => {
+                seat.member().connected(&policy);
+                pass_on(stream, rules, &answer).await.map_err(|end| failed(end, gate, 0))?;
+                let moved = Moved { up: gate.bytes().len() as u64, down: answer.len() as u64 };
+                return Ok(Seated { server, seat, moved });
+            }
+            Ok(Ok((_, answer))) => {
+                debug!(server = name, "is unavailable, trying another server");
+                last_word = Some(answer);
+            }
+            Ok(Err(error)) => debug!(server = name, %error, "no answer, trying another server"),
+            Err(_elapsed) => debug!(server = name, "does not answer, trying another server"),
+        }
+    }
+    let answer = last_word.unwrap_or_else(|| connack(ReasonCode::ServerUnavailable, passed.version));
+    say_goodbye(stream, &answer).await;
+    Err(failed(End::NoServer, gate, answer.len()))
+}
+
+/// Sends the CONNECT with what came behind it, and reads the beginning of the answer.
+async fn ask(server: &mut TcpStream, connect: &[u8], passed: Passed) -> io::Result<(Answer, Vec<u8>)> {
+    server.write_all(connect).await?;
+    let mut heard = Vec::new();
+    loop {
+        match answer(&heard, passed.version) {
+            Answer::More => {}
+            judged => return Ok((judged, heard)),
+        }
+        let mut limited = (&mut *server).take(limits::ANSWER);
+        let before = heard.len();
+        read_scratch(&mut limited, |bytes| heard.extend_from_slice(bytes)).await?;
+        if heard.len() == before {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+async fn pass_on<C: AsyncWrite + Unpin>(stream: &mut C, rules: &GateRules, answer: &[u8]) -> Result<(), End> {
+    let write = async {
+        stream.write_all(answer).await?;
+        stream.flush().await
+    };
+    match timeout(rules.answer_timeout, write).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(End::ClientBroke),
+    }
+}
+
+/// Tells the client why, and waits a little until it has read that.
+async fn say_goodbye<C>(stream: &mut C, answer: &[u8])
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    if answer.is_empty() {
+        return;
+    }
+    let goodbye = async {
+        stream.write_all(answer).await?;
+        stream.shutdown().await?;
+        let mut left = limits::FAREWELL_BYTES;
+        while left > 0 {
+            match read_scratch(stream, <[u8]>::len).await? {
+                0 => break,
+                more => left = left.saturating_sub(more),
+            }
+        }
+        io::Result::Ok(())
+    };
+    // Whether it hears is its own affair.
+    let _ = timeout(limits::FAREWELL, goodbye).await;
+}
+
+fn failed(end: End, gate: &Gate, told: usize) -> Failed {
+    let id = gate.client_id().map(|id| id.chars().take(LOGGED_ID).collect());
+    Failed { end, id, moved: Moved { up: gate.bytes().len() as u64, down: told as u64 } }
+}
