@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::backend::{Input, Machine, Rules, State, Transition};
-use crate::pick::Load;
+use crate::pick::{self, Load};
 use crate::probe::Verdict;
 use crate::relay::End;
 use crate::settings::{CheckKind, OnDown, Policy, ServerSettings};
@@ -21,6 +21,8 @@ use crate::settings::{CheckKind, OnDown, Policy, ServerSettings};
 pub(crate) struct Member {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
+    /// See [`pick::key`].
+    id: u64,
     machine: Mutex<Machine>,
     /// Mirrors of the machine, for those who choose among many servers.
     takes: AtomicBool,
@@ -61,6 +63,7 @@ impl Member {
         Self {
             name: settings.name.clone(),
             address: settings.address,
+            id: pick::key(&settings.name),
             takes: AtomicBool::new(machine.state() == State::Healthy),
             machine: Mutex::new(machine),
             suspect: AtomicBool::new(false),
@@ -87,13 +90,22 @@ impl Member {
         self.active.load(Relaxed)
     }
 
-    pub(crate) fn load(&self, weight: u32, untried: bool) -> Load {
-        Load { active: self.active(), weight, usable: untried && self.takes_sessions() }
+    pub(crate) fn load(&self, settings: &ServerSettings, untried: bool) -> Load {
+        Load {
+            id: self.id,
+            active: self.active(),
+            most: settings.max_sessions,
+            weight: settings.weight,
+            backup: settings.backup,
+            usable: untried && self.takes_sessions(),
+        }
     }
 
-    pub(crate) fn sit(self: &Arc<Self>) -> Seat {
-        self.active.fetch_add(1, Relaxed);
-        Seat { closings: self.closings.load(SeqCst), member: Arc::clone(self) }
+    /// A seat, unless others were quicker and there are `most` already.
+    pub(crate) fn sit(self: &Arc<Self>, most: u32) -> Option<Seat> {
+        let room = |active: u32| (active < most).then_some(active + 1);
+        self.active.fetch_update(Relaxed, Relaxed, room).ok()?;
+        Some(Seat { closings: self.closings.load(SeqCst), member: Arc::clone(self) })
     }
 
     /// Tells the machine, does what follows from it, and says what it became.

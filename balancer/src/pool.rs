@@ -38,9 +38,10 @@ pub enum Change<E> {
     Joined(E),
     /// Was leaving, and is wanted again.
     Returned(E),
-    Weight {
+    /// The same server, used in another way.
+    Settings {
         entry: E,
-        from: u32,
+        from: ServerSettings,
     },
     Left(E),
 }
@@ -62,8 +63,9 @@ impl<M> Pool<M> {
             let entry = |member: &Arc<M>| Entry { settings: settings.clone(), member: Arc::clone(member) };
             if let Some(kept) = find(&self.members, settings) {
                 members.push(entry(&kept.member));
-                if kept.settings.weight != settings.weight {
-                    changes.push(Change::Weight { entry: entry(&kept.member), from: kept.settings.weight });
+                if kept.settings != *settings {
+                    changes
+                        .push(Change::Settings { entry: entry(&kept.member), from: kept.settings.clone() });
                 }
             } else if let Some(leaving) = find(&self.leaving, settings) {
                 members.push(entry(&leaving.member));
@@ -94,8 +96,18 @@ impl<M> fmt::Display for Change<Entry<M>> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Joined(entry) | Self::Returned(entry) => write!(f, "+{}", entry.settings.name),
-            Self::Weight { entry, from } => {
-                write!(f, "~{} weight {from} → {}", entry.settings.name, entry.settings.weight)
+            Self::Settings { entry: Entry { settings, .. }, from } => {
+                write!(f, "~{}", settings.name)?;
+                if from.weight != settings.weight {
+                    write!(f, " weight {} → {}", from.weight, settings.weight)?;
+                }
+                if from.max_sessions != settings.max_sessions {
+                    write!(f, " max_sessions {} → {}", from.max_sessions, settings.max_sessions)?;
+                }
+                if from.backup != settings.backup {
+                    write!(f, " backup {} → {}", from.backup, settings.backup)?;
+                }
+                Ok(())
             }
             Self::Left(entry) => write!(f, "-{}", entry.settings.name),
         }
@@ -109,7 +121,13 @@ mod tests {
     use super::*;
 
     fn server(name: &str, port: u16, weight: u32) -> ServerSettings {
-        ServerSettings { name: name.to_owned(), address: ([127, 0, 0, 1], port).into(), weight }
+        ServerSettings {
+            name: name.to_owned(),
+            address: ([127, 0, 0, 1], port).into(),
+            weight,
+            max_sessions: 9,
+            backup: false,
+        }
     }
 
     fn plan<M>(changes: &Changes<M>) -> Vec<String> {
@@ -130,6 +148,9 @@ mod tests {
         let (next, plan) = replaced(&pool, &[server("c", 3, 1), server("b", 2, 5), server("d", 9, 1)]);
         assert_eq!(plan, ["+c", "~b weight 1 → 5", "+d", "-a", "-d"], "another address is another server");
         assert!(Arc::ptr_eq(&pool.members[1].member, &next.members[1].member));
+        let mut wanted: Vec<_> = next.members.iter().map(|entry| entry.settings.clone()).collect();
+        (wanted[0].max_sessions, wanted[0].backup) = (5, true);
+        assert_eq!(replaced(&next, &wanted).1, ["~c max_sessions 9 → 5 backup false → true"]);
         let same: Vec<_> = next.members.iter().map(|entry| entry.settings.clone()).collect();
         assert_eq!(replaced(&next, &same).1, Vec::<String>::new());
     }

@@ -112,7 +112,7 @@ fn replace(backend: &Backend, wanted: &[crate::settings::ServerSettings]) -> (Po
         match change {
             Change::Left(entry) => entry.member.tell(Input::Removed, &policy),
             Change::Returned(entry) => entry.member.tell(Input::Returned, &policy),
-            Change::Joined(_) | Change::Weight { .. } => None,
+            Change::Joined(_) | Change::Settings { .. } => None,
         };
     }
     (pool, changes)

@@ -2,7 +2,7 @@
 //! sessions use it. Everything a session looks at is behind a swap, so that a change never waits for a session.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -17,7 +17,7 @@ use tracing::error;
 use crate::guard::Guard;
 use crate::member::{Member, Seat};
 use crate::pick;
-use crate::pool::Pool;
+use crate::pool::{Entry, Pool};
 use crate::session;
 use crate::settings::{Balance, Policy};
 use crate::workers::Workers;
@@ -41,6 +41,14 @@ pub(crate) struct Frontend {
     pub(crate) guard: Option<Arc<Guard>>,
 }
 
+/// Whom a server is chosen for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Who {
+    pub(crate) source: IpAddr,
+    /// [`pick::key`] of the client's identifier, where it is known.
+    pub(crate) client: Option<u64>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Backend {
     pub(crate) name: String,
@@ -59,19 +67,26 @@ impl Backend {
         }
     }
 
-    /// A seat at the server that should get the next session, leaving out those already tried.
-    pub(crate) fn choose(&self, balance: Balance, tried: &[SocketAddr]) -> Option<Seat> {
+    /// A seat at the server that should get the client, leaving out those already tried.
+    pub(crate) fn choose(&self, balance: Balance, who: Who, tried: &[SocketAddr]) -> Option<Seat> {
         let pool = self.pool.load();
-        let load = |entry: &crate::pool::Entry<Member>| {
-            entry.member.load(entry.settings.weight, !tried.contains(&entry.settings.address))
+        let load = |entry: &Entry<Member>| {
+            entry.member.load(&entry.settings, !tried.contains(&entry.settings.address))
         };
-        let loads: Vec<pick::Load> = pool.members.iter().map(load).collect();
-        let turn = self.turn.fetch_add(1, Relaxed);
-        let chosen = match balance {
-            Balance::LeastConnections => pick::least_connections(&loads, turn),
-            Balance::RoundRobin => pick::round_robin(&loads, turn),
+        let hint = pick::Hint {
+            turn: self.turn.fetch_add(1, Relaxed),
+            random: fastrand::u64(..),
+            source: pick::key(&who.source),
+            client: who.client,
         };
-        chosen.map(|at| pool.members[at].member.sit())
+        loop {
+            let mut loads: Vec<pick::Load> = pool.members.iter().map(load).collect();
+            let Entry { settings, member } = &pool.members[pick::choose(balance, &mut loads, &hint)?];
+            // Another thread may have taken the last seat; then it shows in the loads.
+            if let Some(seat) = member.sit(settings.max_sessions) {
+                return Some(seat);
+            }
+        }
     }
 
     pub(crate) fn is_usable(&self) -> bool {

@@ -18,7 +18,7 @@ use tracing::{debug, info};
 use crate::limits;
 use crate::member::{Member, Seat};
 use crate::relay::{End, Moved, relay};
-use crate::running::{Backend, Frontend, Shared};
+use crate::running::{Frontend, Shared, Who};
 use crate::settings::Policy;
 use crate::workers::Place;
 
@@ -85,7 +85,7 @@ where
 {
     let seated = match client.frontend.guard.clone() {
         Some(guard) => admit(&mut stream, &client, &guard).await,
-        None => connect(&client.frontend.backend).await,
+        None => connect(&client).await,
     };
     match seated {
         Ok(seated) => {
@@ -118,11 +118,13 @@ impl From<End> for Failed {
 }
 
 /// A connection to the server that should get the next session; to another one where that fails.
-async fn connect(backend: &Backend) -> Result<Seated, Failed> {
+async fn connect(client: &Client) -> Result<Seated, Failed> {
+    let backend = &client.frontend.backend;
+    let who = Who { source: client.peer.ip(), client: None };
     let policy = backend.policy.load_full();
     let mut tried: Vec<SocketAddr> = Vec::new();
     while tried.len() < limits::CONNECT_ATTEMPTS {
-        let Some(seat) = backend.choose(policy.balance, &tried) else { break };
+        let Some(seat) = backend.choose(policy.balance, who, &tried) else { break };
         if let Some(server) = reach(seat.member(), &policy).await? {
             seat.member().connected(&policy);
             return Ok(Seated { server, seat, moved: Moved::default() });

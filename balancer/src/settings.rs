@@ -72,6 +72,22 @@ pub struct Policy {
 pub enum Balance {
     LeastConnections,
     RoundRobin,
+    /// The better of two by chance.
+    Random,
+    /// The same server for the same address.
+    Source,
+    /// The same server for the same client identifier, as long as that server is not over its share.
+    ClientId,
+}
+
+impl Balance {
+    const CHOICES: [(&str, Self); 5] = [
+        ("leastconn", Self::LeastConnections),
+        ("roundrobin", Self::RoundRobin),
+        ("random", Self::Random),
+        ("source", Self::Source),
+        ("client_id", Self::ClientId),
+    ];
 }
 
 /// What happens to the sessions of a server that is marked down.
@@ -110,6 +126,10 @@ pub struct ServerSettings {
     pub address: SocketAddr,
     /// Its share; 0: no new sessions.
     pub weight: u32,
+    /// Sessions at once; those over it go to other servers.
+    pub max_sessions: u32,
+    /// Only used where no other server can take a client.
+    pub backup: bool,
 }
 
 /// Why there are no settings; `Display` has one line per problem.
@@ -298,9 +318,7 @@ fn read_backend(table: &mut Table<'_, '_>, seen: &mut Seen) -> Option<BackendSet
 }
 
 fn read_policy(table: &mut Table<'_, '_>) -> Policy {
-    let balance = table
-        .choice("balance", &[("leastconn", Balance::LeastConnections), ("roundrobin", Balance::RoundRobin)])
-        .unwrap_or(Balance::LeastConnections);
+    let balance = table.choice("balance", &Balance::CHOICES).unwrap_or(Balance::LeastConnections);
     let on_down = table.choice("on_down", &[("close", OnDown::Close), ("keep", OnDown::Keep)]);
     let connect_timeout =
         table.duration("connect_timeout", &limits::DURATIONS).unwrap_or(limits::CONNECT_TIMEOUT);
@@ -337,12 +355,15 @@ fn read_server(table: &mut Table<'_, '_>) -> Option<ServerSettings> {
     let name = read_name(table);
     table.require("address");
     let address = table.parsed::<SocketAddr>("address", "10.0.0.3:1883");
-    let weight = table.number("weight", 0, MAX_WEIGHT).and_then(|weight| u32::try_from(weight).ok());
+    let mut number = |key, least, most| table.number(key, least, most).and_then(|n| u32::try_from(n).ok());
+    let weight = number("weight", 0, MAX_WEIGHT);
+    let max_sessions = number("max_sessions", 1, u64::from(u32::MAX)).unwrap_or(u32::MAX);
+    let backup = table.boolean("backup").unwrap_or(false);
     let address = address?;
     if address.port() == 0 || address.ip().is_unspecified() {
         table.problem("address", format!("`{address}` is no place to connect to"));
     }
-    Some(ServerSettings { name: name?, address, weight: weight.unwrap_or(1) })
+    Some(ServerSettings { name: name?, address, weight: weight.unwrap_or(1), max_sessions, backup })
 }
 
 /// Names appear in log lines and on the admin socket: no spaces, nothing to quote.

@@ -15,7 +15,9 @@ use super::{Client, Failed, Seated, reach};
 use crate::gate::{Answer, Gate, GateRules, Passed, Refusal, Refused, Verdict, answer, connack};
 use crate::guard::Guard;
 use crate::limits;
+use crate::pick;
 use crate::relay::{End, Moved};
+use crate::running::Who;
 
 /// A client's identifier is logged up to here.
 const LOGGED_ID: usize = 128;
@@ -87,10 +89,12 @@ where
 {
     let backend = &client.frontend.backend;
     let policy = backend.policy.load_full();
+    let id = gate.client_id().filter(|id| !id.is_empty());
+    let who = Who { source: client.peer.ip(), client: id.map(pick::key) };
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut last_word = None;
     while tried.len() < limits::CONNECT_ATTEMPTS {
-        let Some(seat) = backend.choose(policy.balance, &tried) else { break };
+        let Some(seat) = backend.choose(policy.balance, who, &tried) else { break };
         let name = &seat.member().name;
         tried.push(seat.member().address);
         let Some(mut server) = reach(seat.member(), &policy).await.map_err(|end| failed(end, gate, 0))?

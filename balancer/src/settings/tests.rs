@@ -34,6 +34,8 @@ client_rate = { per_minute = 10 }
 name = "mqtt-1.mqtt.1"
 address = "10.0.0.3:20010"
 weight = 5
+max_sessions = 5000
+backup = true
 [[frontend]]
 name = "web"
 bind = ["0.0.0.0:80"]
@@ -59,10 +61,12 @@ fn both_forms_are_read_and_what_is_left_out_has_defaults() {
     let check = &listen.policy.check;
     assert_eq!((check.kind, check.rise, check.fall), (CheckKind::Mqtt, 3, 4));
     assert_eq!((listen.policy.balance, listen.policy.on_down), (Balance::RoundRobin, OnDown::Keep));
-    assert_eq!(listen.servers[0].weight, 5);
+    let server = &listen.servers[0];
+    assert_eq!((server.weight, server.max_sessions, server.backup), (5, 5000, true));
     assert_eq!(pages.policy.check, Check::default());
     assert_eq!(pages.policy.balance, Balance::LeastConnections);
-    assert_eq!(pages.servers[0].weight, 1);
+    let server = &pages.servers[0];
+    assert_eq!((server.weight, server.max_sessions, server.backup), (1, u32::MAX, false));
     let [mqtt, web] = &settings.frontends[..] else { panic!("two frontends") };
     assert_eq!((mqtt.backend.as_str(), web.backend.as_str()), ("mqtt", "pages"));
     assert_eq!(mqtt.tls.as_ref().unwrap().certificates, [PathBuf::from("/certs")]);
@@ -156,7 +160,7 @@ backend = "mqt"
         "2: trheads: unknown key: did you mean `threads`?",
         "5: listen.bind: `0.0.0.0:0`: port 0 would be another one at each start",
         "5: listen.bind: `1883` is not understood; write it like `0.0.0.0:1883`",
-        "6: listen.balance: `leastcon` is none of leastconn, roundrobin: did you mean `leastconn`?",
+        "6: listen.balance: `leastcon` is none of leastconn, roundrobin, random, source, client_id: did you mean `leastconn`?",
         "7: listen.check.interval: `2 parsecs` is no time between 1ms and 1day; write it like `2s` or `500ms`",
         "7: listen.check.kind: `mqqt` is none of none, tcp, mqtt: did you mean `mqtt`?",
         "7: listen.check.rise: must be between 1 and 100",

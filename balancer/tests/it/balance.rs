@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::support::{Balancer, Broker, CHECK, Client, free_address, listen, servers};
+use crate::support::{Balancer, Broker, CHECK, Client, UNCHECKED, free_address, listen, servers, until};
 
 fn shares(clients: &[Client]) -> HashMap<&str, usize> {
     let mut shares = HashMap::new();
@@ -55,4 +55,60 @@ async fn frontend_and_backend_apart_do_the_same_as_listen() {
     let _balancer = Balancer::start(address, &settings).await;
     let _clients = [Client::connect(address).await.unwrap(), Client::connect(other).await.unwrap()];
     assert_eq!(b1.sessions(), 2);
+}
+
+/// The ids that HAProxy's table of 32-byte keys puts on one server.
+#[tokio::test]
+async fn clients_spread_by_their_whole_identifier_and_return_to_their_server() {
+    let (b1, b2) = (Broker::start("b1").await, Broker::start("b2").await);
+    let address = free_address();
+    let options = format!("balance = \"client_id\"\n{UNCHECKED}");
+    let settings = listen(address, &options, &servers(&["b1", "b2"], &[&b1, &b2]));
+    let balancer = Balancer::start(address, &settings).await;
+    let come = async || {
+        let mut clients = Vec::new();
+        for number in 0..40 {
+            let id = format!("factory-line-7/gateway-0001/device-{number:04}");
+            clients.push(Client::named(address, &id).await.unwrap());
+        }
+        assert!(b1.sessions() >= 12 && b2.sessions() >= 12, "{} and {}", b1.sessions(), b2.sessions());
+        clients.into_iter().map(|client| client.broker).collect::<Vec<_>>()
+    };
+    let first = come().await;
+    let sessions = async |name| balancer.server(name).await["sessions"].as_u64().unwrap();
+    until("all have left", async || sessions("b1").await + sessions("b2").await == 0).await;
+    assert_eq!(come().await, first);
+}
+
+#[tokio::test]
+async fn one_address_has_one_server_and_chance_uses_all() {
+    let (b1, b2, b3) = (Broker::start("b1").await, Broker::start("b2").await, Broker::start("b3").await);
+    for (balance, used) in [("source", 1), ("random", 3)] {
+        let address = free_address();
+        let options = format!("balance = \"{balance}\"\n{UNCHECKED}");
+        let all = servers(&["b1", "b2", "b3"], &[&b1, &b2, &b3]);
+        let _balancer = Balancer::start(address, &listen(address, &options, &all)).await;
+        let clients = Client::many(address, 30).await;
+        assert_eq!(shares(&clients).len(), used, "{balance}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_server_falls_through_to_others_and_a_backup_comes_last() {
+    let (b1, b2) = (Broker::start("b1").await, Broker::start("b2").await);
+    let address = free_address();
+    let section = |most: u32| {
+        listen(address, UNCHECKED, &[("b1", b1.address)])
+            + &format!("max_sessions = {most}\n")
+            + &format!("[[listen.server]]\nname = \"b2\"\naddress = \"{}\"\n", b2.address)
+            + "backup = true\nmax_sessions = 2\n"
+    };
+    let balancer = Balancer::start(address, &section(3)).await;
+    let clients = Client::many(address, 5).await;
+    assert_eq!(shares(&clients), HashMap::from([("b1", 3), ("b2", 2)]));
+    assert!(Client::connect(address).await.is_err(), "all are full");
+    balancer.wait_for_log("end=\"no-server\"").await;
+    balancer.rewrite(&section(4));
+    balancer.wait_for_log("reloaded: mqtt: ~b1 max_sessions 3 → 4").await;
+    assert_eq!(Client::connect(address).await.unwrap().broker, "b1");
 }

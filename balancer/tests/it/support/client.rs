@@ -19,7 +19,11 @@ pub(crate) struct Client<S = TcpStream> {
 
 impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
-        Self::over(TcpStream::connect(address).await?).await
+        Self::named(address, "client").await
+    }
+
+    pub(crate) async fn named(address: SocketAddr, id: &str) -> io::Result<Self> {
+        Self::over_as(TcpStream::connect(address).await?, id).await
     }
 
     /// Comes back until it is let in, as devices do.
@@ -45,12 +49,14 @@ impl Client {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
-    pub(crate) async fn over(mut stream: S) -> io::Result<Self> {
+    pub(crate) async fn over(stream: S) -> io::Result<Self> {
+        Self::over_as(stream, "client").await
+    }
+
+    async fn over_as(mut stream: S, id: &str) -> io::Result<Self> {
         let connect = async {
             let mut bytes = Vec::new();
-            Connect::new(Version::V311, "client")
-                .encode(Version::V311, &mut bytes)
-                .map_err(io::Error::other)?;
+            Connect::new(Version::V311, id).encode(Version::V311, &mut bytes).map_err(io::Error::other)?;
             stream.write_all(&bytes).await?;
             let mut received = Vec::new();
             let mut accepted = 0;
