@@ -22,6 +22,8 @@ const CONNACK: u8 = (PacketType::ConnAck as u8) << 4;
 const TLS_HANDSHAKE: u8 = 0x16;
 /// Read at most before the length is known: all of a usual CONNECT, and what its client sends right behind it.
 const FIRST_READ: usize = 4096;
+/// A longer CONNACK is passed on without a look at its properties.
+const LONGEST_CONNACK: usize = 4096;
 /// Where the protocol level ends in a CONNECT's body: after the longest name.
 const LEVEL_END: usize = 9;
 
@@ -47,6 +49,8 @@ pub struct GateRules {
     pub max_keep_alive: Option<u16>,
     pub source_rate: Option<Rate>,
     pub client_rate: Option<Rate>,
+    /// After one and a half keep alives, for the server to close a silent client itself.
+    pub keep_alive_grace: Duration,
 }
 
 impl Default for GateRules {
@@ -62,6 +66,7 @@ impl Default for GateRules {
             max_keep_alive: None,
             source_rate: None,
             client_rate: None,
+            keep_alive_grace: Duration::from_secs(10),
         }
     }
 }
@@ -318,19 +323,18 @@ pub enum Answer {
 }
 
 /// Judges the beginning of a server's answer. A server that asks for more (AUTH), or that says something strange, has
-/// spoken: that is between it and the client.
+/// spoken: that is between it and the client. A CONNACK is waited for until it is whole, unless it is overly long: its
+/// properties matter too.
 pub fn answer(bytes: &[u8], version: Version) -> Answer {
     match bytes.first() {
         None => return Answer::More,
         Some(&first) if first != CONNACK => return Answer::ForClient,
         Some(_) => {}
     }
-    let Ok(frame) = nsd_wire::frame(bytes, usize::MAX) else { return Answer::ForClient };
-    let Some(frame) = frame else { return Answer::More };
-    if frame.body < 2 {
-        return Answer::ForClient;
-    }
-    let Some(&code) = bytes.get(frame.header + 1) else { return Answer::More };
+    let Ok(frame) = nsd_wire::frame(bytes, LONGEST_CONNACK) else { return Answer::ForClient };
+    let Some(body) = frame.map(|frame| frame.body_of(bytes)) else { return Answer::More };
+    let Some(body) = body else { return Answer::More };
+    let Some(&code) = body.get(1) else { return Answer::ForClient };
     let unavailable = if version.is_v5() {
         const UNAVAILABLE: [ReasonCode; 3] =
             [ReasonCode::ServerUnavailable, ReasonCode::ServerBusy, ReasonCode::ServerShuttingDown];
@@ -339,4 +343,20 @@ pub fn answer(bytes: &[u8], version: Version) -> Answer {
         code == nsd_wire::ConnectReturnCode::ServerUnavailable as u8
     };
     if unavailable { Answer::Unavailable } else { Answer::ForClient }
+}
+
+/// How long the client may be silent: one and a half keep alives [MQTT-3.1.2-22], and the grace. `None`: for ever, or it
+/// cannot be told. A v5 server may have set another keep alive in its answer [MQTT-3.2.2-21].
+pub fn longest_silence(passed: Passed, answer: &[u8], grace: Duration) -> Option<Duration> {
+    let keep_alive = if passed.version.is_v5() {
+        match nsd_wire::read(Version::V5, answer, LONGEST_CONNACK) {
+            Ok(Some((Packet::ConnAck(connack), _))) => {
+                connack.properties.server_keep_alive.unwrap_or(passed.keep_alive)
+            }
+            _ => return None,
+        }
+    } else {
+        passed.keep_alive
+    };
+    (keep_alive > 0).then(|| Duration::from_secs(keep_alive.into()) * 3 / 2 + grace)
 }

@@ -27,6 +27,8 @@ pub(crate) enum End {
     ServerBroke,
     /// One side had ended, the other neither sent nor ended for too long.
     HalfClosed,
+    /// The client sent nothing for longer than its keep alive allows.
+    Silent,
     /// The server was marked down.
     ServerDown,
     /// The balancer stops.
@@ -51,6 +53,7 @@ impl End {
             Self::ClientBroke => "client-broke",
             Self::ServerBroke => "server-broke",
             Self::HalfClosed => "half-closed",
+            Self::Silent => "client-silent",
             Self::ServerDown => "server-down",
             Self::Stopping => "stopping",
             Self::NoServer => "no-server",
@@ -71,23 +74,19 @@ pub(crate) struct Moved {
     pub(crate) down: u64,
 }
 
-/// Copies until both sides have ended, one broke, or one has ended and the other is silent for `half_closed_idle`.
-/// `moved` is current at any time, also when this is dropped.
-pub(crate) async fn relay<C, S>(
-    client: &mut C,
-    server: &mut S,
-    moved: &mut Moved,
-    half_closed_idle: Duration,
-) -> End
+/// Copies until both sides have ended, one broke, the client is silent for longer than `patience` allows, or one side has
+/// ended and the other is silent. `moved` is current at any time, also when this is dropped.
+pub(crate) async fn relay<C, S>(client: &mut C, server: &mut S, moved: &mut Moved, patience: Patience) -> End
 where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut up, mut down) = (Direction::default(), Direction::default());
     let mut first_to_end = None;
-    let mut patience: Option<Pin<Box<Sleep>>> = None;
+    let mut half_closed: Option<Silence> = None;
+    let mut silence = patience.client.map(Silence::new);
     poll_fn(|context| {
-        let before = moved.up + moved.down;
+        let before = *moved;
         let upward = up.poll(context, client, server, &mut moved.up);
         let downward = down.poll(context, server, client, &mut moved.down);
         match (upward, downward) {
@@ -100,17 +99,57 @@ where
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
                 return Poll::Ready(first_to_end.unwrap_or(End::Client));
             }
-            (Poll::Pending, Poll::Pending) => return Poll::Pending,
+            (Poll::Pending, Poll::Pending) => {
+                // A client that is not read because its server is slow is not silent.
+                let heard = moved.up != before.up || !up.tail.is_empty();
+                let Some(silence) = &mut silence else { return Poll::Pending };
+                return silence.poll(context, heard).map(|()| End::Silent);
+            }
             (Poll::Ready(Ok(())), Poll::Pending) => first_to_end.get_or_insert(End::Client),
             (Poll::Pending, Poll::Ready(Ok(()))) => first_to_end.get_or_insert(End::Server),
         };
-        let patience = patience.get_or_insert_with(|| Box::pin(sleep(half_closed_idle)));
-        if moved.up + moved.down != before {
-            patience.as_mut().reset(Instant::now() + half_closed_idle);
-        }
-        patience.as_mut().poll(context).map(|()| End::HalfClosed)
+        let half_closed = half_closed.get_or_insert_with(|| Silence::new(patience.half_closed));
+        half_closed.poll(context, *moved != before).map(|()| End::HalfClosed)
     })
     .await
+}
+
+/// How long who may be silent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// The client, while both sides are there; `None`: for ever.
+    pub(crate) client: Option<Duration>,
+    /// Both, once one has ended.
+    pub(crate) half_closed: Duration,
+}
+
+/// A time without a sound. The timer is not touched at each sound, but set anew when it has run out too early.
+#[derive(Debug)]
+struct Silence {
+    limit: Duration,
+    since: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Silence {
+    fn new(limit: Duration) -> Self {
+        Self { limit, since: Instant::now(), timer: Box::pin(sleep(limit)) }
+    }
+
+    /// Ready when it has lasted for too long.
+    fn poll(&mut self, context: &mut Context<'_>, heard: bool) -> Poll<()> {
+        if heard {
+            self.since = Instant::now();
+        }
+        loop {
+            ready!(self.timer.as_mut().poll(context));
+            let due = self.since + self.limit;
+            if due <= Instant::now() {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(due);
+        }
+    }
 }
 
 /// One way: from a reader to a writer.

@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use nsd_edge::listen::{self, Accepted};
 use nsd_edge::tls::{HANDSHAKE_TIMEOUT, HandshakeError, TlsServer};
@@ -17,7 +18,7 @@ use tracing::{debug, info};
 
 use crate::limits;
 use crate::member::{Member, Seat};
-use crate::relay::{End, Moved, relay};
+use crate::relay::{End, Moved, Patience, relay};
 use crate::running::{Frontend, Shared, Who};
 use crate::settings::Policy;
 use crate::workers::Place;
@@ -101,6 +102,8 @@ struct Seated {
     seat: Seat,
     /// Bytes passed on so far.
     moved: Moved,
+    /// How long the client may be silent; `None`: it has not said.
+    silence: Option<Duration>,
 }
 
 /// Why a client came to no server.
@@ -127,7 +130,7 @@ async fn connect(client: &Client) -> Result<Seated, Failed> {
         let Some(seat) = backend.choose(policy.balance, who, &tried) else { break };
         if let Some(server) = reach(seat.member(), &policy).await? {
             seat.member().connected(&policy);
-            return Ok(Seated { server, seat, moved: Moved::default() });
+            return Ok(Seated { server, seat, moved: Moved::default(), silence: None });
         }
         tried.push(seat.member().address);
     }
@@ -154,11 +157,12 @@ async fn talk<C>(mut stream: C, seated: Seated, client: Client)
 where
     C: AsyncRead + AsyncWrite + Unpin,
 {
-    let Seated { mut server, seat, mut moved } = seated;
+    let Seated { mut server, seat, mut moved, silence } = seated;
+    let patience = Patience { client: silence, half_closed: limits::HALF_CLOSED_IDLE };
     let end = tokio::select! {
         biased;
         end = seat.closed() => end,
-        end = relay(&mut stream, &mut server, &mut moved, limits::HALF_CLOSED_IDLE) => end,
+        end = relay(&mut stream, &mut server, &mut moved, patience) => end,
     };
     client.ended(Some(&seat), end, moved);
 }

@@ -172,9 +172,11 @@ fn a_servers_answer_is_for_the_client_unless_it_is_unavailable() {
         (&[0x20, 2, 0, 0], Version::V311, ForClient),
         (&[0x20, 2, 0, 3], Version::V311, Unavailable),
         (&[0x20, 2, 0, 5], Version::V311, ForClient),
-        (&[0x20, 3, 0, 3], Version::V5, ForClient),
-        (&[0x20, 3, 0, 0x88], Version::V5, Unavailable),
-        (&[0x20, 0xff, 1, 0, 0x89], Version::V5, Unavailable),
+        (&[0x20, 3, 0, 3, 0], Version::V5, ForClient),
+        (&[0x20, 3, 0, 0x88, 0], Version::V5, Unavailable),
+        (&[0x20, 0xff, 1, 0, 0x89], Version::V5, More),
+        (&[0x20, 3, 0, 0x89, 0], Version::V5, Unavailable),
+        (&[0x20, 0xff, 0x7f, 0, 0], Version::V5, ForClient),
         (&[0x20, 3, 0, 0x87, 0], Version::V5, ForClient),
         (&[0xf0, 2], Version::V5, ForClient),
         (&[0x20, 1, 0], Version::V5, ForClient),
@@ -183,6 +185,22 @@ fn a_servers_answer_is_for_the_client_unless_it_is_unavailable() {
     ] {
         assert_eq!(answer(bytes, version), wanted, "{bytes:02x?}");
     }
+}
+
+#[test]
+fn silence_is_measured_by_the_keep_alive_that_holds() {
+    let grace = Duration::from_secs(10);
+    let silence = |version, keep_alive, answer: &[u8]| {
+        longest_silence(Passed { version, keep_alive }, answer, grace).map(|silence| silence.as_secs())
+    };
+    assert_eq!(silence(Version::V311, 60, &[0x20, 2, 0, 0]), Some(100));
+    assert_eq!(silence(Version::V311, 0, &[0x20, 2, 0, 0]), None);
+    assert_eq!(silence(Version::V5, 60, &[0x20, 3, 0, 0, 0]), Some(100));
+    assert_eq!(silence(Version::V5, 60, &[0x20, 6, 0, 0, 3, 0x13, 0, 20]), Some(40), "the server's counts");
+    assert_eq!(silence(Version::V5, 0, &[0x20, 6, 0, 0, 3, 0x13, 0, 20]), Some(40));
+    assert_eq!(silence(Version::V5, 60, &[0x20, 6, 0, 0, 3, 0x13, 0, 0]), None);
+    assert_eq!(silence(Version::V5, 60, &[0xf0, 2, 0x18, 0]), None, "its CONNACK is still to come");
+    assert_eq!(silence(Version::V311, u16::MAX, &[]), Some(98_312));
 }
 
 /// Bytes that get past the first looks often enough.
@@ -231,6 +249,8 @@ proptest! {
 
     #[test]
     fn an_answer_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..40), v5: bool) {
-        answer(&bytes, if v5 { Version::V5 } else { Version::V311 });
+        let version = if v5 { Version::V5 } else { Version::V311 };
+        answer(&bytes, version);
+        longest_silence(Passed { version, keep_alive: 1 }, &bytes, Duration::ZERO);
     }
 }

@@ -7,11 +7,19 @@ const IDLE: Duration = Duration::from_millis(200);
 
 /// A relay between two pipes that each hold `room` bytes; the outer ends, and what the relay said at its end.
 fn relayed(room: usize) -> (DuplexStream, DuplexStream, JoinHandle<(End, Moved)>) {
+    relayed_with(room, None)
+}
+
+fn relayed_with(
+    room: usize,
+    silence: Option<Duration>,
+) -> (DuplexStream, DuplexStream, JoinHandle<(End, Moved)>) {
+    let patience = Patience { client: silence, half_closed: IDLE };
     let (client, mut inner_client) = duplex(room);
     let (server, mut inner_server) = duplex(room);
     let task = tokio::spawn(async move {
         let mut moved = Moved::default();
-        let end = relay(&mut inner_client, &mut inner_server, &mut moved, IDLE).await;
+        let end = relay(&mut inner_client, &mut inner_server, &mut moved, patience).await;
         (end, moved)
     });
     (client, server, task)
@@ -124,11 +132,44 @@ async fn a_side_that_has_ended_is_not_read_again() {
     let (mut server, mut inner_server) = duplex(64);
     let task = tokio::spawn(async move {
         let mut moved = Moved::default();
-        relay(&mut Ended::default(), &mut inner_server, &mut moved, IDLE).await
+        let patience = Patience { client: None, half_closed: IDLE };
+        relay(&mut Ended::default(), &mut inner_server, &mut moved, patience).await
     });
     let mut all = Vec::new();
     server.read_to_end(&mut all).await.unwrap();
     server.write_all(b"an answer").await.unwrap();
     drop(server);
     assert_eq!(task.await.unwrap(), End::Client);
+}
+
+#[tokio::test]
+async fn a_silent_client_is_given_up_and_what_its_server_says_does_not_count() {
+    let (_client, mut server, task) = relayed_with(4096, Some(IDLE));
+    let begun = Instant::now();
+    while !task.is_finished() {
+        let _ = server.write_all(b".").await;
+        sleep(IDLE / 10).await;
+    }
+    assert!(begun.elapsed() >= IDLE);
+    assert_eq!(task.await.unwrap().0, End::Silent);
+}
+
+#[tokio::test]
+async fn a_client_that_speaks_now_and_then_or_is_not_read_is_not_silent() {
+    let (mut client, mut server, task) = relayed_with(4096, Some(IDLE));
+    for _ in 0..6 {
+        sleep(IDLE / 2).await;
+        client.write_all(b".").await.unwrap();
+    }
+    // The server reads nothing: the client waits with the rest.
+    let sender = tokio::spawn(async move {
+        client.write_all(&[0; 100_000]).await.unwrap();
+        client
+    });
+    sleep(3 * IDLE).await;
+    assert!(!task.is_finished());
+    let mut all = vec![0; 100_006];
+    server.read_exact(&mut all).await.unwrap();
+    let _client = sender.await.unwrap();
+    assert_eq!(task.await.unwrap().0, End::Silent, "now it is");
 }

@@ -12,7 +12,9 @@ use tokio::time::{timeout, timeout_at};
 use tracing::debug;
 
 use super::{Client, Failed, Seated, reach};
-use crate::gate::{Answer, Gate, GateRules, Passed, Refusal, Refused, Verdict, answer, connack};
+use crate::gate::{
+    Answer, Gate, GateRules, Passed, Refusal, Refused, Verdict, answer, connack, longest_silence,
+};
 use crate::guard::Guard;
 use crate::limits;
 use crate::pick;
@@ -113,7 +115,8 @@ where
                 seat.member().connected(&policy);
                 pass_on(stream, rules, &answer).await.map_err(|end| failed(end, gate, 0))?;
                 let moved = Moved { up: gate.bytes().len() as u64, down: answer.len() as u64 };
-                return Ok(Seated { server, seat, moved });
+                let silence = longest_silence(passed, &answer, rules.keep_alive_grace);
+                return Ok(Seated { server, seat, moved, silence });
             }
             Ok(Ok((_, answer))) => {
                 debug!(server = name, "is unavailable, trying another server");

@@ -62,6 +62,9 @@ fn read_rules(table: &mut Table<'_, '_>) -> GateRules {
             .and_then(|longest| u16::try_from(longest.as_secs()).ok()),
         source_rate: read_rate(table, "source_rate"),
         client_rate: read_rate(table, "client_rate"),
+        keep_alive_grace: table
+            .duration("keep_alive_grace", &limits::DURATIONS)
+            .unwrap_or(default.keep_alive_grace),
     }
 }
 
