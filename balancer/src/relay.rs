@@ -83,8 +83,9 @@ where
 {
     let (mut up, mut down) = (Direction::default(), Direction::default());
     let mut first_to_end = None;
-    let mut half_closed: Option<Silence> = None;
-    let mut silence = patience.client.map(Silence::new);
+    let Patience { client: longest, half_closed } = patience;
+    // The client's while both sides are there, then that of both.
+    let mut silence = longest.map(Silence::boxed);
     poll_fn(|context| {
         let before = *moved;
         let upward = up.poll(context, client, server, &mut moved.up);
@@ -105,11 +106,14 @@ where
                 let Some(silence) = &mut silence else { return Poll::Pending };
                 return silence.poll(context, heard).map(|()| End::Silent);
             }
-            (Poll::Ready(Ok(())), Poll::Pending) => first_to_end.get_or_insert(End::Client),
-            (Poll::Pending, Poll::Ready(Ok(()))) => first_to_end.get_or_insert(End::Server),
-        };
-        let half_closed = half_closed.get_or_insert_with(|| Silence::new(patience.half_closed));
-        half_closed.poll(context, *moved != before).map(|()| End::HalfClosed)
+            (upward, _) if first_to_end.is_none() => {
+                first_to_end = Some(if upward.is_ready() { End::Client } else { End::Server });
+                silence = Some(Silence::boxed(half_closed));
+            }
+            _ => {}
+        }
+        let Some(silence) = &mut silence else { return Poll::Pending };
+        silence.poll(context, *moved != before).map(|()| End::HalfClosed)
     })
     .await
 }
@@ -124,6 +128,7 @@ pub(crate) struct Patience {
 }
 
 /// A time without a sound. The timer is not touched at each sound, but set anew when it has run out too early.
+/// Boxed, for most of a fleet's memory is idle sessions, and not all have one.
 #[derive(Debug)]
 struct Silence {
     limit: Duration,
@@ -132,8 +137,8 @@ struct Silence {
 }
 
 impl Silence {
-    fn new(limit: Duration) -> Self {
-        Self { limit, since: Instant::now(), timer: Box::pin(sleep(limit)) }
+    fn boxed(limit: Duration) -> Box<Self> {
+        Box::new(Self { limit, since: Instant::now(), timer: Box::pin(sleep(limit)) })
     }
 
     /// Ready when it has lasted for too long.
