@@ -9,6 +9,7 @@
 //! | [`settings`] | pure | text → checked settings, or all that is wrong with it |
 //! | `limits` | | every limit with its reason |
 //! | `member` | edge | one server at run time: machine, counts, closing of its sessions |
+//! | `origin` | edge | what a server is told of where its client comes from |
 //! | `probe` | edge | health checks → inputs of the machine |
 //! | `relay` | edge | copies both ways, without buffers while idle |
 //! | `guard` | edge | the gate of one frontend, with the rates that its clients share |
@@ -30,6 +31,7 @@ mod admin;
 mod guard;
 mod limits;
 mod member;
+mod origin;
 mod probe;
 mod relay;
 mod reload;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use nsd_edge::proxy_header::ProxyHeader;
 use nsd_wire::{ConnAck, Connect, Disconnect, Packet, PacketType, ReasonCode, Version};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,7 +15,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::backend::State;
 use crate::member::Member;
-use crate::settings::{Check, CheckKind, Policy};
+use crate::origin;
+use crate::settings::{CheckKind, Policy, ProxyVersion};
 
 /// The first byte of the answer: what begins otherwise need not be waited for.
 const CONNACK: u8 = (PacketType::ConnAck as u8) << 4;
@@ -72,7 +74,7 @@ pub(crate) async fn watch(member: Arc<Member>, policy: Arc<ArcSwap<Policy>>) {
             }
             _ => {
                 let begun = Instant::now();
-                let verdict = check(&member, &now.check).await;
+                let verdict = check(&member, &now).await;
                 member.checked(verdict, begun.elapsed(), &now);
                 !verdict.is_alive()
             }
@@ -95,14 +97,15 @@ fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(1.0 - 0.1 * fastrand::f64())
 }
 
-async fn check(member: &Member, check: &Check) -> Verdict {
+async fn check(member: &Member, policy: &Policy) -> Verdict {
+    let check = &policy.check;
     let begun = Instant::now();
     let deadline = begun + check.timeout;
     let Ok(Ok(mut socket)) = timeout_at(deadline, TcpStream::connect(member.address)).await else {
         return Verdict::Dead;
     };
     if check.kind == CheckKind::Mqtt {
-        match timeout_at(deadline, ask(&mut socket)).await {
+        match timeout_at(deadline, ask(&mut socket, policy.send_proxy)).await {
             Ok(Ok(reason)) if is_unavailable(reason) => return Verdict::Refusing,
             Ok(Ok(_)) => {}
             Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => return Verdict::Garbled,
@@ -119,7 +122,10 @@ fn is_unavailable(reason: ReasonCode) -> bool {
 }
 
 /// CONNECT → CONNACK → DISCONNECT, as a client of our own that leaves nothing behind.
-async fn ask(socket: &mut TcpStream) -> io::Result<ReasonCode> {
+async fn ask(socket: &mut TcpStream, proxy: Option<ProxyVersion>) -> io::Result<ReasonCode> {
+    if let Some(version) = proxy {
+        origin::tell(socket, version, &ProxyHeader::Local).await?;
+    }
     let mut bytes = Vec::with_capacity(64);
     let id = format!("nsd-check-{:08x}", fastrand::u32(..));
     let connect = Connect { clean_start: true, keep_alive: 30, ..Connect::new(Version::V311, &id) };

@@ -18,6 +18,7 @@ use tracing::{debug, info};
 
 use crate::limits;
 use crate::member::{Member, Seat};
+use crate::origin::{self, Origin};
 use crate::relay::{End, Moved, Patience, relay};
 use crate::running::{Frontend, Shared, Who};
 use crate::settings::Policy;
@@ -82,11 +83,11 @@ async fn shake_hands(socket: TcpStream, tls: Arc<TlsServer>, client: Client) {
 /// Finds a server for the client, and lets the two talk in a task that holds nothing else.
 async fn seat<C>(mut stream: C, client: Client)
 where
-    C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    C: AsyncRead + AsyncWrite + Origin + Unpin + Send + 'static,
 {
     let seated = match client.frontend.guard.clone() {
         Some(guard) => admit(&mut stream, &client, &guard).await,
-        None => connect(&client).await,
+        None => connect(&stream, &client).await,
     };
     match seated {
         Ok(seated) => {
@@ -121,14 +122,14 @@ impl From<End> for Failed {
 }
 
 /// A connection to the server that should get the next session; to another one where that fails.
-async fn connect(client: &Client) -> Result<Seated, Failed> {
+async fn connect(stream: &impl Origin, client: &Client) -> Result<Seated, Failed> {
     let backend = &client.frontend.backend;
     let who = Who { source: client.peer.ip(), client: None };
     let policy = backend.policy.load_full();
     let mut tried: Vec<SocketAddr> = Vec::new();
     while tried.len() < limits::CONNECT_ATTEMPTS {
         let Some(seat) = backend.choose(policy.balance, who, &tried) else { break };
-        if let Some(server) = reach(seat.member(), &policy).await? {
+        if let Some(server) = reach(seat.member(), &policy, stream, client).await? {
             seat.member().connected(&policy);
             return Ok(Seated { server, seat, moved: Moved::default(), silence: None });
         }
@@ -137,9 +138,22 @@ async fn connect(client: &Client) -> Result<Seated, Failed> {
     Err(End::NoServer.into())
 }
 
-/// Connects to a server. `None`: another one may do better; an error: none would.
-async fn reach(member: &Member, policy: &Policy) -> Result<Option<TcpStream>, End> {
-    let error = match timeout(policy.connect_timeout, listen::connect(member.address)).await {
+/// Connects to a server, and tells it whom for where it is to know. `None`: another one may do better; an error: none
+/// would.
+async fn reach(
+    member: &Member,
+    policy: &Policy,
+    stream: &impl Origin,
+    client: &Client,
+) -> Result<Option<TcpStream>, End> {
+    let connect = async {
+        let mut server = listen::connect(member.address).await?;
+        if let Some(version) = policy.send_proxy {
+            origin::tell(&mut server, version, &stream.header(client.peer)).await?;
+        }
+        io::Result::Ok(server)
+    };
+    let error = match timeout(policy.connect_timeout, connect).await {
         Ok(Ok(server)) => return Ok(Some(server)),
         Ok(Err(error)) => error,
         Err(_elapsed) => io::ErrorKind::TimedOut.into(),

@@ -66,6 +66,16 @@ pub struct Policy {
     pub check: Check,
     pub connect_timeout: Duration,
     pub on_down: OnDown,
+    /// Servers are told where a client comes from; `None`: they see the balancer.
+    pub send_proxy: Option<ProxyVersion>,
+}
+
+/// Forms of the PROXY header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyVersion {
+    V1,
+    /// With what is known of the client's TLS.
+    V2,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -320,6 +330,7 @@ fn read_backend(table: &mut Table<'_, '_>, seen: &mut Seen) -> Option<BackendSet
 fn read_policy(table: &mut Table<'_, '_>) -> Policy {
     let balance = table.choice("balance", &Balance::CHOICES).unwrap_or(Balance::LeastConnections);
     let on_down = table.choice("on_down", &[("close", OnDown::Close), ("keep", OnDown::Keep)]);
+    let send_proxy = table.choice("send_proxy", &[("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)]);
     let connect_timeout =
         table.duration("connect_timeout", &limits::DURATIONS).unwrap_or(limits::CONNECT_TIMEOUT);
     let check = table.table("check").map_or_else(Check::default, |mut table| {
@@ -327,7 +338,7 @@ fn read_policy(table: &mut Table<'_, '_>) -> Policy {
         table.finish();
         check
     });
-    Policy { balance, check, connect_timeout, on_down: on_down.unwrap_or(OnDown::Close) }
+    Policy { balance, check, connect_timeout, on_down: on_down.unwrap_or(OnDown::Close), send_proxy }
 }
 
 impl Default for Check {

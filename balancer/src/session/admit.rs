@@ -17,6 +17,7 @@ use crate::gate::{
 };
 use crate::guard::Guard;
 use crate::limits;
+use crate::origin::Origin;
 use crate::pick;
 use crate::relay::{End, Moved};
 use crate::running::Who;
@@ -26,7 +27,7 @@ const LOGGED_ID: usize = 128;
 
 pub(super) async fn admit<C>(stream: &mut C, client: &Client, guard: &Guard) -> Result<Seated, Failed>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
+    C: AsyncRead + AsyncWrite + Origin + Unpin,
 {
     let mut gate = Gate::default();
     let deadline = tokio::time::Instant::now() + guard.rules.deadline;
@@ -87,7 +88,7 @@ async fn offer<C>(
     passed: Passed,
 ) -> Result<Seated, Failed>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
+    C: AsyncRead + AsyncWrite + Origin + Unpin,
 {
     let backend = &client.frontend.backend;
     let policy = backend.policy.load_full();
@@ -99,7 +100,8 @@ where
         let Some(seat) = backend.choose(policy.balance, who, &tried) else { break };
         let name = &seat.member().name;
         tried.push(seat.member().address);
-        let Some(mut server) = reach(seat.member(), &policy).await.map_err(|end| failed(end, gate, 0))?
+        let Some(mut server) =
+            reach(seat.member(), &policy, stream, client).await.map_err(|end| failed(end, gate, 0))?
         else {
             continue;
         };

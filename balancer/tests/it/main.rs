@@ -5,6 +5,7 @@ mod balance;
 mod gate;
 mod health;
 mod operations;
+mod proxy;
 mod reload;
 mod sessions;
 mod support;

@@ -5,9 +5,11 @@ use std::path::Path;
 use std::process::Command;
 
 use nsd_edge::tls::TlsClient;
+use nsd_wire::{Connect, Version, Will};
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::ServerName;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::{BINARY, Balancer, Broker, CHECK, Client, free_address, listen, servers, until};
@@ -21,20 +23,25 @@ fn combined_pem(name: &str) -> String {
     format!("{}{}", certificate.pem(), key.serialize_pem())
 }
 
-async fn connect(address: SocketAddr, trusted: &Path) -> std::io::Result<Client<TlsStream>> {
+pub(crate) async fn connect(address: SocketAddr, trusted: &Path) -> std::io::Result<Client<TlsStream>> {
     let client = TlsClient::trusting(trusted).unwrap();
     let name = ServerName::try_from("mqtt.example").unwrap();
     Client::over(client.handshake(name, TcpStream::connect(address).await?).await?).await
 }
 
 async fn balancer(broker: &Broker) -> (Balancer, SocketAddr) {
+    balancer_with(broker, CHECK).await
+}
+
+/// Its address for TLS besides; its certificate is `certs/lelylan.pem`.
+pub(crate) async fn balancer_with(broker: &Broker, options: &str) -> (Balancer, SocketAddr) {
     let directory = TempDir::new().unwrap();
     let certs = directory.path().join("certs");
     std::fs::create_dir(&certs).unwrap();
     std::fs::write(certs.join("lelylan.pem"), combined_pem("mqtt.example")).unwrap();
     let (plain, tls) = (free_address(), free_address());
     let options =
-        format!("tls = {{ bind = [\"{tls}\"], certificates = [\"{}\"] }}\n{CHECK}", certs.display());
+        format!("tls = {{ bind = [\"{tls}\"], certificates = [\"{}\"] }}\n{options}", certs.display());
     let settings = listen(plain, &options, &servers(&["b1"], &[broker]));
     (Balancer::start_in(directory, plain, &settings, Command::new(BINARY)).await, tls)
 }
@@ -81,4 +88,25 @@ async fn who_does_not_speak_tls_reaches_no_server() {
     let _silent = TcpStream::connect(tls).await.unwrap();
     Client::connect(balancer.address).await.unwrap();
     assert_eq!(b1.total(), 1, "a silent client costs no server anything");
+}
+
+#[tokio::test]
+async fn a_large_connect_and_what_follows_it_come_through_tls() {
+    let b1 = Broker::start("b1").await;
+    let (balancer, tls) = balancer(&b1).await;
+    let client = TlsClient::trusting(&balancer.path("certs/lelylan.pem")).unwrap();
+    let name = ServerName::try_from("mqtt.example").unwrap();
+    let mut stream = client.handshake(name, TcpStream::connect(tls).await.unwrap()).await.unwrap();
+    let payload = vec![7; 65_535];
+    let connect = Connect { will: Some(Will::new("w", &payload)), ..Connect::new(Version::V311, "device") };
+    let mut bytes = Vec::new();
+    connect.encode(Version::V311, &mut bytes).unwrap();
+    let behind: Vec<u8> = (0..20_000_u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
+    bytes.extend_from_slice(&behind);
+    stream.write_all(&bytes).await.unwrap();
+    // CONNACK, the PUBLISH with the broker's name, and the echo.
+    let mut back = vec![0; 10 + behind.len()];
+    stream.read_exact(&mut back).await.unwrap();
+    assert_eq!(back[..4], [0x20, 2, 0, 0]);
+    assert!(back[10..] == behind);
 }

@@ -2,10 +2,11 @@
 //! every byte that follows.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use nsd_edge::proxy_header::{self, ProxyHeader};
 use nsd_wire::{ConnAck, Packet, Publish, ReasonCode, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -40,6 +41,9 @@ struct Shared {
     mood: AtomicU8,
     sessions: AtomicUsize,
     total: AtomicUsize,
+    behind_proxy: AtomicBool,
+    /// Of clients and of checks, in the order they came.
+    headers: Mutex<Vec<ProxyHeader>>,
 }
 
 /// Counts a client's session while it lasts; checks are not clients.
@@ -69,6 +73,16 @@ impl Broker {
 
     pub(crate) fn set(&self, mood: Mood) {
         self.shared.mood.store(mood as u8, SeqCst);
+    }
+
+    /// From now on each connection has to begin with a PROXY header.
+    pub(crate) fn expect_proxy(&self) {
+        self.shared.behind_proxy.store(true, SeqCst);
+    }
+
+    /// The headers of those who came, the checks' included.
+    pub(crate) fn headers(&self) -> Vec<ProxyHeader> {
+        self.shared.headers.lock().unwrap().clone()
     }
 
     /// Clients it has now.
@@ -113,6 +127,10 @@ async fn accept(listener: TcpListener, name: String, shared: Arc<Shared>) {
 }
 
 async fn serve(mut stream: TcpStream, name: String, shared: Arc<Shared>) -> Option<()> {
+    if shared.behind_proxy.load(SeqCst) {
+        let header = proxy_header::read(&mut stream).await.ok()?;
+        shared.headers.lock().unwrap().push(header);
+    }
     let mut bytes = Vec::new();
     let (is_check, length, version) = loop {
         match nsd_wire::read(Version::V311, &bytes, MAX_PACKET).ok()? {

@@ -1,0 +1,75 @@
+//! Where a client comes from, as its server is told in a PROXY header.
+
+use std::io;
+use std::net::SocketAddr;
+
+use nsd_edge::proxy_header::{ClientTls, Extras, ProxyHeader, write_v1, write_v2};
+use nsd_edge::tls::{TlsStream, identity};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::settings::ProxyVersion;
+
+/// A client's stream, which knows how the client came.
+pub(crate) trait Origin {
+    fn socket(&self) -> &TcpStream;
+
+    /// What there is to tell besides addresses.
+    fn extras(&self) -> Extras;
+
+    /// The header of a client whose address is known; without an address of our own it is nobody's.
+    fn header(&self, client: SocketAddr) -> ProxyHeader {
+        match self.socket().local_addr() {
+            Ok(ours) => ProxyHeader::Proxied {
+                source: client,
+                destination: SocketAddr::new(ours.ip().to_canonical(), ours.port()),
+                extras: Box::new(self.extras()),
+            },
+            Err(_) => ProxyHeader::Local,
+        }
+    }
+}
+
+impl Origin for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+
+    /// Says that there is no TLS: a server must not take silence for the balancer's word.
+    fn extras(&self) -> Extras {
+        Extras { tls: Some(ClientTls::default()), ..Extras::default() }
+    }
+}
+
+impl Origin for TlsStream {
+    fn socket(&self) -> &TcpStream {
+        self.socket()
+    }
+
+    fn extras(&self) -> Extras {
+        let common_name = identity(self).map(String::from);
+        let certified = common_name.is_some();
+        let tls = ClientTls {
+            over_tls: true,
+            certificate_now: certified,
+            verified: certified,
+            common_name,
+            ..ClientTls::default()
+        };
+        Extras { authority: self.server_name().map(str::to_owned), tls: Some(tls), ..Extras::default() }
+    }
+}
+
+/// Says to a server whose connection this is.
+pub(crate) async fn tell(
+    server: &mut TcpStream,
+    version: ProxyVersion,
+    header: &ProxyHeader,
+) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    match version {
+        ProxyVersion::V1 => write_v1(header, &mut bytes),
+        ProxyVersion::V2 => write_v2(header, &mut bytes),
+    }
+    server.write_all(&bytes).await
+}
