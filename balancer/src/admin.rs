@@ -55,6 +55,8 @@ struct BackendReport {
     servers: Vec<MemberReport>,
     /// No longer in the settings, with sessions still there.
     leaving: Vec<MemberReport>,
+    /// Clients that wait because all servers are full.
+    queued: usize,
 }
 
 #[derive(Serialize)]
@@ -89,6 +91,7 @@ fn status(balancer: &Balancer) -> Reply {
             name: backend.name.clone(),
             servers: pool.members.iter().map(report).collect(),
             leaving: leaving.map(report).collect(),
+            queued: backend.queue.waiting(),
         }
     };
     let certificates = running.certificates.iter().map(|(files, kept)| CertificateReport {

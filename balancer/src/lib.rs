@@ -11,6 +11,7 @@
 //! | `member` | edge | one server at run time: machine, counts, closing of its sessions |
 //! | `origin` | edge | what a server is told of where its client comes from |
 //! | `probe` | edge | health checks → inputs of the machine |
+//! | `queue` | edge | where clients wait while all servers are full |
 //! | `relay` | edge | copies both ways, without buffers while idle |
 //! | `guard` | edge | the gate of one frontend, with the rates that its clients share |
 //! | `session` | edge | one client: handshake, gate, choice, connect or another, relay, access log |
@@ -33,6 +34,7 @@ mod limits;
 mod member;
 mod origin;
 mod probe;
+mod queue;
 mod relay;
 mod reload;
 mod running;

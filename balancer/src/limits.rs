@@ -10,6 +10,8 @@ pub(crate) const DURATIONS: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
 /// To connect to a server on the same network; then another one is tried.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// In the queue of a backend whose servers are all full; below what clients wait for a CONNACK.
+pub(crate) const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Servers tried for one client; then it is closed, for it would have given up itself.
 pub(crate) const CONNECT_ATTEMPTS: usize = 4;
 /// After SIGTERM, below the 10 s after which container engines kill.

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use crate::backend::{Input, Machine, Rules, State, Transition};
 use crate::pick::{self, Load};
 use crate::probe::Verdict;
+use crate::queue::Queue;
 use crate::relay::End;
 use crate::settings::{CheckKind, OnDown, Policy, ServerSettings};
 
@@ -37,6 +38,8 @@ pub(crate) struct Member {
     /// Wakes the probe: look now.
     pub(crate) nudge: Notify,
     last_check: Mutex<Option<CheckResult>>,
+    /// Of its backend: who waits for a seat.
+    queue: Arc<Queue>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -58,7 +61,7 @@ pub(crate) fn rules(policy: &Policy) -> Rules {
 }
 
 impl Member {
-    pub(crate) fn new(settings: &ServerSettings, rules: Rules) -> Self {
+    pub(crate) fn new(settings: &ServerSettings, rules: Rules, queue: Arc<Queue>) -> Self {
         let machine = Machine::new(rules);
         Self {
             name: settings.name.clone(),
@@ -75,6 +78,7 @@ impl Member {
             stopping: AtomicBool::new(false),
             nudge: Notify::new(),
             last_check: Mutex::new(None),
+            queue,
         }
     }
 
@@ -123,6 +127,7 @@ impl Member {
                 self.close_sessions(End::ServerDown);
             }
             self.nudge.notify_one();
+            self.queue.freed();
         }
         transition
     }
@@ -221,5 +226,6 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.member.active.fetch_sub(1, Relaxed);
+        self.member.queue.freed();
     }
 }

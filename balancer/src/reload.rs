@@ -100,12 +100,13 @@ fn commit_backend(running: &Running, wanted: &BackendSettings, plan: &mut Vec<St
     note(&wanted.name, &changes, plan);
     backend.pool.store(Arc::new(pool));
     perform(&backend, &changes);
+    backend.queue.freed();
     backend
 }
 
 fn replace(backend: &Backend, wanted: &[crate::settings::ServerSettings]) -> (Pool<Member>, Changes<Member>) {
     let rules = rules(&backend.policy.load());
-    let make = |settings: &_| Member::new(settings, rules);
+    let make = |settings: &_| Member::new(settings, rules, Arc::clone(&backend.queue));
     let (pool, changes) = backend.pool.load().replace(wanted, make, |member| member.active() > 0);
     let policy = backend.policy.load();
     for change in &changes {

@@ -18,6 +18,7 @@ use crate::guard::Guard;
 use crate::member::{Member, Seat};
 use crate::pick;
 use crate::pool::{Entry, Pool};
+use crate::queue::Queue;
 use crate::session;
 use crate::settings::{Balance, Policy};
 use crate::workers::Workers;
@@ -54,6 +55,7 @@ pub(crate) struct Backend {
     pub(crate) name: String,
     pub(crate) policy: Arc<ArcSwap<Policy>>,
     pub(crate) pool: ArcSwap<Pool<Member>>,
+    pub(crate) queue: Arc<Queue>,
     turn: AtomicUsize,
 }
 
@@ -63,12 +65,28 @@ impl Backend {
             name: name.to_owned(),
             policy: Arc::new(ArcSwap::from_pointee(policy)),
             pool: ArcSwap::default(),
+            queue: Arc::default(),
             turn: AtomicUsize::new(0),
         }
     }
 
-    /// A seat at the server that should get the client, leaving out those already tried.
-    pub(crate) fn choose(&self, balance: Balance, who: Who, tried: &[SocketAddr]) -> Option<Seat> {
+    /// A seat at the server that should get the client, leaving out those already tried. Where all are full, a client that
+    /// has tried none may wait for one.
+    pub(crate) async fn seat(&self, policy: &Policy, who: Who, tried: &[SocketAddr]) -> Option<Seat> {
+        let may_wait = policy.queue > 0 && tried.is_empty();
+        if !(may_wait && self.queue.waiting() > 0)
+            && let Some(seat) = self.choose(policy.balance, who, tried)
+        {
+            return Some(seat);
+        }
+        if !(may_wait && self.is_usable()) {
+            return None;
+        }
+        let take = || self.choose(policy.balance, who, tried);
+        self.queue.wait(policy.queue, policy.queue_timeout, take).await
+    }
+
+    fn choose(&self, balance: Balance, who: Who, tried: &[SocketAddr]) -> Option<Seat> {
         let pool = self.pool.load();
         let load = |entry: &Entry<Member>| {
             entry.member.load(&entry.settings, !tried.contains(&entry.settings.address))

@@ -128,7 +128,7 @@ async fn connect(stream: &impl Origin, client: &Client) -> Result<Seated, Failed
     let policy = backend.policy.load_full();
     let mut tried: Vec<SocketAddr> = Vec::new();
     while tried.len() < limits::CONNECT_ATTEMPTS {
-        let Some(seat) = backend.choose(policy.balance, who, &tried) else { break };
+        let Some(seat) = backend.seat(&policy, who, &tried).await else { break };
         if let Some(server) = reach(seat.member(), &policy, stream, client).await? {
             seat.member().connected(&policy);
             return Ok(Seated { server, seat, moved: Moved::default(), silence: None });

@@ -19,6 +19,8 @@ mod gate;
 pub const ADMIN_SOCKET: &str = "/run/nsd/balancer.sock";
 /// Weights are ratios; HAProxy's range, so that a file can be carried over.
 const MAX_WEIGHT: u64 = 256;
+/// More clients than this are not served sooner for waiting here.
+const MAX_QUEUE: u64 = 100_000;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -68,6 +70,9 @@ pub struct Policy {
     pub on_down: OnDown,
     /// Servers are told where a client comes from; `None`: they see the balancer.
     pub send_proxy: Option<ProxyVersion>,
+    /// Clients that may wait at once while all servers are full, and how long.
+    pub queue: usize,
+    pub queue_timeout: Duration,
 }
 
 /// Forms of the PROXY header.
@@ -331,6 +336,8 @@ fn read_policy(table: &mut Table<'_, '_>) -> Policy {
     let balance = table.choice("balance", &Balance::CHOICES).unwrap_or(Balance::LeastConnections);
     let on_down = table.choice("on_down", &[("close", OnDown::Close), ("keep", OnDown::Keep)]);
     let send_proxy = table.choice("send_proxy", &[("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)]);
+    let queue = table.number("queue", 0, MAX_QUEUE).and_then(|most| usize::try_from(most).ok());
+    let queue_timeout = table.duration("queue_timeout", &limits::DURATIONS).unwrap_or(limits::QUEUE_TIMEOUT);
     let connect_timeout =
         table.duration("connect_timeout", &limits::DURATIONS).unwrap_or(limits::CONNECT_TIMEOUT);
     let check = table.table("check").map_or_else(Check::default, |mut table| {
@@ -338,7 +345,8 @@ fn read_policy(table: &mut Table<'_, '_>) -> Policy {
         table.finish();
         check
     });
-    Policy { balance, check, connect_timeout, on_down: on_down.unwrap_or(OnDown::Close), send_proxy }
+    let on_down = on_down.unwrap_or(OnDown::Close);
+    Policy { balance, check, connect_timeout, on_down, send_proxy, queue: queue.unwrap_or(0), queue_timeout }
 }
 
 impl Default for Check {

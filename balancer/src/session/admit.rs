@@ -97,7 +97,7 @@ where
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut last_word = None;
     while tried.len() < limits::CONNECT_ATTEMPTS {
-        let Some(seat) = backend.choose(policy.balance, who, &tried) else { break };
+        let Some(seat) = backend.seat(&policy, who, &tried).await else { break };
         let name = &seat.member().name;
         tried.push(seat.member().address);
         let Some(mut server) =

@@ -18,6 +18,8 @@ tls = { bind = ["0.0.0.0:8883"], certificates = ["/certs"] }
 balance = "roundrobin"
 on_down = "keep"
 send_proxy = "v2"
+queue = 100
+queue_timeout = "6s"
 check = { kind = "mqtt", interval = "500ms", timeout = "100ms", rise = 3, fall = 4 }
 connect_timeout = "1s"
 [listen.gate]
@@ -64,6 +66,8 @@ fn both_forms_are_read_and_what_is_left_out_has_defaults() {
     assert_eq!((check.kind, check.rise, check.fall), (CheckKind::Mqtt, 3, 4));
     assert_eq!((listen.policy.balance, listen.policy.on_down), (Balance::RoundRobin, OnDown::Keep));
     assert_eq!((listen.policy.send_proxy, pages.policy.send_proxy), (Some(ProxyVersion::V2), None));
+    assert_eq!((listen.policy.queue, listen.policy.queue_timeout), (100, Duration::from_secs(6)));
+    assert_eq!(pages.policy.queue, 0);
     let server = &listen.servers[0];
     assert_eq!((server.weight, server.max_sessions, server.backup), (5, 5000, true));
     assert_eq!(pages.policy.check, Check::default());

@@ -1,6 +1,9 @@
 //! Who gets which client.
 
 use std::collections::HashMap;
+use std::time::Duration;
+
+use nsd_edge::admin::Method;
 
 use crate::support::{Balancer, Broker, CHECK, Client, UNCHECKED, free_address, listen, servers, until};
 
@@ -111,4 +114,30 @@ async fn a_full_server_falls_through_to_others_and_a_backup_comes_last() {
     balancer.rewrite(&section(4));
     balancer.wait_for_log("reloaded: mqtt: ~b1 max_sessions 3 → 4").await;
     assert_eq!(Client::connect(address).await.unwrap().broker, "b1");
+}
+
+#[tokio::test]
+async fn where_all_are_full_clients_wait_in_a_bounded_queue() {
+    let b1 = Broker::start("b1").await;
+    let address = free_address();
+    let options = format!("queue = 2\nqueue_timeout = \"10s\"\n{UNCHECKED}");
+    let section = |most: u32| {
+        listen(address, &options, &servers(&["b1"], &[&b1])) + &format!("max_sessions = {most}\n")
+    };
+    let balancer = Balancer::start(address, &section(2)).await;
+    let mut early = Client::many(address, 2).await;
+    let waiting = [(); 2].map(|()| tokio::spawn(Client::connect(address)));
+    let queued = async || balancer.ask(Method::GET, "/status", None).await.1["backends"][0]["queued"] == 2;
+    until("two clients wait", queued).await;
+    assert!(Client::connect(address).await.is_err(), "no room to wait for a third");
+    drop(early.pop());
+    drop(early.pop());
+    let [one, other] = waiting;
+    let _served = [one.await.unwrap().expect("waited"), other.await.unwrap().expect("waited")];
+    // A reload may make room, too.
+    let late = tokio::spawn(Client::connect(address));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(b1.sessions(), 2);
+    balancer.rewrite(&section(3));
+    assert_eq!(late.await.unwrap().unwrap().broker, "b1");
 }
