@@ -3,9 +3,6 @@
 
 pub mod rates;
 
-#[cfg(test)]
-mod tests;
-
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -360,3 +357,6 @@ pub fn longest_silence(passed: Passed, answer: &[u8], grace: Duration) -> Option
     };
     (keep_alive > 0).then(|| Duration::from_secs(keep_alive.into()) * 3 / 2 + grace)
 }
+
+#[cfg(test)]
+mod tests;

@@ -102,7 +102,11 @@ impl<M> fmt::Display for Change<Entry<M>> {
                     write!(f, " weight {} → {}", from.weight, settings.weight)?;
                 }
                 if from.max_sessions != settings.max_sessions {
-                    write!(f, " max_sessions {} → {}", from.max_sessions, settings.max_sessions)?;
+                    let [from, to] = [from, settings].map(|settings| match settings.max_sessions {
+                        u32::MAX => "none".to_owned(),
+                        most => most.to_string(),
+                    });
+                    write!(f, " max_sessions {from} → {to}")?;
                 }
                 if from.backup != settings.backup {
                     write!(f, " backup {} → {}", from.backup, settings.backup)?;
@@ -149,8 +153,8 @@ mod tests {
         assert_eq!(plan, ["+c", "~b weight 1 → 5", "+d", "-a", "-d"], "another address is another server");
         assert!(Arc::ptr_eq(&pool.members[1].member, &next.members[1].member));
         let mut wanted: Vec<_> = next.members.iter().map(|entry| entry.settings.clone()).collect();
-        (wanted[0].max_sessions, wanted[0].backup) = (5, true);
-        assert_eq!(replaced(&next, &wanted).1, ["~c max_sessions 9 → 5 backup false → true"]);
+        (wanted[0].max_sessions, wanted[0].backup) = (u32::MAX, true);
+        assert_eq!(replaced(&next, &wanted).1, ["~c max_sessions 9 → none backup false → true"]);
         let same: Vec<_> = next.members.iter().map(|entry| entry.settings.clone()).collect();
         assert_eq!(replaced(&next, &same).1, Vec::<String>::new());
     }

@@ -79,6 +79,7 @@ pub(crate) fn commit(
     }
     running.backends = backends;
     commit_certificates(running, &mut prepared, context);
+    plan.extend(wanted.frontends.iter().filter_map(|wanted| gate_change(running, wanted)));
     running.frontends = wanted.frontends.iter().filter_map(|wanted| frontend(running, wanted)).collect();
     commit_binds(running, wanted, prepared, context, &mut plan);
     context.shared.access_log.store(wanted.access_log, std::sync::atomic::Ordering::Relaxed);
@@ -150,6 +151,13 @@ fn frontend(running: &Running, wanted: &FrontendSettings) -> Option<Arc<Frontend
     let backend = running.backends.iter().find(|backend| backend.name == wanted.backend)?;
     let guard = wanted.gate.as_ref().map(|rules| guard(running, &wanted.name, rules));
     Some(Arc::new(Frontend { name: wanted.name.clone(), backend: Arc::clone(backend), guard }))
+}
+
+/// `~mqtt gate`, where a frontend that was there judges CONNECTs in another way, or no longer.
+fn gate_change(running: &Running, wanted: &FrontendSettings) -> Option<String> {
+    let before = running.frontends.iter().find(|frontend| frontend.name == wanted.name)?;
+    let rules = before.guard.as_ref().map(|guard| &guard.rules);
+    (rules != wanted.gate.as_ref()).then(|| format!("~{} gate", wanted.name))
 }
 
 /// Where the rules stay the same, so do the counts of who came how often.

@@ -8,7 +8,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::broker::Mood;
-use crate::support::{Balancer, Broker, CHECK, Client, PATIENCE, UNCHECKED, free_address, listen, servers};
+use crate::support::{
+    Balancer, Broker, CHECK, Client, PATIENCE, UNCHECKED, free_address, listen, servers, until,
+};
 
 /// With checks, and this gate.
 async fn gated(gate: &str, brokers: &[&Broker]) -> Balancer {
@@ -73,7 +75,7 @@ async fn every_rule_is_told_in_the_clients_version_and_logged() {
 #[tokio::test]
 async fn slow_and_half_connects_are_cut_while_others_go_on() {
     let b1 = Broker::start("b1").await;
-    let balancer = gated("deadline = \"1s\"", &[&b1]).await;
+    let balancer = gated("deadline = \"3s\"", &[&b1]).await;
     let begun = Instant::now();
     let slow = connect(Version::V311, "slow");
     let mut loris = Vec::new();
@@ -92,7 +94,7 @@ async fn slow_and_half_connects_are_cut_while_others_go_on() {
         let _ = read.expect("a slow client is cut");
         assert!(rest.is_empty());
     }
-    assert!(begun.elapsed() >= Duration::from_secs(1));
+    assert!(begun.elapsed() >= Duration::from_secs(3));
     balancer.wait_for_log("end=\"connect-timeout\"").await;
     assert_eq!(b1.total(), 41, "the slow ones have touched no server");
 }
@@ -222,9 +224,9 @@ async fn a_connect_goes_to_the_next_server_when_one_fails() {
         let (b1, b2, b3) = (Broker::start("b1").await, Broker::start("b2").await, Broker::start("b3").await);
         b1.set(mood);
         b2.set(mood);
-        let options = format!("{UNCHECKED}\ngate = {{ answer_timeout = \"300ms\" }}");
+        let options = format!("{UNCHECKED}\ngate = {{ answer_timeout = \"1s\" }}");
         let balancer = with(&options, &[&b1, &b2, &b3]).await;
-        for _ in 0..6 {
+        for _ in 0..2 {
             assert_eq!(Client::connect(balancer.address).await.unwrap().broker, "b3");
         }
         // A v5 client is understood as well.
@@ -291,7 +293,7 @@ async fn who_comes_too_often_is_told_and_a_reload_does_not_forget_it() {
 #[tokio::test]
 async fn a_client_that_is_silent_for_longer_than_its_keep_alive_is_closed() {
     let b1 = Broker::start("b1").await;
-    let balancer = gated("keep_alive_grace = \"300ms\"", &[&b1]).await;
+    let balancer = gated("keep_alive_grace = \"1500ms\"", &[&b1]).await;
     let came = async |keep_alive| {
         let mut stream = TcpStream::connect(balancer.address).await.unwrap();
         let told = Connect { keep_alive, ..Connect::new(Version::V311, "device") };
@@ -303,7 +305,7 @@ async fn a_client_that_is_silent_for_longer_than_its_keep_alive_is_closed() {
     let (mut frozen, mut alive, mut endless) = (came(1).await, came(1).await, came(0).await);
     let begun = Instant::now();
     let mut byte = [0; 2];
-    while begun.elapsed() < Duration::from_millis(2500) {
+    while begun.elapsed() < Duration::from_secs(4) {
         tokio::time::sleep(Duration::from_millis(400)).await;
         alive.write_all(b"\xc0\0").await.unwrap();
         alive.read_exact(&mut byte).await.unwrap();
@@ -313,6 +315,22 @@ async fn a_client_that_is_silent_for_longer_than_its_keep_alive_is_closed() {
     assert_eq!(b1.sessions(), 2, "its server knows");
     endless.write_all(b"\xc0\0").await.unwrap();
     endless.read_exact(&mut byte).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_reload_changes_the_gate_for_those_who_come_and_leaves_those_who_are_there() {
+    let b1 = Broker::start("b1").await;
+    let balancer = gated("", &[&b1]).await;
+    let mut old = Client::connect(balancer.address).await.unwrap();
+    let section = |rest: &str| listen(balancer.address, rest, &servers(&["b1"], &[&b1]));
+    balancer.rewrite(&section(&format!("{CHECK}\ngate = {{ require_user_name = true }}")));
+    balancer.wait_for_log("reloaded: ~mqtt gate").await;
+    let answer = told(balancer.address, &connect(Version::V311, "device")).await;
+    assert_eq!(answer, refusal(Version::V311, 5, 0x87));
+    old.echo(b"still here").await.unwrap();
+    balancer.rewrite(&section(&format!("{CHECK}\nmode = \"tcp\"")));
+    until("clients are no longer judged", async || Client::connect(balancer.address).await.is_ok()).await;
+    old.echo(b"still here").await.unwrap();
 }
 
 #[tokio::test]
