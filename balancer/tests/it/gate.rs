@@ -348,7 +348,7 @@ async fn a_passed_client_takes_no_more_memory_than_one_that_was_not_judged() {
     let b1 = Broker::start("b1").await;
     let mut grown = Vec::new();
     for mode in ["tcp", "mqtt"] {
-        let balancer = with(&format!("mode = \"{mode}\"\n{CHECK}"), &[&b1]).await;
+        let balancer = with(&format!("mode = \"{mode}\"\ncheck = {{ kind = \"none\" }}"), &[&b1]).await;
         let mut clients = Client::many(balancer.address, 500).await;
         let before = balancer.resident();
         clients.extend(Client::many(balancer.address, 2000).await);
