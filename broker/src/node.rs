@@ -13,7 +13,7 @@ use crate::access::DeviceRecord;
 use crate::access::Grant;
 use crate::bus::Bus;
 use crate::door::Door;
-use crate::hub::{self, Capacity, Entered, Hub, Newcomer, Outbox, Parting};
+use crate::hub::{self, Capacity, Entered, Hub, Keepsake, Newcomer, Outbox, Parting};
 use crate::journal::{Journal, ToStore};
 use crate::limits::{self, Limits};
 use crate::message::{Message, Will};
@@ -288,7 +288,8 @@ impl Node {
         let (message, now) = (Arc::new(message.clone()), SystemTime::now());
         let retained = publish.retain && self.hub.retained.write().set(Arc::clone(&message), now);
         let Some(journal) = &self.hub.journal else {
-            return routed.lasting.enqueue(&message, now, false, &self.limits.load());
+            let kept = Keepsake { message: &message, since: now, retained: false };
+            return routed.lasting.enqueue(&kept, &self.limits.load());
         };
         if retained {
             journal.retained(publish.topic, None);

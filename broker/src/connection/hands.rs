@@ -16,7 +16,7 @@ use super::Peer;
 use super::tally::Tally;
 use crate::access::Grant;
 use crate::access::scram::{self, Exchange};
-use crate::hub::{self, Card, Lasting, Outbox, Parcel, Parting, Settlement, Terms};
+use crate::hub::{self, Card, Keepsake, Lasting, Outbox, Parcel, Parting, Settlement, Terms};
 use crate::journal::ToStore;
 use crate::lanes::Caller;
 use crate::limits;
@@ -240,7 +240,8 @@ impl Hands {
             outbox.with_persistent(|persistent| persistent.held.insert(*id));
         }
         let Some(journal) = &hub.journal else {
-            lasting.enqueue(&message, now, false, &self.node.limits.load());
+            let kept = Keepsake { message: &message, since: now, retained: false };
+            lasting.enqueue(&kept, &self.node.limits.load());
             return self.stored.extend(receipt.map(|receipt| (receipt, ReasonCode::Success)));
         };
         let mut receipt = receipt.map(|receipt| (self.caller(outbox), receipt));
@@ -480,7 +481,10 @@ impl Hands {
                 self.journal_full |= !journal.send(to_store, None);
                 self.unflushed = true;
             }
-            None => lasting.enqueue(&message, kept.since, true, &self.node.limits.load()),
+            None => {
+                let kept = Keepsake { message: &message, since: kept.since, retained: true };
+                lasting.enqueue(&kept, &self.node.limits.load());
+            }
         }
     }
 

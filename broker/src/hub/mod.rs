@@ -31,7 +31,7 @@ pub use outbox::{Capacity, Event, Load, Outbox, Put, Settlement, Taken, Terms};
 pub use parcel::Parcel;
 pub use persistent::{Away, Persistent, Wanted};
 pub use retained::{Kept, Retained};
-pub use route::{Lasting, Placed, Routed, route, wake_receivers};
+pub use route::{Keepsake, Lasting, Placed, Routed, route, wake_receivers};
 pub use sessions::{Entered, Newcomer, Parting};
 
 use crate::bus::Bus;

@@ -340,31 +340,23 @@ impl Outbox {
     /// A place in the queue of a persistent session; `None`: the session is over. A client that is there and keeps up
     /// is given more than its limit: its publishers are slowed down before anything is dropped.
     pub fn place(&self, message: &Message, limits: &Limits) -> Option<(SessionId, Place)> {
-        let mut state = self.state.lock();
-        let generous = self.is_attached() && !state.lagging;
-        let persistent = state.persistent.as_deref_mut()?;
-        let place = persistent.queue.place(message, generous, limits);
-        let crowded = persistent.queue.is_crowded();
-        let session = persistent.session;
-        state.crowded = crowded;
-        state.account();
-        Some((session, place))
+        self.state.lock().place(message, self.is_attached(), limits)
     }
 
     /// A message whose place was given is safe: it may be sent.
     pub fn enqueue(&self, entry: Entry) -> Put {
+        self.state.lock().enqueue(entry, self.is_attached())
+    }
+
+    /// Both, for a message that has no place yet and needs no store.
+    pub fn place_and_enqueue(&self, entry: Entry, limits: &Limits) -> Option<(Place, Put)> {
         let mut state = self.state.lock();
-        if state.closed {
-            return Put::Taken;
-        }
-        if let Some(persistent) = state.persistent.as_deref_mut() {
-            persistent.queue.push(entry);
-        }
-        if !self.is_attached() {
-            return Put::Taken;
-        }
-        state.fill();
-        state.put()
+        let (_, place) = state.place(&entry.message, self.is_attached(), limits)?;
+        let put = match place {
+            Place::Taken { seq, .. } => state.enqueue(Entry { seq, ..entry }, self.is_attached()),
+            Place::Full | Place::Overrun => Put::Lost,
+        };
+        Some((place, put))
     }
 
     /// A message whose place was given could not be made safe.
@@ -539,6 +531,30 @@ impl State {
     /// Bytes of the backlog.
     fn behind(&self) -> usize {
         self.backlog.as_ref().map_or(0, |backlog| backlog.len())
+    }
+
+    fn place(&mut self, message: &Message, attached: bool, limits: &Limits) -> Option<(SessionId, Place)> {
+        let generous = attached && !self.lagging;
+        let persistent = self.persistent.as_deref_mut()?;
+        let place = persistent.queue.place(message, generous, limits);
+        let (session, crowded) = (persistent.session, persistent.queue.is_crowded());
+        self.crowded = crowded;
+        self.account();
+        Some((session, place))
+    }
+
+    fn enqueue(&mut self, entry: Entry, attached: bool) -> Put {
+        if self.closed {
+            return Put::Taken;
+        }
+        if let Some(persistent) = self.persistent.as_deref_mut() {
+            persistent.queue.push(entry);
+        }
+        if !attached {
+            return Put::Taken;
+        }
+        self.fill();
+        self.put()
     }
 
     /// The queue got shorter: half of what crowds it is room enough.

@@ -204,15 +204,31 @@ impl Lasting {
         self.all.as_ref().map_or(0, |all| all.len()) + self.chosen.len()
     }
 
-    /// Gives the message a place in each session's queue. What has no place is dropped, counted.
-    pub fn place(
-        &self,
-        message: &Arc<Message>,
-        since: SystemTime,
-        retained: bool,
-        limits: &Limits,
-        mut placed: impl FnMut(&Arc<Outbox>, Placed),
-    ) {
+    /// Gives the message a place in each session's queue; it is there once [`Outbox::enqueue`] has put it there, in the
+    /// order of places. What has no place is dropped, counted.
+    pub fn place(&self, kept: &Keepsake<'_>, limits: &Limits, mut placed: impl FnMut(&Arc<Outbox>, Placed)) {
+        self.each(kept.message, |outbox, terms, qos| {
+            let Some((session, place)) = outbox.place(kept.message, limits) else { return };
+            count_dropped(outbox, &place);
+            if let Place::Taken { seq, instead_of } = place {
+                let entry = Entry { seq, ..kept.entry(terms, qos) };
+                placed(outbox, Placed { session, entry, instead_of });
+            }
+        });
+    }
+
+    /// Places and queues at once, where nothing has to be stored: publishers on other threads come before or after.
+    pub fn enqueue(&self, kept: &Keepsake<'_>, limits: &Limits) {
+        self.each(kept.message, |outbox, terms, qos| {
+            let Some((place, put)) = outbox.place_and_enqueue(kept.entry(terms, qos), limits) else { return };
+            count_dropped(outbox, &place);
+            if put != Put::Taken {
+                outbox.wake();
+            }
+        });
+    }
+
+    fn each(&self, message: &Message, mut visit: impl FnMut(&Arc<Outbox>, &Terms, Qos)) {
         let publish = message.publish();
         for receiver in self.all.iter().flat_map(|all| all.iter()).chain(&self.chosen) {
             let Some(terms) = receiver.terms(self.sender) else { continue };
@@ -220,34 +236,42 @@ impl Lasting {
             if qos == Qos::AtMostOnce {
                 receiver.outbox.deliver(&Parcel::live(&publish, None), terms);
                 receiver.outbox.wake();
-                continue;
-            }
-            match receiver.outbox.place(message, limits) {
-                // The session is over.
-                None => {}
-                Some((_, Place::Full)) => count(Count::Dropped(Cause::QueueFull)),
-                Some((_, Place::Overrun)) => {
-                    count(Count::Dropped(Cause::QueueFull));
-                    receiver.outbox.overrun();
-                }
-                Some((session, Place::Taken { seq, instead_of })) => {
-                    count_many(Count::Dropped(Cause::QueueFull), instead_of.len() as u64);
-                    let retain = retained || (terms.retain_as_published && publish.retain);
-                    let (ids, message) = (terms.ids.clone().into(), Arc::clone(message));
-                    let entry = Entry { seq, qos, retain, ids, since, message, received: false };
-                    placed(&receiver.outbox, Placed { session, entry, instead_of });
-                }
+            } else {
+                visit(&receiver.outbox, terms, qos);
             }
         }
     }
+}
 
-    /// Places and queues at once, where nothing has to be stored.
-    pub fn enqueue(&self, message: &Arc<Message>, since: SystemTime, retained: bool, limits: &Limits) {
-        self.place(message, since, retained, limits, |outbox, placed| {
-            if outbox.enqueue(placed.entry) != Put::Taken {
-                outbox.wake();
-            }
-        });
+/// A message for persistent sessions.
+#[derive(Debug, Clone, Copy)]
+pub struct Keepsake<'k> {
+    pub message: &'k Arc<Message>,
+    /// When the broker got it.
+    pub since: SystemTime,
+    /// It was retained, and goes to a new subscription.
+    pub retained: bool,
+}
+
+impl Keepsake<'_> {
+    /// As one session gets it; its place is yet to be given.
+    fn entry(&self, terms: &Terms, qos: Qos) -> Entry {
+        let retain = self.retained || (terms.retain_as_published && self.message.publish().retain);
+        let (ids, message) = (terms.ids.clone().into(), Arc::clone(self.message));
+        Entry { seq: 0, qos, retain, ids, since: self.since, message, received: false }
+    }
+}
+
+fn count_dropped(outbox: &Outbox, place: &Place) {
+    match place {
+        Place::Taken { instead_of, .. } => {
+            count_many(Count::Dropped(Cause::QueueFull), instead_of.len() as u64);
+        }
+        Place::Full => count(Count::Dropped(Cause::QueueFull)),
+        Place::Overrun => {
+            count(Count::Dropped(Cause::QueueFull));
+            outbox.overrun();
+        }
     }
 }
 
@@ -305,5 +329,44 @@ impl Terms {
         self.qos = self.qos.max(subscription.options.qos);
         self.retain_as_published |= subscription.options.retain_as_published;
         self.ids.extend(subscription.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nsd_wire::Publish;
+
+    use super::super::persistent::Persistent;
+    use super::*;
+
+    #[test]
+    fn places_in_a_queue_are_filled_in_their_order_whoever_fills_them() {
+        const EACH: usize = 20_000;
+        let limits = Limits { queue_messages: usize::MAX, queue_bytes: usize::MAX, ..Limits::default() };
+        let outbox =
+            Arc::new(Outbox::new(1, "c".into(), Some(Persistent { session: 1, ..Persistent::default() })));
+        let publish = Publish {
+            qos: Qos::AtLeastOnce,
+            packet_id: Some(nsd_wire::PacketId::MIN),
+            ..Publish::new("t", b"x")
+        };
+        let message = Arc::new(Message::new(&publish).unwrap());
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let terms = Terms { qos: Qos::AtLeastOnce, ..Terms::default() };
+                    let lasting = Lasting::one(&outbox, terms);
+                    let kept = Keepsake { message: &message, since: SystemTime::UNIX_EPOCH, retained: false };
+                    (0..EACH).for_each(|_| lasting.enqueue(&kept, &limits));
+                });
+            }
+        });
+        let (count, sorted) = outbox
+            .with_persistent(|persistent| {
+                let places = || persistent.queue.entries().map(|entry| entry.seq);
+                (places().count(), places().is_sorted_by(|before, after| before < after))
+            })
+            .unwrap();
+        assert_eq!((count, sorted), (4 * EACH, true));
     }
 }

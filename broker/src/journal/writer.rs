@@ -11,7 +11,7 @@ use tracing::{error, info};
 
 use super::{Journal, ToStore, Work};
 use crate::access::DeviceRecord;
-use crate::hub::{Away, Hub, Outbox};
+use crate::hub::{Away, Hub, Keepsake, Outbox};
 use crate::lanes::Receipts;
 use crate::limits::Limits;
 use crate::node::Node;
@@ -187,7 +187,8 @@ impl Batch {
 
     fn add(&mut self, to_store: &ToStore, limits: &Limits) {
         let ToStore { message, since, lasting, retained, hold } = to_store;
-        lasting.place(message, *since, *retained, limits, |outbox, placed| {
+        let kept = Keepsake { message, since: *since, retained: *retained };
+        lasting.place(&kept, limits, |outbox, placed| {
             let session = placed.session;
             self.changes.push(Change::Enqueue { session, entry: placed.entry.clone() });
             self.changes.extend(placed.instead_of.into_iter().map(|seq| Change::Done { session, seq }));

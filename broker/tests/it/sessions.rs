@@ -369,6 +369,39 @@ fn unknown_acknowledgements_are_answered_and_harmless() {
     }
 }
 
+/// Publishers on all threads at once: each one's messages come in its order, none is lost or doubled, and the queue goes on.
+#[test]
+fn many_publishers_fill_one_queue() {
+    const EACH: u16 = 400;
+    for broker in both() {
+        let (mut client, _) = present(&broker, &keeping("c", 60));
+        client.subscribe("t/#", Qos::ExactlyOnce);
+        let address = broker.address;
+        let publishers: Vec<_> = (0..6)
+            .map(|publisher| std::thread::spawn(move || publish_numbers(address, publisher, EACH)))
+            .collect();
+        let mut next = [[0, 1]; 6];
+        for _ in 0..6 * usize::from(EACH) {
+            let message = client.message();
+            let number = u16::from_be_bytes([message.payload[1], message.payload[2]]);
+            let expected = &mut next[usize::from(message.payload[0])][usize::from(number % 2)];
+            assert_eq!(number, *expected, "of one publisher and one QoS, in order");
+            *expected += 2;
+        }
+        publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
+        assert_eq!(client.message_within(SHORT), None);
+    }
+}
+
+fn publish_numbers(address: std::net::SocketAddr, publisher: u8, count: u16) {
+    let mut client = Client::connect(address, &Connect::new(Version::V5, &format!("p{publisher}")));
+    for number in 0..count {
+        let [high, low] = number.to_be_bytes();
+        let qos = [Qos::AtLeastOnce, Qos::ExactlyOnce][usize::from(number % 2)];
+        client.publish(&format!("t/{publisher}"), &[publisher, high, low], qos);
+    }
+}
+
 /// Many connections fight for a few client ids, clean starts among them, while messages come; then everybody leaves.
 #[test]
 fn a_storm_of_takeovers_leaves_every_session_whole() {
