@@ -172,7 +172,8 @@ impl Hub {
         };
         self.attached.fetch_sub(1, Ordering::Relaxed);
         if expiry == 0 || outbox.is_overrun() {
-            self.end(outbox, |_| true);
+            // Unless its client is back already.
+            self.end(outbox, |persistent| persistent.away.is_some());
             return will;
         }
         self.agenda.add(next, outbox);
