@@ -32,6 +32,19 @@ pub struct Writer {
     owed_answers: Receipts,
 }
 
+/// Nobody is answered without the writer, and everybody would wait: if it fails, the process ends, and comes back with
+/// all that was acknowledged.
+struct Vital;
+
+impl Drop for Vital {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            error!("the thread of the store has failed: the broker ends, so that it is started again");
+            std::process::abort();
+        }
+    }
+}
+
 /// One batch, as it will be stored.
 #[derive(Default)]
 struct Batch {
@@ -57,6 +70,7 @@ impl Writer {
 
     /// Until [`Journal::finish`], and then once more.
     pub fn run(mut self) {
+        let _vital = Vital;
         while !self.wait() {
             self.turn();
         }
