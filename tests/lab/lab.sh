@@ -172,7 +172,9 @@ machine_pid() {
   read -r holder started 2>/dev/null <"$LAB/machines/$1/holder" || return 1
   [[ $(start_time "$holder") == "$started" ]] || return 1
   first=$(cat "/proc/$holder/task/$holder/children" 2>/dev/null) || return 1
-  [[ -n $first ]] && echo "${first%% *}"
+  first=${first%% *}
+  # A child of a moment before the machine's own namespaces is not it: a cable would be plugged into this machine.
+  [[ -n $first && $(readlink "/proc/$first/ns/net") != "$(readlink /proc/self/ns/net)" ]] && echo "$first"
 }
 
 machine_is_running() { machine_pid "$1" >/dev/null; }
@@ -233,11 +235,15 @@ machine_start_processes() {
 
 # A cable from the machine's eth0 to the bridge. It vanishes with the machine's network namespace.
 machine_plug() {
-  local name=$1 pid link
-  pid=$(machine_pid "$name") || die "$name has no process; see $LAB/machines/$name/console.log"
+  local name=$1 pid link tries
   link=$(machine_link "$name")
-  ip link add "$link" type veth \
-    peer name eth0 address "$(hardware_address "$(address_of "$name")")" netns "$pid"
+  for tries in {1..5}; do
+    pid=$(machine_pid "$name") || die "$name has no process; see $LAB/machines/$name/console.log"
+    ip link add "$link" type veth \
+      peer name eth0 address "$(hardware_address "$(address_of "$name")")" netns "$pid" && break
+    ((tries < 5)) || die "$name gets no cable after $tries tries"
+    sleep 0.2
+  done
   nsenter --net="/proc/$pid/ns/net" bash -euc "
     ip link set lo up
     ip address add $(address_of "$name")/24 dev eth0
