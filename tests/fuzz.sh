@@ -21,8 +21,24 @@ main() {
   cargo fuzz build --sanitizer none --target-dir "$FOUND"
   for target in "${targets[@]}"; do
     mkdir -p "$FOUND/corpus/$target" "fuzz/corpus/$target"
-    if ((keep)); then keep "$target"; else fuzz "$target" "$seconds"; fi
+    if ((keep)); then keep "$target"; fi
   done
+  ((keep)) || fuzz_all "$seconds" "${targets[@]}"
+}
+
+# Two at a time: each keeps one processor busy.
+fuzz_all() {
+  local seconds=$1 target running=() pid failed=0
+  shift
+  for target in "$@"; do
+    fuzz "$target" "$seconds" &
+    running+=("$!")
+    ((${#running[@]} == 2)) || continue
+    for pid in "${running[@]}"; do wait "$pid" || failed=1; done
+    running=()
+  done
+  for pid in "${running[@]}"; do wait "$pid" || failed=1; done
+  ((failed == 0))
 }
 
 stop() {

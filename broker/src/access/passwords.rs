@@ -99,7 +99,10 @@ pub fn check_name(user: &str) -> Result<&str, &'static str> {
 /// The file's text with this user's secret in place of what it was, or without the user; every other line as it was.
 /// `None`: there was nothing to remove.
 pub fn edited(text: &str, user: &str, secret: Option<&str>) -> Option<Zeroizing<String>> {
-    let is_theirs = |line: &str| line.trim().split_once(':').is_some_and(|(name, _)| name == user);
+    let is_theirs = |line: &str| {
+        let line = line.trim();
+        !line.starts_with('#') && line.split_once(':').is_some_and(|(name, _)| name == user)
+    };
     // Room for all of it, so that no half-grown copies are left behind.
     let room = text.len() + user.len() + secret.map_or(0, str::len) + 8;
     let mut edited = Zeroizing::new(String::with_capacity(room));
@@ -181,6 +184,7 @@ mod tests {
         );
         assert_eq!(edited(text, "anna", None).unwrap().as_str(), "# x\nbert:2\n");
         assert!(edited(text, "carl", None).is_none());
+        assert!(edited("#: a comment\n", "#", None).is_none(), "a comment is nobody's");
         assert_eq!(edited("", "carl", Some("9")).unwrap().as_str(), "carl:9\n");
     }
 }
