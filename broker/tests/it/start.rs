@@ -33,7 +33,7 @@ fn check_lists_all_problems_and_tells_by_its_code() {
 fn a_start_that_cannot_be_says_why_in_a_line() {
     let address = format!("127.0.0.1:{}", port());
     let _taken = std::net::TcpListener::bind(&address).unwrap();
-    let (code, text) = broker(&["--listen", &address]);
+    let (code, text) = broker(&["--store", "memory", "--listen", &address]);
     assert_eq!(
         (code, text.lines().filter(|line| line.starts_with("nsd-broker:")).count()),
         (Some(1), 1),
