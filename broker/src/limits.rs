@@ -120,8 +120,6 @@ pub const MATCH_CACHE: usize = 8192;
 pub const MATCH_CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// How often it is looked at what all clients hold.
 pub const MEMORY_PACE: Duration = Duration::from_millis(250);
-/// What one `read` may bring: long enough for hundreds of small packets, short enough to be fair to the other clients.
-pub const READ_SCRATCH: usize = 64 * 1024;
 /// Bytes waiting in one lane toward other nodes above which publishers wait, and twice that where QoS 0 is dropped.
 pub const LANE_MARK: usize = 4 * 1024 * 1024;
 /// Bytes packed into one message between nodes.

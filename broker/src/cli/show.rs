@@ -118,14 +118,17 @@ fn more(mut out: String, next: &Value) -> String {
 }
 
 fn who(answer: &Value) -> String {
-    let state = if answer["connected"] == true { "connected" } else { "offline" };
+    let (state, since) = match answer["connected"] == true {
+        true => ("connected", "connected for"),
+        false => ("offline", "last came before"),
+    };
     let mut out = format!("{}: {state}\n", text(&answer["client"]));
     let facts = [
         ("user", text(&answer["user"])),
         ("address", text(&answer["address"])),
         ("MQTT", text(&answer["version"])),
         ("keep alive", format!("{} s", text(&answer["keep_alive_seconds"]))),
-        ("connected for", age(&answer["connected_seconds"])),
+        (since, age(&answer["connected_seconds"])),
         ("silent for", age(&answer["silent_seconds"])),
         ("received", format!("{} bytes", text(&answer["bytes_received"]))),
         ("sent", format!("{} bytes", text(&answer["bytes_sent"]))),

@@ -406,6 +406,3 @@ fn act_on(session: &mut Session, hands: &mut Hands, bytes: &[u8], now: Instant) 
     }
     bytes.len() - rest.len()
 }
-
-/// What a client is told when the server stops.
-pub const SHUTDOWN: ReasonCode = ReasonCode::ServerShuttingDown;

@@ -54,7 +54,7 @@ impl Drop for Held {
 }
 
 /// What all clients of this process hold.
-pub fn held() -> usize {
+fn held() -> usize {
     let sum: isize = TOTAL.iter().map(|lane| lane.0.load(Ordering::Relaxed)).sum();
     usize::try_from(sum).unwrap_or_default()
 }

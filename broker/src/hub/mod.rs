@@ -26,7 +26,6 @@ use parking_lot::{Mutex, RwLock};
 pub(crate) use buffers::{give as give_buffer, take as take_buffer};
 pub use card::Card;
 pub(crate) use memory::Held;
-pub use memory::held;
 pub use outbox::{Capacity, Event, Load, Outbox, Put, Settlement, Taken, Terms};
 pub use parcel::Parcel;
 pub use persistent::{Away, Persistent, Wanted};
