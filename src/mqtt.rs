@@ -359,7 +359,7 @@ fn lost(peer: &str) -> Failure {
     Failure::new(Kind::Unreachable, format!("lost the connection to {peer}"))
 }
 
-/// The server was reached and said no; asking again changes nothing.
+/// The server was reached and said no to this client; asking again changes nothing.
 pub fn is_refusal(failure: &Failure) -> bool {
     failure.kind != Kind::Unreachable
 }
@@ -367,6 +367,12 @@ pub fn is_refusal(failure: &Failure) -> bool {
 fn refused(peer: &str, reason: ReasonCode) -> Failure {
     let failure = Failure::error(format!("{peer} does not let us in: {}", reason.text()));
     match reason {
+        // No word about this client: it passes, as when a balancer's servers are all being started again.
+        ReasonCode::ServerUnavailable
+        | ReasonCode::ServerBusy
+        | ReasonCode::ServerShuttingDown
+        | ReasonCode::QuotaExceeded
+        | ReasonCode::ConnectionRateExceeded => Failure { kind: Kind::Unreachable, ..failure },
         ReasonCode::NotAuthorized | ReasonCode::BadUserNameOrPassword => {
             failure.hint("user (`-u`) and password (NSD_MQTT_PASSWORD) are those of `nsd device add NAME`")
         }
