@@ -8,25 +8,26 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use nsd_edge::listen::{self, Accepted};
+use nsd_edge::listen::Accepted;
 use nsd_edge::tls::{HANDSHAKE_TIMEOUT, HandshakeError, TlsServer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info};
 
 use crate::limits;
-use crate::member::{Member, Seat};
-use crate::origin::{self, Origin};
+use crate::member::Seat;
+use crate::origin::Origin;
 use crate::relay::{End, Moved, Patience, relay};
 use crate::running::{Frontend, Shared, Who};
-use crate::settings::Policy;
 use crate::workers::Place;
 
 mod admit;
+mod reach;
 
 use admit::admit;
+use reach::reach;
 
 /// What is known of a client, and what is counted for it until it ends.
 pub(crate) struct Client {
@@ -136,35 +137,6 @@ async fn connect(stream: &impl Origin, client: &Client) -> Result<Seated, Failed
         tried.push(seat.member().address);
     }
     Err(End::NoServer.into())
-}
-
-/// Connects to a server, and tells it whom for where it is to know. `None`: another one may do better; an error: none
-/// would.
-async fn reach(
-    member: &Member,
-    policy: &Policy,
-    stream: &impl Origin,
-    client: &Client,
-) -> Result<Option<TcpStream>, End> {
-    let connect = async {
-        let mut server = listen::connect(member.address).await?;
-        if let Some(version) = policy.send_proxy {
-            origin::tell(&mut server, version, &stream.header(client.peer)).await?;
-        }
-        io::Result::Ok(server)
-    };
-    let error = match timeout(policy.connect_timeout, connect).await {
-        Ok(Ok(server)) => return Ok(Some(server)),
-        Ok(Err(error)) => error,
-        Err(_elapsed) => io::ErrorKind::TimedOut.into(),
-    };
-    if listen::is_our_limit(&error) {
-        info!(server = member.name, %error, "cannot connect to any server");
-        return Err(End::OurLimit);
-    }
-    debug!(server = member.name, %error, "cannot connect, trying another server");
-    member.connect_failed(policy);
-    Ok(None)
 }
 
 async fn talk<C>(mut stream: C, seated: Seated, client: Client)

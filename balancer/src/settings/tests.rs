@@ -1,6 +1,7 @@
 use nsd_wire::Version;
 
 use super::*;
+use crate::gate::GateRules;
 use crate::gate::rates::Rate;
 
 const FULL: &str = r#"

@@ -1,0 +1,106 @@
+//! `[[backend]]`, and the backend in a `[[listen]]`: a set of servers and how they are used.
+
+use std::time::Duration;
+
+use nsd_edge::config::Table;
+
+use super::server::read_server;
+use super::{Check, Seen, ServerSettings, check, read_name};
+use crate::limits;
+
+/// More clients than this are not served sooner for waiting here.
+const MAX_QUEUE: u64 = 100_000;
+
+/// A set of servers and how they are used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendSettings {
+    pub name: String,
+    pub policy: Policy,
+    pub servers: Vec<ServerSettings>,
+}
+
+/// What holds for all servers of a backend, and may change while it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    pub balance: Balance,
+    pub check: Check,
+    pub connect_timeout: Duration,
+    pub on_down: OnDown,
+    /// Servers are told where a client comes from; `None`: they see the balancer.
+    pub send_proxy: Option<ProxyVersion>,
+    /// Clients that may wait at once while all servers are full, and how long.
+    pub queue: usize,
+    pub queue_timeout: Duration,
+}
+
+/// Forms of the PROXY header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyVersion {
+    V1,
+    /// With what is known of the client's TLS.
+    V2,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    LeastConnections,
+    RoundRobin,
+    /// The better of two by chance.
+    Random,
+    /// The same server for the same address.
+    Source,
+    /// The same server for the same client identifier, as long as that server is not over its share.
+    ClientId,
+}
+
+impl Balance {
+    const CHOICES: [(&str, Self); 5] = [
+        ("leastconn", Self::LeastConnections),
+        ("roundrobin", Self::RoundRobin),
+        ("random", Self::Random),
+        ("source", Self::Source),
+        ("client_id", Self::ClientId),
+    ];
+}
+
+/// What happens to the sessions of a server that is marked down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDown {
+    /// They are closed, so that their clients come back and get another server.
+    Close,
+    /// They stay until one side ends them.
+    Keep,
+}
+
+pub(super) fn read_backend(table: &mut Table<'_, '_>, seen: &mut Seen) -> Option<BackendSettings> {
+    let name = read_name(table);
+    let policy = read_policy(table);
+    let mut servers: Vec<ServerSettings> = Vec::new();
+    for mut table in table.tables("server") {
+        let server = read_server(&mut table);
+        table.finish();
+        let Some(server) = server else { continue };
+        if servers.iter().any(|other| other.name == server.name) {
+            table.problem("name", format!("`{}` is the name of another server of this backend", server.name));
+        }
+        servers.push(server);
+    }
+    let name = name?;
+    if seen.backends.insert(name.clone(), policy.check.kind).is_some() {
+        table.problem("name", format!("`{name}` is the name of another listen or backend section"));
+    }
+    Some(BackendSettings { name, policy, servers })
+}
+
+fn read_policy(table: &mut Table<'_, '_>) -> Policy {
+    let balance = table.choice("balance", &Balance::CHOICES).unwrap_or(Balance::LeastConnections);
+    let on_down = table.choice("on_down", &[("close", OnDown::Close), ("keep", OnDown::Keep)]);
+    let send_proxy = table.choice("send_proxy", &[("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)]);
+    let queue = table.number("queue", 0, MAX_QUEUE).and_then(|most| usize::try_from(most).ok());
+    let queue_timeout = table.duration("queue_timeout", &limits::DURATIONS).unwrap_or(limits::QUEUE_TIMEOUT);
+    let connect_timeout =
+        table.duration("connect_timeout", &limits::DURATIONS).unwrap_or(limits::CONNECT_TIMEOUT);
+    let check = check::read(table);
+    let on_down = on_down.unwrap_or(OnDown::Close);
+    Policy { balance, check, connect_timeout, on_down, send_proxy, queue: queue.unwrap_or(0), queue_timeout }
+}
