@@ -109,8 +109,7 @@ pub fn bind_shared(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>
 }
 
 fn open(address: SocketAddr, shared: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     tune(&socket)?;
@@ -131,8 +130,7 @@ pub fn tune(socket: &Socket) -> io::Result<()> {
 
 /// Connects with the options of [`tune`].
 pub async fn connect(address: SocketAddr) -> io::Result<tokio::net::TcpStream> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     tune(&socket)?;
     tokio::net::TcpSocket::from_std_stream(socket.into()).connect(address).await
 }
