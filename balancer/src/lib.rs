@@ -13,6 +13,7 @@
 //! | `probe` | edge | health checks → inputs of the machine |
 //! | `queue` | edge | where clients wait while all servers are full |
 //! | `relay` | edge | copies both ways, without buffers while idle |
+//! | `credentials` | edge | files that are needed to meet servers: certificates, and the checks' password |
 //! | `guard` | edge | the gate of one frontend, with the rates that its clients share |
 //! | `session` | edge | one client: handshake, gate, choice, connect or another, relay, access log |
 //! | `workers` | edge | a thread and a runtime a core |
@@ -29,6 +30,7 @@ pub mod server;
 pub mod settings;
 
 mod admin;
+mod credentials;
 mod guard;
 mod limits;
 mod member;

@@ -22,8 +22,8 @@ use crate::settings::{CheckKind, OnDown, Policy, ServerSettings};
 pub(crate) struct Member {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
-    /// See [`pick::key`].
-    id: u64,
+    /// [`pick::key`] of its name: tells it from the others of its backend.
+    pub(crate) id: u64,
     machine: Mutex<Machine>,
     /// Mirrors of the machine, for those who choose among many servers.
     takes: AtomicBool,
@@ -160,6 +160,11 @@ impl Member {
     pub(crate) fn connect_failed(&self, policy: &Policy) {
         self.connect_failures.fetch_add(1, Relaxed);
         self.tell(Input::ConnectFailed, policy);
+        self.nudge.notify_one();
+    }
+
+    /// Something about it went wrong that a client may have brought about: no blame, but a look at it.
+    pub(crate) fn suspected(&self) {
         self.nudge.notify_one();
     }
 

@@ -12,6 +12,7 @@ use nsd_edge::tls::TlsServer;
 use tracing::info;
 
 use crate::backend::Input;
+use crate::credentials::Credentials;
 use crate::gate::GateRules;
 use crate::guard::Guard;
 use crate::member::{Member, rules};
@@ -24,6 +25,8 @@ use crate::settings::{BackendSettings, FrontendSettings, Settings};
 pub(crate) struct Prepared {
     sockets: HashMap<SocketAddr, TcpListener>,
     certificates: HashMap<Vec<PathBuf>, Arc<TlsServer>>,
+    /// By the name of the backend.
+    credentials: HashMap<String, Credentials>,
 }
 
 /// What the balancer needs besides settings.
@@ -58,7 +61,14 @@ pub(crate) fn prepare(running: &Running, wanted: &Settings) -> Result<Prepared, 
             Err(error) => problems.push(error.to_string()),
         }
     }
-    if problems.is_empty() { Ok(Prepared { sockets, certificates }) } else { Err(problems) }
+    let mut credentials = HashMap::new();
+    for backend in &wanted.backends {
+        match Credentials::load(&backend.policy) {
+            Ok(loaded) => drop(credentials.insert(backend.name.clone(), loaded)),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if problems.is_empty() { Ok(Prepared { sockets, certificates, credentials }) } else { Err(problems) }
 }
 
 /// Takes the new settings into use, and says what changed.
@@ -69,8 +79,11 @@ pub(crate) fn commit(
     context: &Context<'_>,
 ) -> Vec<String> {
     let mut plan = Vec::new();
-    let backends: Vec<Arc<Backend>> =
-        wanted.backends.iter().map(|wanted| commit_backend(running, wanted, &mut plan)).collect();
+    let mut backend = |wanted: &BackendSettings| {
+        let credentials = prepared.credentials.remove(&wanted.name).unwrap_or_default();
+        commit_backend(running, wanted, credentials, &mut plan)
+    };
+    let backends: Vec<Arc<Backend>> = wanted.backends.iter().map(&mut backend).collect();
     for backend in &running.backends {
         if !backends.iter().any(|kept| kept.name == backend.name) {
             let (_, changes) = replace(backend, &[]);
@@ -86,10 +99,18 @@ pub(crate) fn commit(
     plan
 }
 
-fn commit_backend(running: &Running, wanted: &BackendSettings, plan: &mut Vec<String>) -> Arc<Backend> {
+fn commit_backend(
+    running: &Running,
+    wanted: &BackendSettings,
+    credentials: Credentials,
+    plan: &mut Vec<String>,
+) -> Arc<Backend> {
     let kept = running.backends.iter().find(|backend| backend.name == wanted.name);
     let backend =
         kept.map_or_else(|| Arc::new(Backend::new(&wanted.name, wanted.policy.clone())), Arc::clone);
+    let credentials = Arc::new(credentials);
+    credentials.follow(&wanted.name);
+    backend.credentials.store(credentials);
     if **backend.policy.load() != wanted.policy {
         backend.policy.store(Arc::new(wanted.policy.clone()));
         for entry in &backend.pool.load().members {

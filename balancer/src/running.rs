@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tracing::error;
 
+use crate::credentials::Credentials;
 use crate::guard::Guard;
 use crate::member::{Member, Seat};
 use crate::pick;
@@ -56,6 +57,7 @@ pub(crate) struct Backend {
     pub(crate) policy: Arc<ArcSwap<Policy>>,
     pub(crate) pool: ArcSwap<Pool<Member>>,
     pub(crate) queue: Arc<Queue>,
+    pub(crate) credentials: ArcSwap<Credentials>,
     turn: AtomicUsize,
 }
 
@@ -66,13 +68,14 @@ impl Backend {
             policy: Arc::new(ArcSwap::from_pointee(policy)),
             pool: ArcSwap::default(),
             queue: Arc::default(),
+            credentials: ArcSwap::default(),
             turn: AtomicUsize::new(0),
         }
     }
 
     /// A seat at the server that should get the client, leaving out those already tried. Where all are full, a client that
     /// has tried none may wait for one.
-    pub(crate) async fn seat(&self, policy: &Policy, who: Who, tried: &[SocketAddr]) -> Option<Seat> {
+    pub(crate) async fn seat(&self, policy: &Policy, who: Who, tried: &[u64]) -> Option<Seat> {
         let may_wait = policy.queue > 0 && tried.is_empty();
         if !(may_wait && self.queue.waiting() > 0)
             && let Some(seat) = self.choose(policy.balance, who, tried)
@@ -86,11 +89,10 @@ impl Backend {
         self.queue.wait(policy.queue, policy.queue_timeout, take).await
     }
 
-    fn choose(&self, balance: Balance, who: Who, tried: &[SocketAddr]) -> Option<Seat> {
+    fn choose(&self, balance: Balance, who: Who, tried: &[u64]) -> Option<Seat> {
         let pool = self.pool.load();
-        let load = |entry: &Entry<Member>| {
-            entry.member.load(&entry.settings, !tried.contains(&entry.settings.address))
-        };
+        let load =
+            |entry: &Entry<Member>| entry.member.load(&entry.settings, !tried.contains(&entry.member.id));
         let hint = pick::Hint {
             turn: self.turn.fetch_add(1, Relaxed),
             random: fastrand::u64(..),

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::backend::State;
+use crate::credentials::Credentials;
 use crate::pool::Entry;
 use crate::relay::End;
 use crate::running::{Running, Shared};
@@ -53,7 +54,9 @@ pub fn check(path: &Path) -> Result<(), StartError> {
     let settings = settings::load(path)?;
     let tls = settings.frontends.iter().filter_map(|frontend| frontend.tls.as_ref());
     let failed = |tls: &settings::TlsSettings| nsd_edge::tls::TlsServer::load(&tls.certificates).err();
-    let problems: Vec<String> = tls.filter_map(failed).map(|error| error.to_string()).collect();
+    let mut problems: Vec<String> = tls.filter_map(failed).map(|error| error.to_string()).collect();
+    let backends = settings.backends.iter();
+    problems.extend(backends.filter_map(|backend| Credentials::load(&backend.policy).err()));
     if problems.is_empty() { Ok(()) } else { Err(StartError::Resources(problems)) }
 }
 

@@ -25,9 +25,11 @@ use crate::workers::Place;
 
 mod admit;
 mod reach;
+mod upstream;
 
 use admit::admit;
 use reach::reach;
+pub(crate) use upstream::Upstream;
 
 /// What is known of a client, and what is counted for it until it ends.
 pub(crate) struct Client {
@@ -100,7 +102,7 @@ where
 
 /// A client's connection to its server.
 struct Seated {
-    server: TcpStream,
+    server: Upstream,
     seat: Seat,
     /// Bytes passed on so far.
     moved: Moved,
@@ -127,14 +129,14 @@ async fn connect(stream: &impl Origin, client: &Client) -> Result<Seated, Failed
     let backend = &client.frontend.backend;
     let who = Who { source: client.peer.ip(), client: None };
     let policy = backend.policy.load_full();
-    let mut tried: Vec<SocketAddr> = Vec::new();
+    let mut tried = Vec::new();
     while tried.len() < limits::CONNECT_ATTEMPTS {
         let Some(seat) = backend.seat(&policy, who, &tried).await else { break };
         if let Some(server) = reach(seat.member(), &policy, stream, client).await? {
             seat.member().connected(&policy);
             return Ok(Seated { server, seat, moved: Moved::default(), silence: None });
         }
-        tried.push(seat.member().address);
+        tried.push(seat.member().id);
     }
     Err(End::NoServer.into())
 }

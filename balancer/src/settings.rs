@@ -17,12 +17,14 @@ mod check;
 mod frontend;
 mod gate;
 mod server;
+mod server_tls;
 mod tls;
 
 pub use backend::{BackendSettings, Balance, OnDown, Policy, ProxyVersion};
 pub use check::{Check, CheckKind};
 pub use frontend::FrontendSettings;
 pub use server::ServerSettings;
+pub use server_tls::ServerTls;
 pub use tls::TlsSettings;
 
 /// Where the admin socket is unless the file or the command line says otherwise.

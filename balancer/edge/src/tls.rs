@@ -32,7 +32,7 @@ use crate::watch::FileWatch;
 use certificates::{CertificateSet, first};
 
 pub use certificates::OwnCertificate;
-pub use client::TlsClient;
+pub use client::{TlsClient, TlsClientSettings, TlsToServer};
 pub use settings::{ClientCertificates, LeastVersion, PostQuantum, TlsSettings};
 pub use stream::TlsStream;
 

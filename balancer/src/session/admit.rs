@@ -2,16 +2,14 @@
 //! that this needs is gone once the client and its server talk.
 
 use std::io;
-use std::net::SocketAddr;
 
 use nsd_edge::stream::read_scratch;
 use nsd_wire::ReasonCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{timeout, timeout_at};
 use tracing::debug;
 
-use super::{Client, Failed, Seated, reach};
+use super::{Client, Failed, Seated, Upstream, reach};
 use crate::gate::{
     Answer, Gate, GateRules, Passed, Refusal, Refused, Verdict, answer, connack, longest_silence,
 };
@@ -94,12 +92,12 @@ where
     let policy = backend.policy.load_full();
     let id = gate.client_id().filter(|id| !id.is_empty());
     let who = Who { source: client.peer.ip(), client: id.map(pick::key) };
-    let mut tried: Vec<SocketAddr> = Vec::new();
+    let mut tried = Vec::new();
     let mut last_word = None;
     while tried.len() < limits::CONNECT_ATTEMPTS {
         let Some(seat) = backend.seat(&policy, who, &tried).await else { break };
         let name = &seat.member().name;
-        tried.push(seat.member().address);
+        tried.push(seat.member().id);
         let Some(mut server) =
             reach(seat.member(), &policy, stream, client).await.map_err(|end| failed(end, gate, 0))?
         else {
@@ -134,8 +132,9 @@ where
 }
 
 /// Sends the CONNECT with what came behind it, and reads the beginning of the answer.
-async fn ask(server: &mut TcpStream, connect: &[u8], passed: Passed) -> io::Result<(Answer, Vec<u8>)> {
+async fn ask(server: &mut Upstream, connect: &[u8], passed: Passed) -> io::Result<(Answer, Vec<u8>)> {
     server.write_all(connect).await?;
+    server.flush().await?;
     let mut heard = Vec::new();
     loop {
         match answer(&heard, passed.version) {

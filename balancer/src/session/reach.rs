@@ -7,10 +7,11 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
-use super::Client;
+use super::{Client, Upstream};
 use crate::member::Member;
 use crate::origin::{self, Origin};
 use crate::relay::End;
+use crate::running::Backend;
 use crate::settings::Policy;
 
 /// Connects to a server, and tells it whom for where it is to know. `None`: another one may do better; an error: none
@@ -20,13 +21,16 @@ pub(super) async fn reach(
     policy: &Policy,
     stream: &impl Origin,
     client: &Client,
-) -> Result<Option<TcpStream>, End> {
+) -> Result<Option<Upstream>, End> {
+    let backend = &client.frontend.backend;
+    let mut connected = false;
     let connect = async {
         let mut server = listen::connect(member.address).await?;
+        connected = true;
         if let Some(version) = policy.send_proxy {
             origin::tell(&mut server, version, &stream.header(client.peer)).await?;
         }
-        io::Result::Ok(server)
+        secure(server, member, policy, backend).await
     };
     let error = match timeout(policy.connect_timeout, connect).await {
         Ok(Ok(server)) => return Ok(Some(server)),
@@ -38,6 +42,23 @@ pub(super) async fn reach(
         return Err(End::OurLimit);
     }
     debug!(server = member.name, %error, "cannot connect, trying another server");
-    member.connect_failed(policy);
+    if connected {
+        // What a client makes us tell the server may be why: its check decides.
+        member.suspected();
+    } else {
+        member.connect_failed(policy);
+    }
     Ok(None)
+}
+
+/// The server's side of the connection as its backend wants it. Boxed where it is TLS: a handshake is large.
+async fn secure(
+    socket: TcpStream,
+    member: &Member,
+    policy: &Policy,
+    backend: &Backend,
+) -> io::Result<Upstream> {
+    let Some(tls) = &policy.server_tls else { return Ok(Upstream::Plain(socket)) };
+    let stream = Box::pin(backend.credentials.load().shake_hands(socket, tls, member.address)).await?;
+    Ok(Upstream::Tls(Box::new(stream)))
 }

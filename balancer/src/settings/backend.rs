@@ -5,7 +5,7 @@ use std::time::Duration;
 use nsd_edge::config::Table;
 
 use super::server::read_server;
-use super::{Check, Seen, ServerSettings, check, read_name};
+use super::{Check, Seen, ServerSettings, ServerTls, check, read_name, server_tls};
 use crate::limits;
 
 /// More clients than this are not served sooner for waiting here.
@@ -28,6 +28,8 @@ pub struct Policy {
     pub on_down: OnDown,
     /// Servers are told where a client comes from; `None`: they see the balancer.
     pub send_proxy: Option<ProxyVersion>,
+    /// How servers are spoken to over TLS; `None`: in the clear.
+    pub server_tls: Option<ServerTls>,
     /// Clients that may wait at once while all servers are full, and how long.
     pub queue: usize,
     pub queue_timeout: Duration,
@@ -101,6 +103,15 @@ fn read_policy(table: &mut Table<'_, '_>) -> Policy {
     let connect_timeout =
         table.duration("connect_timeout", &limits::DURATIONS).unwrap_or(limits::CONNECT_TIMEOUT);
     let check = check::read(table);
-    let on_down = on_down.unwrap_or(OnDown::Close);
-    Policy { balance, check, connect_timeout, on_down, send_proxy, queue: queue.unwrap_or(0), queue_timeout }
+    let server_tls = server_tls::read(table);
+    Policy {
+        balance,
+        check,
+        connect_timeout,
+        on_down: on_down.unwrap_or(OnDown::Close),
+        send_proxy,
+        server_tls,
+        queue: queue.unwrap_or(0),
+        queue_timeout,
+    }
 }

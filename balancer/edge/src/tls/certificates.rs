@@ -130,7 +130,10 @@ fn pem_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, TlsError> {
 }
 
 /// One combined PEM file → the names it serves and its key with the chain, the key's own certificate first.
-fn load_file(path: &Path, provider: &CryptoProvider) -> Result<(Vec<String>, CertifiedKey), TlsProblem> {
+pub(super) fn load_file(
+    path: &Path,
+    provider: &CryptoProvider,
+) -> Result<(Vec<String>, CertifiedKey), TlsProblem> {
     let (mut chain, mut keys) = read_pem(path)?;
     let key = match (chain.is_empty(), keys.len()) {
         (true, _) => return Err(TlsProblem::NoCertificate),
