@@ -94,8 +94,8 @@ fn status(balancer: &Balancer) -> Reply {
             queued: backend.queue.waiting(),
         }
     };
-    let certificates = running.certificates.iter().map(|(files, kept)| CertificateReport {
-        files: files.clone(),
+    let certificates = running.certificates.iter().map(|(settings, kept)| CertificateReport {
+        files: settings.certificates.clone(),
         names: kept.server.names(),
         problem: kept.server.problem(),
     });

@@ -16,9 +16,13 @@ pub(crate) const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const CONNECT_ATTEMPTS: usize = 4;
 /// After SIGTERM, below the 10 s after which container engines kill.
 pub(crate) const STOP_GRACE: Duration = Duration::from_secs(5);
-/// TLS handshakes under way at once, counted from the client's first byte. More wait, their deadline running: a storm
-/// of them must not take all memory.
+/// TLS handshakes of a frontend under way at once, counted from the client's first byte. More wait, their deadline
+/// running: a storm of them must not take all memory.
 pub(crate) const HANDSHAKES: usize = 1024;
+pub(crate) const MOST_HANDSHAKES: u64 = 1_000_000;
+/// Less than this a slow radio link cannot do; more is a slip of the unit.
+pub(crate) const HANDSHAKE_DEADLINES: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(120);
 /// A client that was refused may take so long, and send so much, until it has read why: to close with unread bytes would
 /// throw the answer away.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);

@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use nsd_edge::drain::Drain;
 use nsd_edge::listen;
-use nsd_edge::tls::TlsServer;
+use nsd_edge::tls::{self, TlsServer, TlsSettings};
+use tokio::sync::Semaphore;
 use tracing::info;
 
 use crate::backend::Input;
@@ -18,13 +18,13 @@ use crate::guard::Guard;
 use crate::member::{Member, rules};
 use crate::pool::{Change, Changes, Pool};
 use crate::probe;
-use crate::running::{Backend, Bound, Certificates, Frontend, Route, Running, Shared};
-use crate::settings::{BackendSettings, FrontendSettings, Settings};
+use crate::running::{Backend, Bound, Certificates, Frontend, Handshakes, Route, Running, Shared};
+use crate::settings::{BackendSettings, FrontendSettings, Settings, TlsBind};
 
 /// What [`prepare`] made, not in use yet.
 pub(crate) struct Prepared {
     sockets: HashMap<SocketAddr, TcpListener>,
-    certificates: HashMap<Vec<PathBuf>, Arc<TlsServer>>,
+    certificates: HashMap<TlsSettings, Arc<TlsServer>>,
     /// By the name of the backend.
     credentials: HashMap<String, Credentials>,
 }
@@ -53,12 +53,16 @@ pub(crate) fn prepare(running: &Running, wanted: &Settings) -> Result<Prepared, 
             Err(error) => problems.push(error.to_string()),
         }
     }
-    for tls in wanted.frontends.iter().filter_map(|frontend| frontend.tls.as_ref()) {
-        match TlsServer::load(&tls.certificates) {
+    let secure = wanted.frontends.iter().filter_map(|frontend| frontend.tls.as_ref());
+    for settings in secure.map(|bind| &bind.tls) {
+        if certificates.contains_key(settings) {
+            continue;
+        }
+        match TlsServer::with(settings.clone()) {
             Ok(server) => {
-                certificates.insert(tls.certificates.clone(), Arc::new(server));
+                certificates.insert(settings.clone(), Arc::new(server));
             }
-            Err(error) => problems.push(error.to_string()),
+            Err(_first) => problems.extend(tls::problems(settings).iter().map(ToString::to_string)),
         }
     }
     let mut credentials = HashMap::new();
@@ -68,6 +72,7 @@ pub(crate) fn prepare(running: &Running, wanted: &Settings) -> Result<Prepared, 
             Err(problem) => problems.push(problem),
         }
     }
+    problems.dedup();
     if problems.is_empty() { Ok(Prepared { sockets, certificates, credentials }) } else { Err(problems) }
 }
 
@@ -156,15 +161,15 @@ fn note(backend: &str, changes: &Changes<Member>, plan: &mut Vec<String>) {
 
 /// Certificates in use keep their ticket keys and their follower; they were loaded once more to know that they can be.
 fn commit_certificates(running: &mut Running, prepared: &mut Prepared, context: &Context<'_>) {
-    running.certificates.retain(|paths, _| prepared.certificates.contains_key(paths));
-    for (paths, fresh) in prepared.certificates.drain() {
-        if let Some(kept) = running.certificates.get(&paths) {
+    running.certificates.retain(|settings, _| prepared.certificates.contains_key(settings));
+    for (settings, fresh) in prepared.certificates.drain() {
+        if let Some(kept) = running.certificates.get(&settings) {
             kept.server.adopt(&fresh);
             continue;
         }
         let follower = Arc::clone(&fresh).follow(context.drain.watch());
         let follower = tokio::spawn(follower).abort_handle();
-        running.certificates.insert(paths, Certificates { server: fresh, follower });
+        running.certificates.insert(settings, Certificates { server: fresh, follower });
     }
 }
 
@@ -199,8 +204,8 @@ fn commit_binds(
     for (settings, frontend) in wanted.frontends.iter().zip(&running.frontends) {
         let plain = settings.bind.iter().map(|address| (*address, None));
         let tls = settings.tls.iter().flat_map(|tls| {
-            let server = running.certificates.get(&tls.certificates).map(|kept| Arc::clone(&kept.server));
-            tls.bind.iter().map(move |address| (*address, server.clone()))
+            let handshakes = handshakes(&running.certificates, tls);
+            tls.bind.iter().map(move |address| (*address, handshakes.clone()))
         });
         for (address, tls) in plain.chain(tls) {
             let route = Route { frontend: Arc::clone(frontend), tls };
@@ -217,6 +222,12 @@ fn commit_binds(
     }
     plan.extend(running.bound.keys().map(|address| format!("-bind {address}")));
     running.bound = bound;
+}
+
+fn handshakes(running: &HashMap<TlsSettings, Certificates>, wanted: &TlsBind) -> Option<Arc<Handshakes>> {
+    let server = Arc::clone(&running.get(&wanted.tls)?.server);
+    let turns = Semaphore::new(wanted.handshakes);
+    Some(Arc::new(Handshakes { server, deadline: wanted.handshake_deadline, turns }))
 }
 
 fn addresses(frontend: &FrontendSettings) -> impl Iterator<Item = SocketAddr> + '_ {

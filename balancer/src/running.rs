@@ -3,13 +3,13 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use nsd_edge::listen::Listener;
-use nsd_edge::tls::TlsServer;
+use nsd_edge::tls::{TlsServer, TlsSettings};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tracing::error;
@@ -28,8 +28,6 @@ use crate::workers::Workers;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) workers: Workers,
-    /// See [`crate::limits::HANDSHAKES`].
-    pub(crate) handshakes: Semaphore,
     /// See [`crate::limits::sessions`].
     pub(crate) sessions: Arc<Semaphore>,
     pub(crate) access_log: AtomicBool,
@@ -118,7 +116,17 @@ impl Backend {
 #[derive(Debug)]
 pub(crate) struct Route {
     pub(crate) frontend: Arc<Frontend>,
-    pub(crate) tls: Option<Arc<TlsServer>>,
+    pub(crate) tls: Option<Arc<Handshakes>>,
+}
+
+/// The TLS handshakes of a frontend.
+#[derive(Debug)]
+pub(crate) struct Handshakes {
+    pub(crate) server: Arc<TlsServer>,
+    /// From the connection on.
+    pub(crate) deadline: Duration,
+    /// One for each that is under way.
+    pub(crate) turns: Semaphore,
 }
 
 /// A bound address. Its socket lives as long as the address is in the settings; only its route changes.
@@ -140,7 +148,7 @@ pub(crate) struct Running {
     pub(crate) backends: Vec<Arc<Backend>>,
     pub(crate) frontends: Vec<Arc<Frontend>>,
     pub(crate) bound: HashMap<SocketAddr, Bound>,
-    pub(crate) certificates: HashMap<Vec<PathBuf>, Certificates>,
+    pub(crate) certificates: HashMap<TlsSettings, Certificates>,
 }
 
 impl Bound {

@@ -9,6 +9,7 @@ use nsd_edge::admin::{AdminBindError, AdminSocket};
 use nsd_edge::drain::Drain;
 use nsd_edge::listen;
 use nsd_edge::signal::{Signal, Signals};
+use nsd_edge::tls;
 use nsd_edge::watch::FileWatch;
 use parking_lot::Mutex;
 use thiserror::Error;
@@ -53,10 +54,11 @@ pub(crate) struct Balancer {
 pub fn check(path: &Path) -> Result<(), StartError> {
     let settings = settings::load(path)?;
     let tls = settings.frontends.iter().filter_map(|frontend| frontend.tls.as_ref());
-    let failed = |tls: &settings::TlsSettings| nsd_edge::tls::TlsServer::load(&tls.certificates).err();
-    let mut problems: Vec<String> = tls.filter_map(failed).map(|error| error.to_string()).collect();
+    let mut problems: Vec<String> =
+        tls.flat_map(|tls| tls::problems(&tls.tls)).map(|error| error.to_string()).collect();
     let backends = settings.backends.iter();
     problems.extend(backends.filter_map(|backend| Credentials::load(&backend.policy).err()));
+    problems.dedup();
     if problems.is_empty() { Ok(()) } else { Err(StartError::Resources(problems)) }
 }
 
@@ -99,7 +101,6 @@ impl Balancer {
         let sessions = limits::sessions(listen::raise_open_files());
         let shared = Arc::new(Shared {
             workers: Workers::start(settings.threads.unwrap_or(cores))?,
-            handshakes: Semaphore::new(limits::HANDSHAKES),
             sessions: Arc::new(Semaphore::new(sessions)),
             access_log: AtomicBool::new(settings.access_log),
         });

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use nsd_edge::listen::Accepted;
-use nsd_edge::tls::{HANDSHAKE_TIMEOUT, HandshakeError, TlsServer};
+use nsd_edge::tls::HandshakeError;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -20,7 +20,7 @@ use crate::limits;
 use crate::member::Seat;
 use crate::origin::Origin;
 use crate::relay::{End, Moved, Patience, relay};
-use crate::running::{Frontend, Shared, Who};
+use crate::running::{Frontend, Handshakes, Shared, Who};
 use crate::workers::Place;
 
 mod admit;
@@ -44,7 +44,7 @@ pub(crate) struct Client {
 /// Runs on the worker that the client was given to.
 pub(crate) async fn begin(
     accepted: Accepted,
-    tls: Option<Arc<TlsServer>>,
+    tls: Option<Arc<Handshakes>>,
     frontend: Arc<Frontend>,
     shared: Arc<Shared>,
     place: Place,
@@ -60,19 +60,19 @@ pub(crate) async fn begin(
     }
 }
 
-async fn shake_hands(socket: TcpStream, tls: Arc<TlsServer>, client: Client) {
-    let deadline = client.since + HANDSHAKE_TIMEOUT;
+async fn shake_hands(socket: TcpStream, tls: Arc<Handshakes>, client: Client) {
+    let deadline = client.since + tls.deadline;
     // A silent client waits here, where it holds nothing that others need.
     let turn = async {
         socket.readable().await?;
-        client.shared.handshakes.acquire().await.map_err(io::Error::other)
+        tls.turns.acquire().await.map_err(io::Error::other)
     };
     let turn = match timeout_at(deadline, turn).await {
         Ok(Ok(turn)) => turn,
         Ok(Err(error)) => return client.ended_by(&error, End::Handshake),
         Err(_elapsed) => return client.ended(None, End::HandshakeTimeout, Moved::default()),
     };
-    let shaken = tls.handshake(socket, deadline.saturating_duration_since(Instant::now())).await;
+    let shaken = tls.server.handshake(socket, deadline.saturating_duration_since(Instant::now())).await;
     drop(turn);
     match shaken {
         Ok(stream) => {

@@ -25,7 +25,7 @@ pub use check::{Check, CheckKind};
 pub use frontend::FrontendSettings;
 pub use server::ServerSettings;
 pub use server_tls::ServerTls;
-pub use tls::TlsSettings;
+pub use tls::TlsBind;
 
 /// Where the admin socket is unless the file or the command line says otherwise.
 pub const ADMIN_SOCKET: &str = "/run/nsd/balancer.sock";

@@ -88,6 +88,18 @@ pub enum HandshakeError {
     Failed(#[from] io::Error),
 }
 
+/// All that is wrong with the files that the settings name.
+pub fn problems(settings: &TlsSettings) -> Vec<TlsError> {
+    let provider = Arc::new(provider(settings.post_quantum));
+    let mut found = certificates::problems(&settings.certificates, &provider);
+    found.extend(settings.clients.as_ref().and_then(|clients| clients::verifier(clients, &provider).err()));
+    if found.is_empty() {
+        // What no single file is to blame for.
+        found.extend(Current::load(settings, &provider, None).err());
+    }
+    found
+}
+
 /// The server's side of TLS. Cheap to share behind an `Arc`.
 #[derive(Debug)]
 pub struct TlsServer {

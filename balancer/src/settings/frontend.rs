@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use nsd_edge::config::{Table, closest};
 
 use super::backend::read_backend;
-use super::{BackendSettings, Seen, TlsSettings, gate, read_name, tls};
+use super::{BackendSettings, Seen, TlsBind, gate, read_name, tls};
 use crate::gate::GateRules;
 
 /// Where clients come in, and which backend they go to.
@@ -14,7 +14,7 @@ use crate::gate::GateRules;
 pub struct FrontendSettings {
     pub name: String,
     pub bind: Vec<SocketAddr>,
-    pub tls: Option<TlsSettings>,
+    pub tls: Option<TlsBind>,
     pub backend: String,
     /// How CONNECTs are judged; `None`: bytes are not looked at.
     pub gate: Option<GateRules>,
@@ -57,7 +57,7 @@ pub(super) fn read_frontend(table: &mut Table<'_, '_>, seen: &mut Seen) -> Optio
 fn read_binds(
     table: &mut Table<'_, '_>,
     bound: &mut HashSet<SocketAddr>,
-) -> (Vec<SocketAddr>, Option<TlsSettings>) {
+) -> (Vec<SocketAddr>, Option<TlsBind>) {
     let bind = addresses(table, "bind", bound);
     let tls = tls::read(table, bound);
     if !table.has("bind") && tls.is_none() {

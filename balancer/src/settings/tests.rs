@@ -77,7 +77,7 @@ fn both_forms_are_read_and_what_is_left_out_has_defaults() {
     assert_eq!((server.weight, server.max_sessions, server.backup), (1, u32::MAX, false));
     let [mqtt, web] = &settings.frontends[..] else { panic!("two frontends") };
     assert_eq!((mqtt.backend.as_str(), web.backend.as_str()), ("mqtt", "pages"));
-    assert_eq!(mqtt.tls.as_ref().unwrap().certificates, [PathBuf::from("/certs")]);
+    assert_eq!(mqtt.tls.as_ref().unwrap().tls.certificates, [PathBuf::from("/certs")]);
 }
 
 #[test]

@@ -10,3 +10,4 @@ mod reload;
 mod sessions;
 mod support;
 mod tls;
+mod tls_settings;

@@ -7,7 +7,7 @@ use nsd_edge::admin::{Method, StatusCode};
 use rustix::process::Signal;
 use tokio::net::TcpStream;
 
-use crate::support::{BINARY, Balancer, Broker, CHECK, Client, free_address, listen, servers, until};
+use crate::support::{BINARY, Balancer, Broker, CHECK, Client, free_address, listen, servers, tls, until};
 
 #[tokio::test]
 async fn a_drained_server_keeps_its_sessions_until_it_is_ready_again() {
@@ -125,6 +125,9 @@ fn checking_a_file_tells_all_problems_and_the_exit_code_tells_the_rest() {
 fn every_example_of_the_documentation_is_a_good_file() {
     let directory = tempfile::tempdir().unwrap();
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/balancer.md")).unwrap();
+    // The files that the examples name are there, in a directory of ours.
+    tls::write_documented(directory.path());
+    let text = text.replace("/etc/nsd/", &format!("{}/", directory.path().display()));
     let examples: Vec<&str> =
         text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert!(!examples.is_empty());

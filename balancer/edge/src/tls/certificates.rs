@@ -129,6 +129,21 @@ fn pem_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, TlsError> {
     Ok(files)
 }
 
+/// What is wrong with each of the files.
+pub(super) fn problems(paths: &[PathBuf], provider: &CryptoProvider) -> Vec<TlsError> {
+    let mut found = Vec::new();
+    for path in paths {
+        match pem_files(std::slice::from_ref(path)) {
+            Ok(files) => found.extend(files.into_iter().filter_map(|path| {
+                let problem = load_file(&path, provider).err()?;
+                Some(TlsError { path, problem })
+            })),
+            Err(error) => found.push(error),
+        }
+    }
+    found
+}
+
 /// One combined PEM file → the names it serves and its key with the chain, the key's own certificate first.
 pub(super) fn load_file(
     path: &Path,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::config::Table;
 
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct TlsSettings {
     /// Combined PEM files, or directories whose `.pem` files (in name order) are taken.
     pub certificates: Vec<PathBuf>,
@@ -15,7 +15,7 @@ pub struct TlsSettings {
     pub post_quantum: PostQuantum,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ClientCertificates {
     /// PEM files with the authorities whose clients are taken.
     pub authorities: Vec<PathBuf>,
@@ -26,14 +26,14 @@ pub struct ClientCertificates {
 }
 
 /// The oldest version of TLS that is spoken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum LeastVersion {
     #[default]
     Tls12,
     Tls13,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum PostQuantum {
     #[default]
     On,

@@ -2,6 +2,7 @@
 
 pub(crate) mod broker;
 pub(crate) mod client;
+pub(crate) mod tls;
 
 use std::fs::File;
 use std::net::SocketAddr;
