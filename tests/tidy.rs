@@ -27,6 +27,8 @@ const PURE: &[&str] = &[
     "balancer/src/gate",
     "balancer/src/pool.rs",
     "balancer/src/pick.rs",
+    "balancer/src/rules.rs",
+    "balancer/src/rules",
 ];
 
 const EFFECTS: &[&str] = &[

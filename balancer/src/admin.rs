@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::backend::{Input, State};
 use crate::member::MemberReport;
+use crate::rules::Then;
 use crate::server::Balancer;
 
 pub(crate) fn router(balancer: Arc<Balancer>) -> Router {
@@ -46,7 +47,10 @@ struct Status {
 #[derive(Serialize)]
 struct FrontendReport {
     name: String,
-    backend: String,
+    /// Of clients whom no rule singles out.
+    backend: Option<String>,
+    /// All that clients may come to.
+    backends: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -68,7 +72,7 @@ struct CertificateReport {
 
 fn health(balancer: &Balancer) -> Reply {
     let draining = balancer.drain.watch().is_draining();
-    let usable = balancer.running.lock().frontends.iter().all(|frontend| frontend.backend.is_usable());
+    let usable = balancer.running.lock().frontends.iter().all(|frontend| frontend.is_usable());
     let down = balancer.members().iter().any(|entry| entry.member.state() == State::Unhealthy);
     let ready = usable && !draining;
     let degraded = down || balancer.last_reload.lock().is_err();
@@ -79,9 +83,13 @@ fn health(balancer: &Balancer) -> Reply {
 
 fn status(balancer: &Balancer) -> Reply {
     let running = balancer.running.lock();
-    let frontend = |frontend: &Arc<crate::running::Frontend>| FrontendReport {
+    let frontend = |frontend: &Arc<crate::frontend::Frontend>| FrontendReport {
         name: frontend.name.clone(),
-        backend: frontend.backend.name.clone(),
+        backend: match &frontend.rules.otherwise {
+            Then::Backend(name) => Some(name.clone()),
+            Then::Refuse => None,
+        },
+        backends: frontend.backends.iter().map(|backend| backend.name.clone()).collect(),
     };
     let backend = |backend: &Arc<crate::running::Backend>| {
         let pool = backend.pool.load();

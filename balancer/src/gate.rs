@@ -87,6 +87,8 @@ pub enum Refusal {
     KeepAlive,
     SourceRate,
     ClientRate,
+    /// A rule of the frontend refuses it, or none has a backend for it.
+    Rule,
 }
 
 impl Refusal {
@@ -105,6 +107,7 @@ impl Refusal {
             Self::KeepAlive => "keep-alive-refused",
             Self::SourceRate => "source-rate",
             Self::ClientRate => "client-rate",
+            Self::Rule => "refused-by-rule",
         }
     }
 
@@ -117,7 +120,7 @@ impl Refusal {
             Self::TooLarge => ReasonCode::PacketTooLarge,
             Self::Version => ReasonCode::UnsupportedProtocolVersion,
             Self::ClientId => ReasonCode::ClientIdentifierNotValid,
-            Self::NoUserName | Self::KeepAlive => ReasonCode::NotAuthorized,
+            Self::NoUserName | Self::KeepAlive | Self::Rule => ReasonCode::NotAuthorized,
             Self::SourceRate | Self::ClientRate => ReasonCode::ConnectionRateExceeded,
         }
     }
@@ -208,12 +211,17 @@ impl Gate {
         &self.bytes
     }
 
-    /// The client's identifier as far as it can be read, for the log.
-    pub fn client_id(&self) -> Option<&str> {
+    /// What the client said, once all of it is there.
+    pub fn connect(&self) -> Option<Connect<'_>> {
         match nsd_wire::read(Version::V311, &self.bytes, usize::MAX) {
-            Ok(Some((Packet::Connect(connect), _))) => Some(connect.client_id),
+            Ok(Some((Packet::Connect(connect), _))) => Some(connect),
             _ => None,
         }
+    }
+
+    /// The client's identifier as far as it can be read, for the log.
+    pub fn client_id(&self) -> Option<&str> {
+        Some(self.connect()?.client_id)
     }
 
     /// Grows by doubling, so that bytes one by one cost little, but not over the limit.

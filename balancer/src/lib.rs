@@ -6,6 +6,7 @@
 //! | [`gate`] | pure | a client's CONNECT → let in, or refused and in which words |
 //! | [`pick`] | pure | which server gets the next session |
 //! | [`pool`] | pure | the servers of a backend; a new list of them → what changes |
+//! | [`rules`] | pure | which backend a client goes to |
 //! | [`settings`] | pure | text → checked settings, or all that is wrong with it |
 //! | `limits` | | every limit with its reason |
 //! | `member` | edge | one server at run time: machine, counts, closing of its sessions |
@@ -14,6 +15,7 @@
 //! | `queue` | edge | where clients wait while all servers are full |
 //! | `relay` | edge | copies both ways, without buffers while idle |
 //! | `credentials` | edge | files that are needed to meet servers: certificates, and the checks' password |
+//! | `frontend` | edge | one frontend: its rules and backends, the choice for a client |
 //! | `guard` | edge | the gate of one frontend, with the rates that its clients share |
 //! | `session` | edge | one client: handshake, gate, choice, connect or another, relay, access log |
 //! | `workers` | edge | a thread and a runtime a core |
@@ -26,11 +28,13 @@ pub mod backend;
 pub mod gate;
 pub mod pick;
 pub mod pool;
+pub mod rules;
 pub mod server;
 pub mod settings;
 
 mod admin;
 mod credentials;
+mod frontend;
 mod guard;
 mod limits;
 mod member;

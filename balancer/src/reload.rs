@@ -13,12 +13,13 @@ use tracing::info;
 
 use crate::backend::Input;
 use crate::credentials::Credentials;
+use crate::frontend::Frontend;
 use crate::gate::GateRules;
 use crate::guard::Guard;
 use crate::member::{Member, rules};
 use crate::pool::{Change, Changes, Pool};
 use crate::probe;
-use crate::running::{Backend, Bound, Certificates, Frontend, Handshakes, Route, Running, Shared};
+use crate::running::{Backend, Bound, Certificates, Handshakes, Route, Running, Shared};
 use crate::settings::{BackendSettings, FrontendSettings, Settings, TlsBind};
 
 /// What [`prepare`] made, not in use yet.
@@ -97,8 +98,8 @@ pub(crate) fn commit(
     }
     running.backends = backends;
     commit_certificates(running, &mut prepared, context);
-    plan.extend(wanted.frontends.iter().filter_map(|wanted| gate_change(running, wanted)));
-    running.frontends = wanted.frontends.iter().filter_map(|wanted| frontend(running, wanted)).collect();
+    plan.extend(wanted.frontends.iter().flat_map(|wanted| frontend_changes(running, wanted)));
+    running.frontends = wanted.frontends.iter().map(|wanted| frontend(running, wanted)).collect();
     commit_binds(running, wanted, prepared, context, &mut plan);
     context.shared.access_log.store(wanted.access_log, std::sync::atomic::Ordering::Relaxed);
     plan
@@ -173,17 +174,24 @@ fn commit_certificates(running: &mut Running, prepared: &mut Prepared, context: 
     }
 }
 
-fn frontend(running: &Running, wanted: &FrontendSettings) -> Option<Arc<Frontend>> {
-    let backend = running.backends.iter().find(|backend| backend.name == wanted.backend)?;
-    let guard = wanted.gate.as_ref().map(|rules| guard(running, &wanted.name, rules));
-    Some(Arc::new(Frontend { name: wanted.name.clone(), backend: Arc::clone(backend), guard }))
+fn frontend(running: &Running, wanted: &FrontendSettings) -> Arc<Frontend> {
+    let named = |backend: &&Arc<Backend>| wanted.rules.backends().any(|name| name == backend.name);
+    Arc::new(Frontend {
+        name: wanted.name.clone(),
+        rules: wanted.rules.clone(),
+        backends: running.backends.iter().filter(named).cloned().collect(),
+        guard: wanted.gate.as_ref().map(|rules| guard(running, &wanted.name, rules)),
+    })
 }
 
-/// `~mqtt gate`, where a frontend that was there judges CONNECTs in another way, or no longer.
-fn gate_change(running: &Running, wanted: &FrontendSettings) -> Option<String> {
-    let before = running.frontends.iter().find(|frontend| frontend.name == wanted.name)?;
-    let rules = before.guard.as_ref().map(|guard| &guard.rules);
-    (rules != wanted.gate.as_ref()).then(|| format!("~{} gate", wanted.name))
+/// `~mqtt gate` and the like, where a frontend that was there treats its clients in another way.
+fn frontend_changes(running: &Running, wanted: &FrontendSettings) -> Vec<String> {
+    let before = running.frontends.iter().find(|frontend| frontend.name == wanted.name);
+    let Some(before) = before else { return Vec::new() };
+    let gate = before.guard.as_ref().map(|guard| &guard.rules);
+    let same = [("gate", gate == wanted.gate.as_ref()), ("rules", before.rules == wanted.rules)];
+    let changed = same.into_iter().filter(|(_, same)| !same);
+    changed.map(|(what, _)| format!("~{} {what}", wanted.name)).collect()
 }
 
 /// Where the rules stay the same, so do the counts of who came how often.

@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 use tracing::error;
 
 use crate::credentials::Credentials;
-use crate::guard::Guard;
+use crate::frontend::Frontend;
 use crate::member::{Member, Seat};
 use crate::pick;
 use crate::pool::{Entry, Pool};
@@ -31,14 +31,6 @@ pub(crate) struct Shared {
     /// See [`crate::limits::sessions`].
     pub(crate) sessions: Arc<Semaphore>,
     pub(crate) access_log: AtomicBool,
-}
-
-#[derive(Debug)]
-pub(crate) struct Frontend {
-    pub(crate) name: String,
-    pub(crate) backend: Arc<Backend>,
-    /// `None`: any bytes are passed on, to whoever is chosen when the client connects.
-    pub(crate) guard: Option<Arc<Guard>>,
 }
 
 /// Whom a server is chosen for.

@@ -16,11 +16,13 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info};
 
+use crate::frontend::Frontend;
+use crate::gate::Refusal;
 use crate::limits;
 use crate::member::Seat;
 use crate::origin::Origin;
 use crate::relay::{End, Moved, Patience, relay};
-use crate::running::{Frontend, Handshakes, Shared, Who};
+use crate::running::{Handshakes, Shared, Who};
 use crate::workers::Place;
 
 mod admit;
@@ -126,13 +128,14 @@ impl From<End> for Failed {
 
 /// A connection to the server that should get the next session; to another one where that fails.
 async fn connect(stream: &impl Origin, client: &Client) -> Result<Seated, Failed> {
-    let backend = &client.frontend.backend;
+    let refused = || Failed::from(End::Refused(Refusal::Rule));
+    let backend = client.frontend.backend(stream, client.peer, None).ok_or_else(refused)?;
     let who = Who { source: client.peer.ip(), client: None };
     let policy = backend.policy.load_full();
     let mut tried = Vec::new();
     while tried.len() < limits::CONNECT_ATTEMPTS {
         let Some(seat) = backend.seat(&policy, who, &tried).await else { break };
-        if let Some(server) = reach(seat.member(), &policy, stream, client).await? {
+        if let Some(server) = reach(backend, seat.member(), &policy, stream, client).await? {
             seat.member().connected(&policy);
             return Ok(Seated { server, seat, moved: Moved::default(), silence: None });
         }

@@ -16,6 +16,7 @@ mod backend;
 mod check;
 mod frontend;
 mod gate;
+mod rules;
 mod server;
 mod server_tls;
 mod tls;
@@ -97,14 +98,19 @@ fn read(root: &mut Table<'_, '_>) -> Option<Settings> {
     let mut seen = Seen::default();
     let mut frontends = Vec::new();
     let mut backends = Vec::new();
+    // Backends first: a rule may name one that stands further down.
+    let mut listens = Vec::new();
     for mut table in root.tables("listen") {
-        let (frontend, backend) = frontend::read_listen(&mut table, &mut seen);
-        frontends.extend(frontend);
+        let backend = backend::read_backend(&mut table, &mut seen);
+        listens.push((table, backend.as_ref().map(|backend| backend.name.clone())));
         backends.extend(backend);
-        table.finish();
     }
     for mut table in root.tables("backend") {
         backends.extend(backend::read_backend(&mut table, &mut seen));
+        table.finish();
+    }
+    for (mut table, backend) in listens {
+        frontends.push(frontend::read_listen(&mut table, &backend.unwrap_or_default(), &mut seen));
         table.finish();
     }
     for mut table in root.tables("frontend") {

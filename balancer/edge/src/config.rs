@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeInteger, DeTable, DeValue};
 
 /// One thing that is wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,6 +106,13 @@ impl<'t, 'p> Table<'t, 'p> {
         self.table.get(key).is_some_and(|value| value.get_ref().as_table().is_some())
     }
 
+    /// Whether the key holds a list without entries, which in most places is a slip.
+    pub fn is_empty_list(&self, key: &str) -> bool {
+        self.table
+            .get(key)
+            .is_some_and(|value| value.get_ref().as_array().is_some_and(|list| list.is_empty()))
+    }
+
     /// Where the key's value is, or the table where there is none.
     pub fn at(&self, key: &str) -> usize {
         self.table.get(key).map_or(self.start, |value| value.span().start)
@@ -136,10 +143,23 @@ impl<'t, 'p> Table<'t, 'p> {
 
     /// A whole number between the two, both included.
     pub fn number(&mut self, key: &'static str, least: u64, most: u64) -> Option<u64> {
-        let text = self.typed(key, "a whole number", |value| value.as_integer())?;
-        let number = i128::from_str_radix(text.as_str(), text.radix()).ok();
-        let fits =
-            number.and_then(|number| u64::try_from(number).ok()).filter(|n| (least..=most).contains(n));
+        let integer = self.typed(key, "a whole number", |value| value.as_integer())?;
+        self.within(key, integer, least, most)
+    }
+
+    /// Each of a list of whole numbers, as [`Table::number`].
+    pub fn numbers(&mut self, key: &'static str, least: u64, most: u64) -> Vec<u64> {
+        let all = |value: &'t DeValue<'t>| -> Option<Vec<_>> {
+            value.as_array()?.iter().map(|item| item.get_ref().as_integer()).collect()
+        };
+        let all = self.typed(key, "a list of whole numbers", all).unwrap_or_default();
+        all.into_iter().filter_map(|integer| self.within(key, integer, least, most)).collect()
+    }
+
+    fn within(&self, key: &str, integer: &DeInteger<'_>, least: u64, most: u64) -> Option<u64> {
+        let number = i128::from_str_radix(integer.as_str(), integer.radix()).ok();
+        let number = number.and_then(|number| u64::try_from(number).ok());
+        let fits = number.filter(|number| (least..=most).contains(number));
         if fits.is_none() {
             self.problem(key, format!("must be between {least} and {most}"));
         }

@@ -18,7 +18,7 @@ use crate::limits;
 use crate::origin::Origin;
 use crate::pick;
 use crate::relay::{End, Moved};
-use crate::running::Who;
+use crate::running::{Backend, Who};
 
 /// A client's identifier is logged up to here.
 const LOGGED_ID: usize = 128;
@@ -30,7 +30,9 @@ where
     let mut gate = Gate::default();
     let deadline = tokio::time::Instant::now() + guard.rules.deadline;
     let verdict = match timeout_at(deadline, read_connect(stream, &mut gate, &guard.rules)).await {
-        Ok(Ok(verdict)) => verdict.and_then(|passed| count(client, guard, &gate, passed)),
+        Ok(Ok(verdict)) => verdict
+            .and_then(|passed| count(client, guard, &gate, passed))
+            .and_then(|passed| Ok((choose(stream, client, &gate, passed)?, passed))),
         Ok(Err(error)) => {
             debug!(client = %client.peer, %error, "broke before its CONNECT was complete");
             return Err(failed(End::ClientBroke, &gate, 0));
@@ -38,7 +40,7 @@ where
         Err(_elapsed) => Err(Refused::new(Refusal::TooSlow, None)),
     };
     match verdict {
-        Ok(passed) => offer(stream, client, &guard.rules, &gate, passed).await,
+        Ok((backend, passed)) => offer(stream, client, backend, &guard.rules, &gate, passed).await,
         Err(refused) => {
             say_goodbye(stream, &refused.answer).await;
             Err(failed(End::Refused(refused.why), &gate, refused.answer.len()))
@@ -75,12 +77,24 @@ fn count(client: &Client, guard: &Guard, gate: &Gate, passed: Passed) -> Result<
     counted.map(|()| passed).map_err(|why| Refused::new(why, Some(passed.version)))
 }
 
+/// The backend that the frontend's rules give this client.
+fn choose<'c>(
+    stream: &impl Origin,
+    client: &'c Client,
+    gate: &Gate,
+    passed: Passed,
+) -> Result<&'c Backend, Refused> {
+    let chosen = client.frontend.backend(stream, client.peer, gate.connect().as_ref());
+    chosen.map(|backend| &**backend).ok_or_else(|| Refused::new(Refusal::Rule, Some(passed.version)))
+}
+
 /// Asks one server after the other. Nothing was acknowledged to the client yet, so each may be sent the same bytes.
 ///
 /// A server that closes or keeps silent is not blamed here: a client may have brought that about. Its check tells.
 async fn offer<C>(
     stream: &mut C,
     client: &Client,
+    backend: &Backend,
     rules: &GateRules,
     gate: &Gate,
     passed: Passed,
@@ -88,7 +102,6 @@ async fn offer<C>(
 where
     C: AsyncRead + AsyncWrite + Origin + Unpin,
 {
-    let backend = &client.frontend.backend;
     let policy = backend.policy.load_full();
     let id = gate.client_id().filter(|id| !id.is_empty());
     let who = Who { source: client.peer.ip(), client: id.map(pick::key) };
@@ -98,8 +111,9 @@ where
         let Some(seat) = backend.seat(&policy, who, &tried).await else { break };
         let name = &seat.member().name;
         tried.push(seat.member().id);
-        let Some(mut server) =
-            reach(seat.member(), &policy, stream, client).await.map_err(|end| failed(end, gate, 0))?
+        let Some(mut server) = reach(backend, seat.member(), &policy, stream, client)
+            .await
+            .map_err(|end| failed(end, gate, 0))?
         else {
             continue;
         };

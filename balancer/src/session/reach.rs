@@ -17,12 +17,12 @@ use crate::settings::Policy;
 /// Connects to a server, and tells it whom for where it is to know. `None`: another one may do better; an error: none
 /// would.
 pub(super) async fn reach(
+    backend: &Backend,
     member: &Member,
     policy: &Policy,
     stream: &impl Origin,
     client: &Client,
 ) -> Result<Option<Upstream>, End> {
-    let backend = &client.frontend.backend;
     let mut connected = false;
     let connect = async {
         let mut server = listen::connect(member.address).await?;

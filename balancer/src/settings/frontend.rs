@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use nsd_edge::config::{Table, closest};
+use nsd_edge::config::Table;
 
-use super::backend::read_backend;
-use super::{BackendSettings, Seen, TlsBind, gate, read_name, tls};
+use super::rules::{self, Knows};
+use super::{Seen, TlsBind, gate, read_name, tls};
 use crate::gate::GateRules;
+use crate::rules::Rules;
 
 /// Where clients come in, and which backend they go to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,43 +16,34 @@ pub struct FrontendSettings {
     pub name: String,
     pub bind: Vec<SocketAddr>,
     pub tls: Option<TlsBind>,
-    pub backend: String,
+    pub rules: Rules,
     /// How CONNECTs are judged; `None`: bytes are not looked at.
     pub gate: Option<GateRules>,
 }
 
 /// A `listen` section is a frontend and its backend in one, both of its name.
-pub(super) fn read_listen(
-    table: &mut Table<'_, '_>,
-    seen: &mut Seen,
-) -> (Option<FrontendSettings>, Option<BackendSettings>) {
-    let backend = read_backend(table, seen);
-    let (bind, tls) = read_binds(table, &mut seen.bound);
-    let Some(name) = backend.as_ref().map(|backend| backend.name.clone()) else { return (None, None) };
-    if !seen.frontends.insert(name.clone()) {
-        table.problem("name", format!("`{name}` is the name of another listen or frontend section"));
-    }
-    let gate = gate::read(table, seen.backends.get(&name).copied());
-    (Some(FrontendSettings { backend: name.clone(), name, bind, tls, gate }), backend)
+pub(super) fn read_listen(table: &mut Table<'_, '_>, backend: &str, seen: &mut Seen) -> FrontendSettings {
+    read(table, backend.to_owned(), Some(backend), seen)
 }
 
 pub(super) fn read_frontend(table: &mut Table<'_, '_>, seen: &mut Seen) -> Option<FrontendSettings> {
     let name = read_name(table);
-    let backend = table.required("backend");
+    // What else is wrong is told, too.
+    let frontend = read(table, name.clone().unwrap_or_default(), None, seen);
+    name.map(|_| frontend)
+}
+
+fn read(table: &mut Table<'_, '_>, name: String, own: Option<&str>, seen: &mut Seen) -> FrontendSettings {
     let (bind, tls) = read_binds(table, &mut seen.bound);
-    let check = backend.as_ref().and_then(|backend| seen.backends.get(backend)).copied();
-    let gate = gate::read(table, check);
-    let (name, backend) = (name?, backend?);
-    if !seen.frontends.insert(name.clone()) {
+    if !name.is_empty() && !seen.frontends.insert(name.clone()) {
         table.problem("name", format!("`{name}` is the name of another listen or frontend section"));
     }
-    if check.is_none() {
-        let backends: Vec<&str> = seen.backends.keys().map(String::as_str).collect();
-        let meant =
-            closest(&backend, &backends).map_or_else(String::new, |word| format!(": did you mean `{word}`?"));
-        table.problem("backend", format!("there is no backend `{backend}`{meant}"));
-    }
-    Some(FrontendSettings { name, bind, tls, backend, gate })
+    let rules = rules::read(table, own, seen);
+    let gate = gate::read(table, rules.check(seen));
+    let bound = bind.iter().chain(tls.iter().flat_map(|tls| &tls.bind));
+    let ports = bound.map(SocketAddr::port).collect();
+    let rules = rules.checked(&Knows { ports, tls: tls.is_some(), connect: gate.is_some() });
+    FrontendSettings { name, bind, tls, rules, gate }
 }
 
 fn read_binds(

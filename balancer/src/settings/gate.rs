@@ -42,6 +42,10 @@ pub(super) fn read(table: &mut Table<'_, '_>, check: Option<CheckKind>) -> Optio
 
 fn read_rules(table: &mut Table<'_, '_>) -> GateRules {
     let default = GateRules::default();
+    let versions = read_versions(table, "versions");
+    if versions.is_none() && table.has("versions") {
+        table.problem("versions", "without a version no client can come");
+    }
     let size = |value: u64| usize::try_from(value).ok();
     let (least, most) = (*CONNECT_SIZES.start() as u64, *CONNECT_SIZES.end() as u64);
     GateRules {
@@ -50,7 +54,7 @@ fn read_rules(table: &mut Table<'_, '_>) -> GateRules {
             .duration("answer_timeout", &limits::DURATIONS)
             .unwrap_or(default.answer_timeout),
         max_connect: table.number("max_connect", least, most).and_then(size).unwrap_or(default.max_connect),
-        versions: read_versions(table).unwrap_or(default.versions),
+        versions: versions.unwrap_or(default.versions),
         max_client_id: table
             .number("max_client_id", 1, u64::from(u16::MAX))
             .and_then(size)
@@ -68,17 +72,14 @@ fn read_rules(table: &mut Table<'_, '_>) -> GateRules {
     }
 }
 
-fn read_versions(table: &mut Table<'_, '_>) -> Option<Vec<Version>> {
+pub(super) fn read_versions(table: &mut Table<'_, '_>, key: &'static str) -> Option<Vec<Version>> {
     let known = [("3.1", Version::V31), ("3.1.1", Version::V311), ("5", Version::V5)];
     let mut versions = Vec::new();
-    for text in table.strings("versions") {
+    for text in table.strings(key) {
         match known.iter().find(|(name, _)| *name == text) {
             Some((_, version)) => versions.push(*version),
-            None => table.problem("versions", format!("`{text}` is none of 3.1, 3.1.1, 5")),
+            None => table.problem(key, format!("`{text}` is none of 3.1, 3.1.1, 5")),
         }
-    }
-    if versions.is_empty() && table.has("versions") {
-        table.problem("versions", "without a version no client can come");
     }
     (!versions.is_empty()).then_some(versions)
 }

@@ -3,6 +3,7 @@ use nsd_wire::Version;
 use super::*;
 use crate::gate::GateRules;
 use crate::gate::rates::Rate;
+use crate::rules::{Conditions, Pattern, Rule, Rules, Then};
 
 const FULL: &str = r#"
 threads = 2
@@ -76,7 +77,7 @@ fn both_forms_are_read_and_what_is_left_out_has_defaults() {
     let server = &pages.servers[0];
     assert_eq!((server.weight, server.max_sessions, server.backup), (1, u32::MAX, false));
     let [mqtt, web] = &settings.frontends[..] else { panic!("two frontends") };
-    assert_eq!((mqtt.backend.as_str(), web.backend.as_str()), ("mqtt", "pages"));
+    assert_eq!((&mqtt.rules, &web.rules), (&Rules::all_to("mqtt"), &Rules::all_to("pages")));
     assert_eq!(mqtt.tls.as_ref().unwrap().tls.certificates, [PathBuf::from("/certs")]);
 }
 
@@ -137,6 +138,122 @@ gate = { deadline = "1s" }
         "11: listen.gate.source_rate.per_minute: is missing",
         "12: listen.gate.client_rate.per_minute: must be between 1 and 1000000",
         "16: listen.gate: only MQTT has a CONNECT to judge; add `mode = \"mqtt\"`",
+    ];
+    assert_eq!(problems(text), expected);
+}
+
+const RULED: &str = r#"
+[[backend]]
+name = "brokers"
+check = { kind = "mqtt" }
+[[frontend]]
+name = "mqtt"
+bind = ["0.0.0.0:1883"]
+tls = { bind = ["0.0.0.0:8883"], certificates = ["/certs"] }
+backend = "brokers"
+[[frontend.rule]]
+source = ["192.0.2.0/24", "::1"]
+refuse = true
+[[frontend.rule]]
+port = [8883]
+tls = true
+sni = ["*.EU.example.com"]
+certificate = ["gateway-*"]
+client_id = ["factory-*", "lamp"]
+user_name = ["lelylan"]
+version = ["5"]
+backend = "mqtt2"
+[[frontend.rule]]
+backend = "brokers"
+[[listen]]
+name = "mqtt2"
+bind = ["0.0.0.0:1884"]
+"#;
+
+#[test]
+fn rules_are_read_in_order_and_may_name_backends_further_down() {
+    let settings = parse(RULED).unwrap();
+    let patterns = |texts: &[&str]| texts.iter().copied().map(Pattern::new).collect();
+    let refused = Conditions {
+        sources: ["192.0.2.0/24", "::1"].map(|text| text.parse().unwrap()).to_vec(),
+        ..Conditions::default()
+    };
+    let second = Conditions {
+        ports: vec![8883],
+        over_tls: Some(true),
+        server_names: patterns(&["*.eu.example.com"]),
+        certified: patterns(&["gateway-*"]),
+        client_ids: patterns(&["factory-*", "lamp"]),
+        user_names: patterns(&["lelylan"]),
+        versions: vec![Version::V5],
+        ..Conditions::default()
+    };
+    let to = |backend: &str| Then::Backend(backend.to_owned());
+    let expected = Rules {
+        in_order: vec![
+            Rule { when: refused, then: Then::Refuse },
+            Rule { when: second, then: to("mqtt2") },
+            Rule { when: Conditions::default(), then: to("brokers") },
+        ],
+        otherwise: to("brokers"),
+    };
+    let mqtt = settings.frontends.iter().find(|frontend| frontend.name == "mqtt").unwrap();
+    assert_eq!(mqtt.rules, expected);
+    assert!(mqtt.gate.is_some(), "as the default backend is checked");
+    let without =
+        RULED.replace("backend = \"brokers\"\n[[frontend.rule]]\nsource", "[[frontend.rule]]\nsource");
+    assert_eq!(parse(&without).unwrap().frontends[1].rules.otherwise, Then::Refuse);
+}
+
+#[test]
+fn rules_that_can_never_hold_are_told() {
+    let text = r#"
+[[backend]]
+name = "brokers"
+[[frontend]]
+name = "mqtt"
+bind = ["0.0.0.0:1883"]
+[[frontend.rule]]
+port = [8883, 70000]
+sni = ["a"]
+certificate = ["b"]
+client_id = ["c"]
+user_name = []
+version = ["4"]
+source = ["10.0.0.0/40"]
+backend = "broker"
+[[frontend.rule]]
+backend = "brokers"
+[[frontend.rule]]
+tls = false
+[[frontend.rule]]
+cleint_id = ["a"]
+refuse = true
+backend = "brokers"
+[[frontend.rule]]
+port = [1883]
+refuse = true
+[[frontend]]
+name = "empty"
+bind = ["0.0.0.0:1884"]
+"#;
+    let expected = [
+        "8: frontend.rule.port: 8883 is not bound by this section",
+        "8: frontend.rule.port: must be between 1 and 65535",
+        "9: frontend.rule.sni: is told in a TLS handshake, and this section has no `tls`",
+        "10: frontend.rule.certificate: is told in a TLS handshake, and this section has no `tls`",
+        "11: frontend.rule.client_id: stands in a CONNECT, which is only read with `mode = \"mqtt\"`",
+        "12: frontend.rule.user_name: an empty list fits nobody; leave it out, or name one",
+        "12: frontend.rule.user_name: stands in a CONNECT, which is only read with `mode = \"mqtt\"`",
+        "13: frontend.rule.version: `4` is none of 3.1, 3.1.1, 5",
+        "13: frontend.rule.version: stands in a CONNECT, which is only read with `mode = \"mqtt\"`",
+        "14: frontend.rule.source: `10.0.0.0/40` is not understood; write it like `10.0.0.0/8`",
+        "15: frontend.rule.backend: there is no backend `broker`: did you mean `brokers`?",
+        "18: frontend.rule.backend: is missing, or `refuse = true`: what becomes of these clients?",
+        "21: frontend.rule.cleint_id: unknown key: did you mean `client_id`?",
+        "22: frontend.rule.refuse: a client that is refused goes to no backend: take one of the two away",
+        "26: frontend.rule.refuse: no client comes so far: an earlier rule of this section takes all of them",
+        "27: frontend.backend: is missing",
     ];
     assert_eq!(problems(text), expected);
 }

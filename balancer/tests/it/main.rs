@@ -7,6 +7,7 @@ mod health;
 mod operations;
 mod proxy;
 mod reload;
+mod rules;
 mod sessions;
 mod support;
 mod tls;
