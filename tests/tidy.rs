@@ -29,6 +29,7 @@ const PURE: &[&str] = &[
     "balancer/src/pick.rs",
     "balancer/src/rules.rs",
     "balancer/src/rules",
+    "balancer/src/probe/mqtt.rs",
 ];
 
 const EFFECTS: &[&str] = &[

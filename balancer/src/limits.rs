@@ -31,6 +31,9 @@ pub(crate) const FAREWELL_BYTES: usize = 1024 * 1024;
 pub(crate) const ANSWER: u64 = 4096;
 /// Once one side has ended, the other may stay this long without sending: far longer than any answer takes.
 pub(crate) const HALF_CLOSED_IDLE: Duration = Duration::from_secs(60);
+/// A session that its server breaks off so soon after the client came brings the server's next check forward. It takes no server out: what
+/// clients send may be why.
+pub(crate) const YOUNG: Duration = Duration::from_secs(1);
 /// Open files kept free of sessions: listeners, checks, the admin socket, logs, certificates.
 /// Where there are few, half of them.
 const RESERVED_FILES: u64 = 256;

@@ -4,7 +4,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -13,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::backend::{Input, Machine, Rules, State, Transition};
 use crate::pick::{self, Load};
-use crate::probe::Verdict;
+use crate::probe::CheckResult;
 use crate::queue::Queue;
 use crate::relay::End;
 use crate::settings::{CheckKind, OnDown, Policy, ServerSettings};
@@ -31,6 +30,7 @@ pub(crate) struct Member {
     active: AtomicU32,
     sessions: AtomicU64,
     connect_failures: AtomicU64,
+    suspicions: AtomicU64,
     closing: Notify,
     /// How often all sessions were closed, and why the last time: a session that began before learns of it late.
     closings: AtomicU32,
@@ -42,12 +42,6 @@ pub(crate) struct Member {
     queue: Arc<Queue>,
 }
 
-#[derive(Debug, Clone, Copy, Serialize)]
-pub(crate) struct CheckResult {
-    pub(crate) verdict: Verdict,
-    pub(crate) milliseconds: u64,
-}
-
 /// A session's place at a server; counted until dropped.
 #[derive(Debug)]
 pub(crate) struct Seat {
@@ -57,7 +51,7 @@ pub(crate) struct Seat {
 
 pub(crate) fn rules(policy: &Policy) -> Rules {
     let check = &policy.check;
-    Rules { checked: check.kind != CheckKind::None, rise: check.rise, fall: check.fall }
+    Rules { checked: check.kind() != CheckKind::None, rise: check.rise, fall: check.fall }
 }
 
 impl Member {
@@ -73,6 +67,7 @@ impl Member {
             active: AtomicU32::new(0),
             sessions: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
+            suspicions: AtomicU64::new(0),
             closing: Notify::new(),
             closings: AtomicU32::new(0),
             stopping: AtomicBool::new(false),
@@ -133,7 +128,7 @@ impl Member {
     }
 
     fn log(&self, from: State, to: State) {
-        let check = self.last_check.lock().map(|check| check.verdict.as_str());
+        let check = self.last_check.lock().as_ref().map(|check| check.verdict.as_str());
         let (server, address, sessions) = (&self.name, self.address, self.active());
         if to == State::Unhealthy {
             warn!(server, %address, ?from, ?to, check, sessions, "server down");
@@ -165,17 +160,22 @@ impl Member {
 
     /// Something about it went wrong that a client may have brought about: no blame, but a look at it.
     pub(crate) fn suspected(&self) {
+        self.suspicions.fetch_add(1, Relaxed);
         self.nudge.notify_one();
     }
 
-    pub(crate) fn checked(&self, verdict: Verdict, took: Duration, policy: &Policy) {
-        let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let before = self.last_check.lock().replace(CheckResult { verdict, milliseconds });
+    /// Whether the verdict is another one than before.
+    pub(crate) fn checked(&self, result: CheckResult, policy: &Policy) -> bool {
+        let verdict = result.verdict;
+        let detail = result.detail.clone();
+        let before = self.last_check.lock().replace(result);
         let input = if verdict.is_alive() { Input::CheckPassed } else { Input::CheckFailed };
         let changed = before.map(|before| before.verdict) != Some(verdict);
-        if self.tell(input, policy).is_none() && changed && !verdict.is_alive() {
-            info!(server = self.name, address = %self.address, check = verdict.as_str(), "check failed");
+        if changed && !verdict.is_alive() {
+            info!(server = self.name, address = %self.address, check = verdict.as_str(), detail, "check failed");
         }
+        self.tell(input, policy);
+        changed
     }
 
     /// Ends all sessions, those included that are just being connected.
@@ -194,7 +194,8 @@ impl Member {
             sessions: self.active(),
             sessions_total: self.sessions.load(Relaxed),
             connect_failures: self.connect_failures.load(Relaxed),
-            check: *self.last_check.lock(),
+            suspicions: self.suspicions.load(Relaxed),
+            check: self.last_check.lock().clone(),
         }
     }
 }
@@ -209,6 +210,8 @@ pub(crate) struct MemberReport {
     sessions: u32,
     sessions_total: u64,
     connect_failures: u64,
+    /// Sessions that went wrong after they had been connected.
+    suspicions: u64,
     check: Option<CheckResult>,
 }
 

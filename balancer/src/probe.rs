@@ -2,37 +2,37 @@
 //! so that a broker which only still accepts connections is seen as frozen.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use nsd_edge::listen;
 use nsd_edge::proxy_header::ProxyHeader;
-use nsd_wire::{ConnAck, Connect, Disconnect, Packet, PacketType, ReasonCode, Version};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tracing::warn;
 
 use crate::backend::State;
 use crate::member::Member;
 use crate::origin;
-use crate::settings::{CheckKind, Policy, ProxyVersion};
+use crate::running::Backend;
+use crate::session::Upstream;
+use crate::settings::{Ask, Check, MqttAsk, Policy};
 
-/// The first byte of the answer: what begins otherwise need not be waited for.
-const CONNACK: u8 = (PacketType::ConnAck as u8) << 4;
-/// A CONNACK with properties; a longer one is none.
-const MAX_ANSWER: usize = 4096;
+mod http;
+mod mqtt;
+
 /// Between a failed check and the next while the server still counts as healthy: two failures in a row should be known
 /// within two intervals.
 const RECHECK: Duration = Duration::from_millis(20);
-/// A server that answers later than this part of the timeout is slow: alive, and worth showing.
-const SLOW_PART: u32 = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Verdict {
     Ok,
-    /// Answered, but only just in time.
+    /// Answered, but late.
     Slow,
     /// Nothing takes connections there.
     Dead,
@@ -40,7 +40,7 @@ pub(crate) enum Verdict {
     Frozen,
     /// Says that it is unavailable, or ends the connection.
     Refusing,
-    /// Speaks, but not MQTT.
+    /// Speaks, but not what it should, or is not whom it should be.
     Garbled,
 }
 
@@ -61,103 +61,176 @@ impl Verdict {
     }
 }
 
+/// Why a server is not well.
+#[derive(Debug, PartialEq, Eq)]
+struct Failed {
+    verdict: Verdict,
+    detail: String,
+}
+
+/// What a check has found.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct CheckResult {
+    pub(crate) verdict: Verdict,
+    pub(crate) milliseconds: u64,
+    /// Of a failure, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) detail: Option<String>,
+}
+
+impl Failed {
+    fn new(verdict: Verdict, detail: String) -> Self {
+        Self { verdict, detail }
+    }
+
+    /// Of a connection that had been made.
+    fn broken(error: &io::Error) -> Self {
+        let garbled = error.kind() == io::ErrorKind::InvalidData;
+        let verdict = if garbled { Verdict::Garbled } else { Verdict::Refusing };
+        Self::new(verdict, error.to_string())
+    }
+}
+
 /// Checks the server until it is gone.
-pub(crate) async fn watch(member: Arc<Member>, policy: Arc<ArcSwap<Policy>>) {
+pub(crate) async fn watch(member: Arc<Member>, backend: Arc<Backend>) {
     loop {
-        let now = policy.load_full();
-        let failed = match (member.state(), now.check.kind) {
+        let policy = backend.policy.load_full();
+        let check = &policy.check;
+        let begun = Instant::now();
+        let pause = match (member.state(), &check.ask) {
             (State::Gone, _) => return,
             // Trusted until connections fail.
-            (State::Healthy | State::Draining, CheckKind::None) => {
+            (State::Healthy | State::Draining, Ask::None) => {
                 member.nudge.notified().await;
                 continue;
             }
-            _ => {
-                let begun = Instant::now();
-                let verdict = check(&member, &now).await;
-                member.checked(verdict, begun.elapsed(), &now);
-                !verdict.is_alive()
-            }
+            _ => match look(&member, &backend, &policy).await {
+                Some(result) => {
+                    let alive = result.verdict.is_alive();
+                    let changed = member.checked(result, &policy);
+                    pause(check, alive, changed, member.state())
+                }
+                None => check.interval,
+            },
         };
-        let pause = match (failed, member.state()) {
-            (true, State::Healthy) => RECHECK,
-            // On its way back: each check that passes brings it nearer.
-            (false, State::Unhealthy) => now.check.interval / 4,
-            _ => jittered(now.check.interval),
-        };
+        let soon = begun + check.fast_interval.unwrap_or(check.interval / 4).min(check.interval);
         tokio::select! {
             () = sleep(pause) => {}
-            () = member.nudge.notified() => sleep(RECHECK).await,
+            // Bounded, since clients may have brought it about.
+            () = member.nudge.notified() => sleep_until(soon).await,
         }
     }
 }
 
-/// A little early, never late: many checks should not beat in time, and the interval is a promise.
-fn jittered(interval: Duration) -> Duration {
-    interval.mul_f64(1.0 - 0.1 * fastrand::f64())
+/// Until the next check. `changed`: another verdict than before.
+fn pause(check: &Check, alive: bool, changed: bool, state: State) -> Duration {
+    let fast = match (alive, state) {
+        (false, State::Healthy) => Some(RECHECK),
+        // On its way back: each check that passes brings it nearer.
+        (true, State::Unhealthy) => Some(check.interval / 4),
+        _ if changed => Some(check.interval / 4),
+        _ => None,
+    };
+    match fast {
+        Some(fast) => check.fast_interval.unwrap_or(fast).min(check.interval),
+        None => jittered(check.interval),
+    }
 }
 
-async fn check(member: &Member, policy: &Policy) -> Verdict {
+/// A little early, never late: many checks should not beat in time, and two failures are to be known within two intervals.
+fn jittered(interval: Duration) -> Duration {
+    interval.mul_f64(0.97 - 0.07 * fastrand::f64())
+}
+
+/// One check. `None`: this process lacks something, and the server is not to blame.
+async fn look(member: &Member, backend: &Backend, policy: &Policy) -> Option<CheckResult> {
     let check = &policy.check;
     let begun = Instant::now();
     let deadline = begun + check.timeout;
-    let Ok(Ok(mut socket)) = timeout_at(deadline, TcpStream::connect(member.address)).await else {
-        return Verdict::Dead;
+    let outcome = match timeout_at(deadline, TcpStream::connect(place(check, member.address))).await {
+        Ok(Ok(socket)) => timeout_at(deadline, ask(socket, member, backend, policy))
+            .await
+            .unwrap_or_else(|_| Err(Failed::new(Verdict::Frozen, "no answer in time".to_owned()))),
+        Ok(Err(error)) if listen::is_our_limit(&error) => {
+            warn!(server = member.name, %error, "cannot check");
+            return None;
+        }
+        Ok(Err(error)) => Err(Failed::new(Verdict::Dead, error.to_string())),
+        Err(_elapsed) => Err(Failed::new(Verdict::Dead, "no connection in time".to_owned())),
     };
-    if check.kind == CheckKind::Mqtt {
-        match timeout_at(deadline, ask(&mut socket, policy.send_proxy)).await {
-            Ok(Ok(reason)) if is_unavailable(reason) => return Verdict::Refusing,
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => return Verdict::Garbled,
-            Ok(Err(_)) => return Verdict::Refusing,
-            Err(_elapsed) => return Verdict::Frozen,
-        }
-    }
-    if begun.elapsed() > check.timeout / SLOW_PART { Verdict::Slow } else { Verdict::Ok }
-}
-
-/// A broker that does not know us ("not authorised") is well; one that says it is unavailable is not.
-fn is_unavailable(reason: ReasonCode) -> bool {
-    matches!(reason, ReasonCode::ServerUnavailable | ReasonCode::ServerBusy | ReasonCode::ServerShuttingDown)
-}
-
-/// CONNECT → CONNACK → DISCONNECT, as a client of our own that leaves nothing behind.
-async fn ask(socket: &mut TcpStream, proxy: Option<ProxyVersion>) -> io::Result<ReasonCode> {
-    if let Some(version) = proxy {
-        origin::tell(socket, version, &ProxyHeader::Local).await?;
-    }
-    let mut bytes = Vec::with_capacity(64);
-    let id = format!("nsd-check-{:08x}", fastrand::u32(..));
-    let connect = Connect { clean_start: true, keep_alive: 30, ..Connect::new(Version::V311, &id) };
-    connect.encode(Version::V311, &mut bytes).map_err(io::Error::other)?;
-    socket.write_all(&bytes).await?;
-    bytes.clear();
-    let reason = loop {
-        if let Some(reason) = answer(&bytes)? {
-            break reason;
-        }
-        if socket.read_buf(&mut bytes).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
+    let took = begun.elapsed();
+    let (verdict, detail) = match outcome {
+        Ok(()) if took > check.slow_after => (Verdict::Slow, None),
+        Ok(()) => (Verdict::Ok, None),
+        Err(Failed { verdict, detail }) => (verdict, Some(detail)),
     };
-    if reason == ReasonCode::Success {
-        bytes.clear();
-        Disconnect::new(ReasonCode::Success).encode(Version::V311, &mut bytes).map_err(io::Error::other)?;
-        // Best effort: the answer is known, and the broker may be gone again.
-        let _ = socket.write_all(&bytes).await;
-    }
-    Ok(reason)
+    let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    Some(CheckResult { verdict, milliseconds, detail })
 }
 
-fn answer(bytes: &[u8]) -> io::Result<Option<ReasonCode>> {
-    let garbled = |what: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, what.to_string());
-    if bytes.first().is_some_and(|first| *first != CONNACK) {
-        return Err(garbled(&"not a CONNACK"));
+/// Where a server is checked.
+fn place(check: &Check, clients: SocketAddr) -> SocketAddr {
+    SocketAddr::new(check.address.unwrap_or(clients.ip()), check.port.unwrap_or(clients.port()))
+}
+
+async fn ask(
+    mut socket: TcpStream,
+    member: &Member,
+    backend: &Backend,
+    policy: &Policy,
+) -> Result<(), Failed> {
+    let check = &policy.check;
+    if let Some(version) = policy.send_proxy.filter(|_| check.send_proxy) {
+        let told = origin::tell(&mut socket, version, &ProxyHeader::Local).await;
+        told.map_err(|error| Failed::broken(&error))?;
     }
-    match nsd_wire::read(Version::V311, bytes, MAX_ANSWER).map_err(|error| garbled(&error))? {
-        Some((Packet::ConnAck(ConnAck { reason, .. }), _)) => Ok(Some(reason)),
-        Some(_) => Err(garbled(&"not a CONNACK")),
-        None => Ok(None),
+    let credentials = backend.credentials.load_full();
+    let stream = match &policy.server_tls {
+        Some(tls) if check.tls && check.ask != Ask::Tcp => {
+            let shaken = Box::pin(credentials.shake_hands(socket, tls, member.address)).await;
+            Upstream::Tls(Box::new(shaken.map_err(|error| Failed::broken(&error))?))
+        }
+        _ => Upstream::Plain(socket),
+    };
+    match &check.ask {
+        Ask::None | Ask::Tcp | Ask::Tls => Ok(()),
+        Ask::Http(ask) => http::ask(stream, ask, &member.address.to_string()).await,
+        Ask::Mqtt(ask) => {
+            let password = credentials.password();
+            talk(stream, ask, &member.name, password.as_deref().map(|text| text.as_bytes())).await
+        }
+    }
+}
+
+async fn talk(
+    mut stream: Upstream,
+    ask: &MqttAsk,
+    server: &str,
+    password: Option<&[u8]>,
+) -> Result<(), Failed> {
+    let mut talk = mqtt::Talk::new(ask, server, fastrand::u64(..));
+    let mut next = mqtt::Next::Say(talk.connect(password)?);
+    let broken = |error: io::Error| Failed::broken(&error);
+    let mut heard = Vec::with_capacity(64);
+    loop {
+        match next {
+            mqtt::Next::Say(bytes) => {
+                stream.write_all(&bytes).await.map_err(broken)?;
+                stream.flush().await.map_err(broken)?;
+            }
+            mqtt::Next::Listen => {}
+            mqtt::Next::Done(goodbye) => {
+                // Best effort: the answer is known, and the broker may be gone again.
+                let _ = stream.write_all(&goodbye).await;
+                let _ = stream.shutdown().await;
+                return Ok(());
+            }
+        }
+        heard.clear();
+        if stream.read_buf(&mut heard).await.map_err(broken)? == 0 {
+            return Err(Failed::new(Verdict::Refusing, "it ended the connection".to_owned()));
+        }
+        next = talk.take(&heard)?;
     }
 }
 
@@ -166,22 +239,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connack_is_read_whole_and_anything_else_refused() {
-        assert_eq!(answer(&[0x20, 2, 0]).unwrap(), None);
-        assert_eq!(answer(&[0x20, 2, 0, 0]).unwrap(), Some(ReasonCode::Success));
-        assert!(is_unavailable(answer(&[0x20, 2, 0, 3]).unwrap().unwrap()));
-        assert!(!is_unavailable(answer(&[0x20, 2, 0, 5]).unwrap().unwrap()));
-        for garbled in [b"HTTP/1.1 400".as_slice(), &[0xd0, 0]] {
-            assert_eq!(answer(garbled).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        }
-    }
-
-    #[test]
     fn jitter_is_early_and_never_late() {
         let interval = Duration::from_secs(2);
         for _ in 0..1000 {
             let pause = jittered(interval);
             assert!(pause <= interval && pause >= interval.mul_f64(0.9));
         }
+    }
+
+    #[test]
+    fn what_changes_is_looked_at_sooner() {
+        let check = Check { interval: Duration::from_secs(4), ..Check::default() };
+        let second = Duration::from_secs(1);
+        assert_eq!(pause(&check, false, true, State::Healthy), RECHECK);
+        assert_eq!(pause(&check, true, true, State::Unhealthy), second);
+        assert_eq!(pause(&check, false, true, State::Unhealthy), second);
+        assert!(pause(&check, false, false, State::Unhealthy) > 3 * second);
+        assert!(pause(&check, true, false, State::Healthy) > 3 * second);
+        let told = Check { fast_interval: Some(second / 2), ..check };
+        assert_eq!(pause(&told, false, true, State::Healthy), second / 2);
+        assert_eq!(pause(&told, true, true, State::Healthy), second / 2);
     }
 }

@@ -148,10 +148,10 @@ fn replace(backend: &Backend, wanted: &[crate::settings::ServerSettings]) -> (Po
 }
 
 /// Each server that came is watched until it is gone.
-fn perform(backend: &Backend, changes: &Changes<Member>) {
+fn perform(backend: &Arc<Backend>, changes: &Changes<Member>) {
     for change in changes {
         if let Change::Joined(entry) | Change::Returned(entry) = change {
-            tokio::spawn(probe::watch(Arc::clone(&entry.member), Arc::clone(&backend.policy)));
+            tokio::spawn(probe::watch(Arc::clone(&entry.member), Arc::clone(backend)));
         }
     }
 }

@@ -155,6 +155,9 @@ where
         end = seat.closed() => end,
         end = relay(&mut stream, &mut server, &mut moved, patience) => end,
     };
+    if end == End::ServerBroke && client.since.elapsed() < limits::YOUNG {
+        seat.member().suspected();
+    }
     client.ended(Some(&seat), end, moved);
 }
 

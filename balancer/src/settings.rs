@@ -22,7 +22,7 @@ mod server_tls;
 mod tls;
 
 pub use backend::{BackendSettings, Balance, OnDown, Policy, ProxyVersion};
-pub use check::{Check, CheckKind};
+pub use check::{Ask, Check, CheckKind, HttpAsk, MqttAsk};
 pub use frontend::FrontendSettings;
 pub use server::ServerSettings;
 pub use server_tls::ServerTls;

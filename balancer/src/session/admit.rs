@@ -90,7 +90,7 @@ fn choose<'c>(
 
 /// Asks one server after the other. Nothing was acknowledged to the client yet, so each may be sent the same bytes.
 ///
-/// A server that closes or keeps silent is not blamed here: a client may have brought that about. Its check tells.
+/// A server that closes or keeps silent is not blamed here: a client may have brought that about. Its check tells, soon.
 async fn offer<C>(
     stream: &mut C,
     client: &Client,
@@ -139,6 +139,7 @@ where
             Ok(Err(error)) => debug!(server = name, %error, "no answer, trying another server"),
             Err(_elapsed) => debug!(server = name, "does not answer, trying another server"),
         }
+        seat.member().suspected();
     }
     let answer = last_word.unwrap_or_else(|| connack(ReasonCode::ServerUnavailable, passed.version));
     say_goodbye(stream, &answer).await;

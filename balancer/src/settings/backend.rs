@@ -88,7 +88,7 @@ pub(super) fn read_backend(table: &mut Table<'_, '_>, seen: &mut Seen) -> Option
         servers.push(server);
     }
     let name = name?;
-    if seen.backends.insert(name.clone(), policy.check.kind).is_some() {
+    if seen.backends.insert(name.clone(), policy.check.kind()).is_some() {
         table.problem("name", format!("`{name}` is the name of another listen or backend section"));
     }
     Some(BackendSettings { name, policy, servers })
@@ -102,8 +102,8 @@ fn read_policy(table: &mut Table<'_, '_>) -> Policy {
     let queue_timeout = table.duration("queue_timeout", &limits::DURATIONS).unwrap_or(limits::QUEUE_TIMEOUT);
     let connect_timeout =
         table.duration("connect_timeout", &limits::DURATIONS).unwrap_or(limits::CONNECT_TIMEOUT);
-    let check = check::read(table);
     let server_tls = server_tls::read(table);
+    let check = check::read(table, server_tls.is_some());
     Policy {
         balance,
         check,

@@ -65,7 +65,7 @@ fn both_forms_are_read_and_what_is_left_out_has_defaults() {
     assert!(!settings.access_log);
     let [listen, pages] = &settings.backends[..] else { panic!("two backends") };
     let check = &listen.policy.check;
-    assert_eq!((check.kind, check.rise, check.fall), (CheckKind::Mqtt, 3, 4));
+    assert_eq!((check.kind(), check.rise, check.fall), (CheckKind::Mqtt, 3, 4));
     assert_eq!((listen.policy.balance, listen.policy.on_down), (Balance::RoundRobin, OnDown::Keep));
     assert_eq!((listen.policy.send_proxy, pages.policy.send_proxy), (Some(ProxyVersion::V2), None));
     assert_eq!((listen.policy.queue, listen.policy.queue_timeout), (100, Duration::from_secs(6)));
@@ -288,7 +288,7 @@ backend = "mqt"
         "5: listen.bind: `1883` is not understood; write it like `0.0.0.0:1883`",
         "6: listen.balance: `leastcon` is none of leastconn, roundrobin, random, source, client_id: did you mean `leastconn`?",
         "7: listen.check.interval: `2 parsecs` is no time between 1ms and 1day; write it like `2s` or `500ms`",
-        "7: listen.check.kind: `mqqt` is none of none, tcp, mqtt: did you mean `mqtt`?",
+        "7: listen.check.kind: `mqqt` is none of none, tcp, tls, http, mqtt: did you mean `mqtt`?",
         "7: listen.check.rise: must be between 1 and 100",
         "8: listen.server.address: is missing",
         "10: listen.server.adress: unknown key: did you mean `address`?",
@@ -346,4 +346,60 @@ fn mutated_files_are_refused_with_a_line() {
             );
         }
     }
+}
+
+#[test]
+fn checks_are_read_whole_and_all_their_problems_told() {
+    let text = r#"
+[[listen]]
+name = "mqtt"
+bind = ["0.0.0.0:1883"]
+server_tls = { ca = ["/ca.pem"], certificate = "/me.pem", server_name = "broker.internal" }
+check = { kind = "mqtt", version = "5", client_id = "probe-%s", user_name = "probe", password_file = "/secret", loop_back = "nsd/%c", fast_interval = "100ms", slow_after = "200ms", port = 8884 }
+"#;
+    let backend = &parse(text).unwrap().backends[0];
+    let Check { ask, fast_interval, port, tls, send_proxy, .. } = &backend.policy.check;
+    let mqtt = MqttAsk {
+        version: Version::V5,
+        client_id: "probe-%s".to_owned(),
+        user_name: Some("probe".to_owned()),
+        password_file: Some("/secret".into()),
+        loop_back: Some("nsd/%c".to_owned()),
+    };
+    assert_eq!(*ask, Ask::Mqtt(mqtt));
+    assert_eq!((*fast_interval, *port), (Some(Duration::from_millis(100)), Some(8884)));
+    assert!(!tls && !send_proxy, "another port is not that of clients");
+    let tls = backend.policy.server_tls.as_ref().unwrap();
+    assert_eq!(tls.client.paths(), ["/ca.pem", "/me.pem"].map(PathBuf::from));
+
+    let text = r#"
+[[backend]]
+name = "a"
+check = { kind = "tls", path = "/", port = 0 }
+[[backend]]
+name = "b"
+check = { kind = "http", path = "health", expect = ["2xx", "399-200"], tls = true }
+[[backend]]
+name = "c"
+server_tls = { ca = [], server_name = "no name" }
+check = { kind = "mqtt", client_id = "", password_file = "/secret", loop_back = "nsd/#" }
+[[listen]]
+name = "l"
+bind = ["0.0.0.0:1883"]
+"#;
+    let expected = [
+        "4: backend.check.kind: `tls` needs `server_tls` beside it: whom to trust",
+        "4: backend.check.path: unknown key: known here are rise, fall, timeout, address, port, kind, interval, fast_interval, slow_after, tls, send_proxy",
+        "4: backend.check.port: must be between 1 and 65535",
+        "7: backend.check.expect: `2xx` is not understood; write it like `200-399`",
+        "7: backend.check.expect: `399-200` is not understood; write it like `200-399`",
+        "7: backend.check.path: `health` is not understood; write it like `/health`",
+        "7: backend.check.tls: needs `server_tls` beside `check`: whom to trust",
+        "10: backend.server_tls.ca: must name at least one PEM file: the authorities that servers' certificates are from",
+        "10: backend.server_tls.server_name: `no name` is neither a DNS name nor an address",
+        "11: backend.check.client_id: a check needs a client identifier of 1 to 128 bytes",
+        "11: backend.check.loop_back: is no topic to publish to: not empty, and without wildcards",
+        "11: backend.check.password_file: needs a `user_name` beside it",
+    ];
+    assert_eq!(problems(text), expected);
 }

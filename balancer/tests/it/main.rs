@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests fail as tests do")]
 
 mod balance;
+mod checks;
 mod gate;
 mod health;
 mod operations;
@@ -12,3 +13,4 @@ mod sessions;
 mod support;
 mod tls;
 mod tls_settings;
+mod upstream_tls;
