@@ -7,36 +7,48 @@ use std::net::IpAddr;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::gate::rates::{Rates, household};
+use crate::gate::rates::{Rate, Rates, household};
 use crate::gate::{GateRules, Refusal};
 
 #[derive(Debug)]
 pub(crate) struct Guard {
     pub(crate) rules: GateRules,
-    sources: Option<Mutex<Rates>>,
-    clients: Option<Mutex<Rates>>,
+    sources: Option<Meter>,
+    clients: Option<Meter>,
+}
+
+/// Rates, and the time that they are measured against.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    rates: Mutex<Rates>,
     since: Instant,
 }
 
 impl Guard {
     pub(crate) fn new(rules: GateRules) -> Self {
-        let rates = |rate: Option<_>| rate.map(|rate| Mutex::new(Rates::new(rate)));
-        let (sources, clients) = (rates(rules.source_rate), rates(rules.client_rate));
-        Self { rules, sources, clients, since: Instant::now() }
+        let (sources, clients) = (rules.source_rate.map(Meter::new), rules.client_rate.map(Meter::new));
+        Self { rules, sources, clients }
     }
 
     /// Whether the source, and then the client, may come again so soon. Clients without an identifier share none.
     pub(crate) fn count(&self, source: IpAddr, client_id: &str) -> Result<(), Refusal> {
-        if !self.admits(self.sources.as_ref(), household(source)) {
+        if self.sources.as_ref().is_some_and(|sources| !sources.admits(household(source))) {
             return Err(Refusal::SourceRate);
         }
-        if !client_id.is_empty() && !self.admits(self.clients.as_ref(), client_id) {
+        if !client_id.is_empty() && self.clients.as_ref().is_some_and(|clients| !clients.admits(client_id)) {
             return Err(Refusal::ClientRate);
         }
         Ok(())
     }
+}
 
-    fn admits(&self, rates: Option<&Mutex<Rates>>, key: impl Hash) -> bool {
-        rates.is_none_or(|rates| rates.lock().admit(key, self.since.elapsed()))
+impl Meter {
+    pub(crate) fn new(rate: Rate) -> Self {
+        Self { rates: Mutex::new(Rates::new(rate)), since: Instant::now() }
+    }
+
+    /// Whether `key` may come now; counted if so.
+    pub(crate) fn admits(&self, key: impl Hash) -> bool {
+        self.rates.lock().admit(key, self.since.elapsed())
     }
 }

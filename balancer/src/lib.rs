@@ -15,6 +15,7 @@
 //! | `queue` | edge | where clients wait while all servers are full |
 //! | `relay` | edge | copies both ways, without buffers while idle |
 //! | `credentials` | edge | files that are needed to meet servers: certificates, and the checks' password |
+//! | `entry` | edge | who may come to a frontend, and whom a PROXY header names |
 //! | `frontend` | edge | one frontend: its rules and backends, the choice for a client |
 //! | `guard` | edge | the gate of one frontend, with the rates that its clients share |
 //! | `session` | edge | one client: handshake, gate, choice, connect or another, relay, access log |
@@ -34,6 +35,7 @@ pub mod settings;
 
 mod admin;
 mod credentials;
+mod entry;
 mod frontend;
 mod guard;
 mod limits;

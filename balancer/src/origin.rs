@@ -1,7 +1,6 @@
 //! Where a client comes from, as its server is told in a PROXY header.
 
 use std::io;
-use std::net::SocketAddr;
 
 use nsd_edge::proxy_header::{ClientTls, Extras, ProxyHeader, write_v1, write_v2};
 use nsd_edge::tls::{TlsStream, identity};
@@ -16,18 +15,6 @@ pub(crate) trait Origin {
 
     /// What there is to tell besides addresses.
     fn extras(&self) -> Extras;
-
-    /// The header of a client whose address is known; without an address of our own it is nobody's.
-    fn header(&self, client: SocketAddr) -> ProxyHeader {
-        match self.socket().local_addr() {
-            Ok(ours) => ProxyHeader::Proxied {
-                source: client,
-                destination: SocketAddr::new(ours.ip().to_canonical(), ours.port()),
-                extras: Box::new(self.extras()),
-            },
-            Err(_) => ProxyHeader::Local,
-        }
-    }
 }
 
 impl Origin for TcpStream {

@@ -41,6 +41,18 @@ pub(crate) enum End {
     Handshake,
     /// The TLS handshake took too long.
     HandshakeTimeout,
+    /// The frontend has as many connections as it may.
+    ListenerFull,
+    /// The client's source has as many connections as it may.
+    SourceFull,
+    /// It has as many that came to no server yet as it may.
+    SourcePending,
+    /// The source may not come.
+    SourceDenied,
+    /// PROXY headers are not taken from there.
+    UnknownProxy,
+    /// The connection did not begin with a PROXY header.
+    NoHeader,
     /// The CONNECT gate did not let the client in.
     Refused(Refusal),
 }
@@ -60,6 +72,12 @@ impl End {
             Self::OurLimit => "our-limit",
             Self::Handshake => "handshake",
             Self::HandshakeTimeout => "handshake-timeout",
+            Self::ListenerFull => "listener-full",
+            Self::SourceFull => "source-full",
+            Self::SourcePending => "source-pending",
+            Self::SourceDenied => "source-denied",
+            Self::UnknownProxy => "unknown-proxy",
+            Self::NoHeader => "no-proxy-header",
             Self::Refused(refusal) => refusal.as_str(),
         }
     }

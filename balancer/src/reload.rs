@@ -13,6 +13,7 @@ use tracing::info;
 
 use crate::backend::Input;
 use crate::credentials::Credentials;
+use crate::entry::Entry;
 use crate::frontend::Frontend;
 use crate::gate::GateRules;
 use crate::guard::Guard;
@@ -20,7 +21,7 @@ use crate::member::{Member, rules};
 use crate::pool::{Change, Changes, Pool};
 use crate::probe;
 use crate::running::{Backend, Bound, Certificates, Handshakes, Route, Running, Shared};
-use crate::settings::{BackendSettings, FrontendSettings, Settings, TlsBind};
+use crate::settings::{BackendSettings, EntrySettings, FrontendSettings, Settings, TlsBind};
 
 /// What [`prepare`] made, not in use yet.
 pub(crate) struct Prepared {
@@ -180,6 +181,7 @@ fn frontend(running: &Running, wanted: &FrontendSettings) -> Arc<Frontend> {
         name: wanted.name.clone(),
         rules: wanted.rules.clone(),
         backends: running.backends.iter().filter(named).cloned().collect(),
+        entry: entry(running, wanted),
         guard: wanted.gate.as_ref().map(|rules| guard(running, &wanted.name, rules)),
     })
 }
@@ -189,9 +191,26 @@ fn frontend_changes(running: &Running, wanted: &FrontendSettings) -> Vec<String>
     let before = running.frontends.iter().find(|frontend| frontend.name == wanted.name);
     let Some(before) = before else { return Vec::new() };
     let gate = before.guard.as_ref().map(|guard| &guard.rules);
-    let same = [("gate", gate == wanted.gate.as_ref()), ("rules", before.rules == wanted.rules)];
+    let nothing = EntrySettings::default();
+    let entry = before.entry.as_ref().map_or(&nothing, |entry| &entry.settings);
+    let same = [
+        ("entry", *entry == wanted.entry),
+        ("gate", gate == wanted.gate.as_ref()),
+        ("rules", before.rules == wanted.rules),
+    ];
     let changed = same.into_iter().filter(|(_, same)| !same);
     changed.map(|(what, _)| format!("~{} {what}", wanted.name)).collect()
+}
+
+/// `None`: nothing is asked of who comes.
+fn entry(running: &Running, wanted: &FrontendSettings) -> Option<Arc<Entry>> {
+    let before = running.frontends.iter().find(|frontend| frontend.name == wanted.name);
+    let before = before.and_then(|before| before.entry.as_ref());
+    match before {
+        Some(kept) if kept.settings == wanted.entry => Some(Arc::clone(kept)),
+        _ if wanted.entry == EntrySettings::default() => None,
+        _ => Some(Arc::new(Entry::new(wanted.entry.clone(), before.map(|before| &**before)))),
+    }
 }
 
 /// Where the rules stay the same, so do the counts of who came how often.

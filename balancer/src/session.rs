@@ -16,6 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info};
 
+use crate::entry::{Entry, Pass};
 use crate::frontend::Frontend;
 use crate::gate::Refusal;
 use crate::limits;
@@ -26,6 +27,7 @@ use crate::running::{Handshakes, Shared, Who};
 use crate::workers::Place;
 
 mod admit;
+mod facts;
 mod reach;
 mod upstream;
 
@@ -39,6 +41,8 @@ pub(crate) struct Client {
     since: Instant,
     frontend: Arc<Frontend>,
     shared: Arc<Shared>,
+    /// Where the frontend asks who comes.
+    pass: Option<Box<Pass>>,
     _permit: OwnedSemaphorePermit,
     _place: Place,
 }
@@ -52,13 +56,48 @@ pub(crate) async fn begin(
     place: Place,
 ) {
     let Accepted { socket, peer, permit } = accepted;
-    let client = Client { peer, since: Instant::now(), frontend, shared, _permit: permit, _place: place };
-    match (TcpStream::from_std(socket), tls) {
-        (Ok(socket), None) => seat(socket, client).await,
-        (Ok(socket), Some(tls)) => {
+    let since = Instant::now();
+    let mut client = Client { peer, since, frontend, shared, pass: None, _permit: permit, _place: place };
+    let socket = match TcpStream::from_std(socket) {
+        Ok(socket) => socket,
+        Err(error) => return client.ended_by(&error, End::OurLimit),
+    };
+    let Some(entry) = client.frontend.entry.clone() else { return enter(socket, tls, client).await };
+    match entry.admit(peer.ip()) {
+        Ok(pass) => client.pass = Some(pass),
+        Err(end) => return client.ended(None, end, Moved::default()),
+    }
+    if entry.is_behind_proxy() {
+        tokio::spawn(hear_proxy(socket, entry, tls, client));
+    } else {
+        enter(socket, tls, client).await;
+    }
+}
+
+async fn hear_proxy(
+    mut socket: TcpStream,
+    entry: Arc<Entry>,
+    tls: Option<Arc<Handshakes>>,
+    mut client: Client,
+) {
+    if let Some(pass) = &mut client.pass {
+        match entry.read_header(&mut socket, client.peer, pass).await {
+            Ok(peer) => client.peer = peer,
+            Err((peer, end)) => {
+                client.peer = peer;
+                return client.ended(None, end, Moved::default());
+            }
+        }
+    }
+    tokio::spawn(enter(socket, tls, client));
+}
+
+async fn enter(socket: TcpStream, tls: Option<Arc<Handshakes>>, client: Client) {
+    match tls {
+        None => seat(socket, client).await,
+        Some(tls) => {
             tokio::spawn(shake_hands(socket, tls, client));
         }
-        (Err(error), _) => client.ended_by(&error, End::OurLimit),
     }
 }
 
@@ -86,7 +125,7 @@ async fn shake_hands(socket: TcpStream, tls: Arc<Handshakes>, client: Client) {
 }
 
 /// Finds a server for the client, and lets the two talk in a task that holds nothing else.
-async fn seat<C>(mut stream: C, client: Client)
+async fn seat<C>(mut stream: C, mut client: Client)
 where
     C: AsyncRead + AsyncWrite + Origin + Unpin + Send + 'static,
 {
@@ -96,6 +135,7 @@ where
     };
     match seated {
         Ok(seated) => {
+            client.pass.iter_mut().for_each(|pass| pass.begun());
             tokio::spawn(talk(stream, seated, client));
         }
         Err(failed) => client.turned_away(&failed),
@@ -129,7 +169,7 @@ impl From<End> for Failed {
 /// A connection to the server that should get the next session; to another one where that fails.
 async fn connect(stream: &impl Origin, client: &Client) -> Result<Seated, Failed> {
     let refused = || Failed::from(End::Refused(Refusal::Rule));
-    let backend = client.frontend.backend(stream, client.peer, None).ok_or_else(refused)?;
+    let backend = client.backend(stream, None).ok_or_else(refused)?;
     let who = Who { source: client.peer.ip(), client: None };
     let policy = backend.policy.load_full();
     let mut tried = Vec::new();

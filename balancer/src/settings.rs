@@ -14,6 +14,7 @@ use crate::limits;
 
 mod backend;
 mod check;
+mod entry;
 mod frontend;
 mod gate;
 mod rules;
@@ -23,6 +24,7 @@ mod tls;
 
 pub use backend::{BackendSettings, Balance, OnDown, Policy, ProxyVersion};
 pub use check::{Ask, Check, CheckKind, HttpAsk, MqttAsk};
+pub use entry::EntrySettings;
 pub use frontend::FrontendSettings;
 pub use server::ServerSettings;
 pub use server_tls::ServerTls;

@@ -84,7 +84,7 @@ fn choose<'c>(
     gate: &Gate,
     passed: Passed,
 ) -> Result<&'c Backend, Refused> {
-    let chosen = client.frontend.backend(stream, client.peer, gate.connect().as_ref());
+    let chosen = client.backend(stream, gate.connect().as_ref());
     chosen.map(|backend| &**backend).ok_or_else(|| Refused::new(Refusal::Rule, Some(passed.version)))
 }
 

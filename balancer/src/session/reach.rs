@@ -28,7 +28,7 @@ pub(super) async fn reach(
         let mut server = listen::connect(member.address).await?;
         connected = true;
         if let Some(version) = policy.send_proxy {
-            origin::tell(&mut server, version, &stream.header(client.peer)).await?;
+            origin::tell(&mut server, version, &client.header(stream)).await?;
         }
         secure(server, member, policy, backend).await
     };

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use nsd_edge::config::Table;
 
 use super::rules::{self, Knows};
-use super::{Seen, TlsBind, gate, read_name, tls};
+use super::{EntrySettings, Seen, TlsBind, entry, gate, read_name, tls};
 use crate::gate::GateRules;
 use crate::rules::Rules;
 
@@ -16,6 +16,7 @@ pub struct FrontendSettings {
     pub name: String,
     pub bind: Vec<SocketAddr>,
     pub tls: Option<TlsBind>,
+    pub entry: EntrySettings,
     pub rules: Rules,
     /// How CONNECTs are judged; `None`: bytes are not looked at.
     pub gate: Option<GateRules>,
@@ -38,12 +39,17 @@ fn read(table: &mut Table<'_, '_>, name: String, own: Option<&str>, seen: &mut S
     if !name.is_empty() && !seen.frontends.insert(name.clone()) {
         table.problem("name", format!("`{name}` is the name of another listen or frontend section"));
     }
+    let entry = entry::read(table);
     let rules = rules::read(table, own, seen);
     let gate = gate::read(table, rules.check(seen));
     let bound = bind.iter().chain(tls.iter().flat_map(|tls| &tls.bind));
     let ports = bound.map(SocketAddr::port).collect();
-    let rules = rules.checked(&Knows { ports, tls: tls.is_some(), connect: gate.is_some() });
-    FrontendSettings { name, bind, tls, rules, gate }
+    let rules = rules.checked(&Knows {
+        ports,
+        tls: tls.is_some() || !entry.proxy_from.is_empty(),
+        connect: gate.is_some(),
+    });
+    FrontendSettings { name, bind, tls, entry, rules, gate }
 }
 
 fn read_binds(

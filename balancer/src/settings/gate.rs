@@ -85,7 +85,7 @@ pub(super) fn read_versions(table: &mut Table<'_, '_>, key: &'static str) -> Opt
 }
 
 /// `{ per_minute = 60, burst = 10 }`; the burst is the whole minute's unless told.
-fn read_rate(table: &mut Table<'_, '_>, key: &'static str) -> Option<Rate> {
+pub(super) fn read_rate(table: &mut Table<'_, '_>, key: &'static str) -> Option<Rate> {
     let mut rate = table.table(key)?;
     rate.require("per_minute");
     let mut number = |key| rate.number(key, 1, MAX_RATE).and_then(|number| u32::try_from(number).ok());

@@ -259,6 +259,32 @@ bind = ["0.0.0.0:1884"]
 }
 
 #[test]
+fn who_may_come_is_read_with_the_keys_of_the_broker() {
+    let section = |keys: &str| format!("[[listen]]\nname = \"m\"\nbind = [\"0.0.0.0:1883\"]\n{keys}\n");
+    let entry = |keys: &str| parse(&section(keys)).unwrap().frontends[0].entry.clone();
+    assert_eq!(entry(""), EntrySettings::default());
+    let full = entry(
+        "allow = [\"10.0.0.0/8\"]\ndeny = [\"10.9.0.1\"]\nconnections = 9\nconnections_per_address = 8\n\
+         pending_per_address = 7\nconnect_rate_per_address = { per_minute = 6, burst = 5 }\n\
+         proxy_protocol = true\nproxy_from = [\"::1\"]",
+    );
+    let networks = |text: &str| vec![text.parse().unwrap()];
+    assert_eq!((full.gate.allow, full.gate.deny), (networks("10.0.0.0/8"), networks("10.9.0.1")));
+    assert_eq!((full.gate.connections, full.gate.connections_per_address), (Some(9), Some(8)));
+    assert_eq!(full.pending_per_address, Some(7));
+    assert_eq!(full.rate_per_address, Some(Rate { per_minute: 6, burst: 5 }));
+    assert_eq!(full.proxy_from, networks("::1"));
+    for (keys, problem) in [
+        ("proxy_protocol = true", "1: listen.proxy_from: name whose PROXY headers are taken"),
+        ("proxy_from = [\"::1\"]", "4: listen.proxy_from: says whose word counts, but"),
+        ("allow = []", "4: listen.allow: an empty list says nothing"),
+        ("deny = [\"10.0.0.0/40\"]", "4: listen.deny: `10.0.0.0/40` is not understood"),
+    ] {
+        assert!(problems(&section(keys))[0].starts_with(problem), "{:?}", problems(&section(keys)));
+    }
+}
+
+#[test]
 fn all_problems_come_at_once_with_their_lines() {
     let text = r#"
 trheads = 2

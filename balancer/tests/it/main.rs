@@ -10,6 +10,7 @@ mod proxy;
 mod reload;
 mod rules;
 mod sessions;
+mod sources;
 mod support;
 mod tls;
 mod tls_settings;

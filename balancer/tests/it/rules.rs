@@ -224,3 +224,21 @@ async fn odd_names_fit_or_do_not() {
     assert_eq!(came_to(balancer.address, &Connect::new(Version::V5, &fitting)).await, "b2");
     until("all have left", async || b2.sessions() == 0).await;
 }
+
+/// `docs/balancer-frontends.md`, with a certificate that is there.
+#[test]
+fn every_example_of_the_documentation_is_a_good_file() {
+    let directory = TempDir::new().unwrap();
+    let (pem, file) = (directory.path().join("lelylan.pem"), directory.path().join("balancer.toml"));
+    std::fs::write(&pem, crate::tls::combined_pem("mqtt.example")).unwrap();
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/balancer-frontends.md");
+    let text = std::fs::read_to_string(page).unwrap();
+    let examples: Vec<&str> =
+        text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(examples.len() >= 4);
+    for example in examples {
+        std::fs::write(&file, example.replace("/certs/lelylan.pem", pem.to_str().unwrap())).unwrap();
+        let output = Command::new(BINARY).arg("--check").arg("--config").arg(&file).output().unwrap();
+        assert!(output.status.success(), "{}\n{example}", String::from_utf8_lossy(&output.stderr));
+    }
+}

@@ -17,7 +17,7 @@ use crate::support::{BINARY, Balancer, Broker, CHECK, Client, free_address, list
 type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
 
 /// `cat x.crt x.key > x.pem`
-fn combined_pem(name: &str) -> String {
+pub(crate) fn combined_pem(name: &str) -> String {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();
     format!("{}{}", certificate.pem(), key.serialize_pem())

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use thiserror::Error;
 
@@ -35,7 +36,7 @@ pub enum Refusal {
 
 #[derive(Debug, Default)]
 pub struct Gate {
-    rules: GateRules,
+    rules: ArcSwap<GateRules>,
     inside: AtomicUsize,
     /// Only where there is a limit by source.
     by_source: Mutex<HashMap<IpAddr, u32>>,
@@ -51,7 +52,13 @@ pub struct Place {
 
 impl Gate {
     pub fn new(rules: GateRules) -> Self {
-        Self { rules, ..Self::default() }
+        Self { rules: ArcSwap::from_pointee(rules), ..Self::default() }
+    }
+
+    /// Counts for who comes from now on; who is inside stays, and stays counted. By source only those are counted who came
+    /// while there was a limit by source.
+    pub fn set_rules(&self, rules: GateRules) {
+        self.rules.store(Arc::new(rules));
     }
 
     /// Connections that are inside.
@@ -66,7 +73,7 @@ impl Gate {
 
     /// A place for a connection whose source is not told yet, behind a proxy for instance.
     pub fn enter(self: &Arc<Self>) -> Result<Place, Refusal> {
-        let most = self.rules.connections.unwrap_or(usize::MAX);
+        let most = self.rules.load().connections.unwrap_or(usize::MAX);
         let room = |inside: usize| (inside < most).then_some(inside + 1);
         if self.inside.fetch_update(Relaxed, Relaxed, room).is_err() {
             return Err(self.refuse(Refusal::Full));
@@ -83,7 +90,7 @@ impl Gate {
 impl Place {
     /// Whether the place's owner may stay, now that its source is known. To be asked once; on an error, drop the place.
     pub fn settle(&mut self, source: IpAddr) -> Result<(), Refusal> {
-        let rules = &self.gate.rules;
+        let rules = self.gate.rules.load();
         let allowed = rules.allow.is_empty() || any_contains(&rules.allow, source);
         if !allowed || any_contains(&rules.deny, source) {
             return Err(self.gate.refuse(Refusal::Source));
@@ -158,6 +165,17 @@ mod tests {
         drop((first, wide));
         drop(settled(&gate, "192.0.2.1").unwrap());
         assert_eq!((gate.by_source.lock().len(), gate.inside()), (1, 1), "only `other` is inside");
+    }
+
+    #[test]
+    fn new_rules_are_for_who_comes_from_then_on() {
+        let gate = gate(GateRules { connections_per_address: Some(2), ..GateRules::default() });
+        let _first = settled(&gate, "192.0.2.1").unwrap();
+        gate.set_rules(GateRules { connections_per_address: Some(1), ..GateRules::default() });
+        assert_eq!(settled(&gate, "192.0.2.1").unwrap_err(), Refusal::SourceFull, "who was inside counts");
+        gate.set_rules(GateRules { deny: vec!["192.0.2.0/24".parse().unwrap()], ..GateRules::default() });
+        assert_eq!(settled(&gate, "192.0.2.1").unwrap_err(), Refusal::Source);
+        assert_eq!(gate.inside(), 1);
     }
 
     #[test]
