@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use nsd_edge::admin::{Method, Reply, Request, Router, StatusCode};
+use nsd_edge::tls::{Ocsp, OwnCertificate};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -67,7 +68,30 @@ struct BackendReport {
 struct CertificateReport {
     files: Vec<std::path::PathBuf>,
     names: Vec<String>,
+    /// Why the files in use are not those of now.
     problem: Option<String>,
+    certificates: Vec<OwnReport>,
+}
+
+/// One certificate.
+#[derive(Serialize)]
+struct OwnReport {
+    file: std::path::PathBuf,
+    names: Vec<String>,
+    /// Seconds since 1970.
+    not_after: Option<i64>,
+    ocsp: serde_json::Value,
+}
+
+impl From<OwnCertificate> for OwnReport {
+    fn from(OwnCertificate { file, names, ends, ocsp }: OwnCertificate) -> Self {
+        let ocsp = match ocsp {
+            Ocsp::None => serde_json::Value::Null,
+            Ocsp::Until(until) => json!({ "until": until }),
+            Ocsp::Unusable(problem) => json!({ "problem": problem }),
+        };
+        Self { file, names, not_after: ends, ocsp }
+    }
 }
 
 fn health(balancer: &Balancer) -> Reply {
@@ -106,6 +130,7 @@ fn status(balancer: &Balancer) -> Reply {
         files: settings.certificates.clone(),
         names: kept.server.names(),
         problem: kept.server.problem(),
+        certificates: kept.server.certificates().into_iter().map(OwnReport::from).collect(),
     });
     let status = Status {
         sessions: balancer.shared.workers.sessions(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nsd_edge::listen::{Gate, GateRules, Network, Place, Refusal, any_contains};
 use nsd_edge::proxy_header::{self, ProxyHeader};
 use nsd_edge::stream::Stream;
-use nsd_edge::tls::{HandshakeError, TlsError, TlsServer};
+use nsd_edge::tls::{self, HandshakeError, TlsError, TlsServer};
 use nsd_edge::websocket::{UpgradeError, WebSocketSettings, upgrade};
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -44,8 +44,7 @@ pub struct Entry {
 
 /// What is wrong with files that the settings name, without listening anywhere.
 pub fn problems(listen: &[Listen]) -> Vec<TlsError> {
-    let tls = listen.iter().filter_map(|listen| listen.tls.clone());
-    tls.filter_map(|settings| TlsServer::with(settings).err()).collect()
+    listen.iter().filter_map(|listen| listen.tls.as_ref()).flat_map(tls::problems).collect()
 }
 
 /// What a connection holds: its place among those of its source, for as long as it lasts.

@@ -9,10 +9,12 @@ mod certificates;
 mod client;
 mod clients;
 mod settings;
+mod staple;
 mod stream;
+mod tickets;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,12 +31,20 @@ use tracing::{info, warn};
 
 use crate::drain::Watch;
 use crate::watch::FileWatch;
-use certificates::{CertificateSet, first};
+use certificates::{CertificateSet, first, now};
+use tickets::SharedTickets;
 
-pub use certificates::OwnCertificate;
+pub use certificates::{Ocsp, OwnCertificate};
 pub use client::{TlsClient, TlsClientSettings, TlsToServer};
 pub use settings::{ClientCertificates, LeastVersion, PostQuantum, TlsSettings};
 pub use stream::TlsStream;
+
+/// A certificate that ends within this is warned about: usual clients renew a month before, and have failed for two weeks
+/// by then.
+const ENDS_SOON: i64 = 14 * DAY;
+const DAY: i64 = 24 * 60 * 60;
+/// How often certificates are looked at that do not change.
+const LOOK_AGAIN: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A handshake that takes longer is given up: the client is silent, or slow on purpose.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -74,6 +84,14 @@ pub enum TlsProblem {
     NoRevocationList,
     #[error("client certificates cannot be checked: {0}")]
     Authorities(String),
+    #[error("others may read it (mode {0:o}), and it holds secrets: `chmod 600`")]
+    OpenToOthers(u32),
+    #[error("line {0} is no key: one line each, 32 to 80 bytes in base64 (`openssl rand -base64 32`)")]
+    TicketKey(usize),
+    #[error("holds no key for tickets (make one with `openssl rand -base64 32`)")]
+    NoTicketKeys,
+    #[error("holds {0} keys for tickets; {1} is the most")]
+    ManyTicketKeys(usize, usize),
     #[error("no certificate file is configured")]
     NothingConfigured,
     #[error("TLS cannot be set up: {0}")]
@@ -93,6 +111,7 @@ pub fn problems(settings: &TlsSettings) -> Vec<TlsError> {
     let provider = Arc::new(provider(settings.post_quantum));
     let mut found = certificates::problems(&settings.certificates, &provider);
     found.extend(settings.clients.as_ref().and_then(|clients| clients::verifier(clients, &provider).err()));
+    found.extend(settings.ticket_keys.as_deref().and_then(|path| shared_tickets(path).err()));
     if found.is_empty() {
         // What no single file is to blame for.
         found.extend(Current::load(settings, &provider, None).err());
@@ -145,9 +164,10 @@ impl TlsServer {
     }
 
     /// The ticket keys that outlive a change: sessions made under them may be resumed. Where clients show certificates
-    /// none do, since a resumed session is not verified anew and its client may be revoked by now.
+    /// none do, since a resumed session is not verified anew and its client may be revoked by now; those from a file are
+    /// read anew.
     fn tickets(&self) -> Option<Arc<dyn ProducesTickets>> {
-        let keep = self.settings.clients.is_none();
+        let keep = self.settings.clients.is_none() && self.settings.ticket_keys.is_none();
         keep.then(|| Arc::clone(&self.current.load().config.ticketer))
     }
 
@@ -166,6 +186,7 @@ impl TlsServer {
         let certificates = Arc::clone(&theirs.certificates);
         self.current.store(Arc::new(Current { certificates, config: Arc::new(config) }));
         *self.problem.lock() = None;
+        self.warn();
     }
 
     /// Reloads whenever the files change, until the drain begins. Both outcomes are logged.
@@ -173,9 +194,12 @@ impl TlsServer {
         let mut files = FileWatch::new(&self.paths);
         // What changed between loading and watching would be missed.
         self.reload_and_log("certificates loaded");
+        let mut daily = tokio::time::interval(LOOK_AGAIN);
+        daily.tick().await;
         loop {
             tokio::select! {
                 () = files.changed() => self.reload_and_log("certificates changed"),
+                _ = daily.tick() => self.warn(),
                 () = end.draining() => return,
             }
         }
@@ -183,8 +207,33 @@ impl TlsServer {
 
     fn reload_and_log(&self, done: &str) {
         match self.reload() {
-            Ok(()) => info!(names = ?self.names(), "{done}"),
+            Ok(()) => {
+                info!(names = ?self.names(), "{done}");
+                self.warn();
+            }
             Err(error) => warn!(%error, "certificates not changed, the old ones stay in use"),
+        }
+    }
+
+    /// Says what will soon be wrong with the certificates in use.
+    fn warn(&self) {
+        let now = now();
+        for OwnCertificate { file, names, ends, ocsp } in self.certificates() {
+            let file = file.display();
+            match ends.map(|ends| ends.saturating_sub(now)) {
+                Some(..=0) => warn!(%file, ?names, "the certificate has expired"),
+                Some(left @ ..=ENDS_SOON) => {
+                    warn!(%file, ?names, days = left / DAY, "the certificate expires soon");
+                }
+                _ => {}
+            }
+            match ocsp {
+                Ocsp::Unusable(problem) => warn!("OCSP response not shown: {problem}"),
+                Ocsp::Until(Some(until)) if until <= now => {
+                    warn!(%file, "the OCSP response has expired, and is not shown any more");
+                }
+                _ => {}
+            }
         }
     }
 
@@ -254,14 +303,20 @@ impl Current {
         };
         let mut config = builder.with_cert_resolver(Arc::clone(&certificates) as Arc<dyn ResolvesServerCert>);
         // Tickets carry the session, so that resumption costs this side no memory; one ticket is enough for a device.
-        config.ticketer = match tickets {
-            Some(tickets) => tickets,
-            None => aws_lc_rs::Ticketer::new().map_err(setup)?,
+        config.ticketer = match (&settings.ticket_keys, tickets) {
+            (Some(path), _) => Arc::new(shared_tickets(path)?),
+            (None, Some(tickets)) => tickets,
+            // Random keys, another one every six hours.
+            (None, None) => aws_lc_rs::Ticketer::new().map_err(setup)?,
         };
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 1;
         Ok(Self { certificates, config: Arc::new(config) })
     }
+}
+
+fn shared_tickets(path: &Path) -> Result<SharedTickets, TlsError> {
+    SharedTickets::load(path).map_err(|problem| TlsError { path: path.to_owned(), problem })
 }
 
 fn provider(post_quantum: PostQuantum) -> CryptoProvider {

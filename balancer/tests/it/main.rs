@@ -13,5 +13,7 @@ mod sessions;
 mod sources;
 mod support;
 mod tls;
+mod tls_files;
+mod tls_resumption;
 mod tls_settings;
 mod upstream_tls;

@@ -9,8 +9,9 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
+use super::staple::{self, Staple};
 use super::{TlsError, TlsProblem};
 
 /// A PEM file larger than this is something else, or a list of revoked certificates that belongs into a database.
@@ -20,31 +21,39 @@ const MAX_PEM: u64 = 16 * 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct CertificateSet {
     /// Lower-case names, `*.` wildcards as written; each with its keys, ECDSA first. Never an empty list.
-    by_name: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    by_name: HashMap<String, Vec<Arc<Own>>>,
     /// For clients that name nobody we know: the first file, and its twins of another key type.
-    pub(super) default: Vec<Arc<CertifiedKey>>,
+    pub(super) default: Vec<Arc<Own>>,
+}
+
+/// One file's certificate and key.
+#[derive(Debug)]
+pub(super) struct Own {
+    about: OwnCertificate,
+    key: Arc<CertifiedKey>,
+    /// The same with an OCSP response, and until when, in seconds since 1970, that is good for something.
+    stapled: Option<(Arc<CertifiedKey>, i64)>,
 }
 
 impl CertificateSet {
     pub(super) fn load(paths: &[PathBuf], provider: &CryptoProvider) -> Result<Self, TlsError> {
-        let mut by_name: HashMap<String, Vec<Arc<CertifiedKey>>> = HashMap::new();
-        let mut default: Option<(Vec<String>, Vec<Arc<CertifiedKey>>)> = None;
+        let mut by_name: HashMap<String, Vec<Arc<Own>>> = HashMap::new();
+        let mut default: Vec<Arc<Own>> = Vec::new();
         for path in pem_files(paths)? {
-            let (names, key) =
+            let key =
                 load_file(&path, provider).map_err(|problem| TlsError { path: path.clone(), problem })?;
-            let key = Arc::new(key);
-            for name in &names {
-                by_name.entry(name.clone()).or_default().push(Arc::clone(&key));
+            let own = Arc::new(Own::of(path, key));
+            for name in &own.about.names {
+                by_name.entry(name.clone()).or_default().push(Arc::clone(&own));
             }
-            let (first, twins) = default.get_or_insert_with(|| (names.clone(), Vec::new()));
-            if *first == names {
-                twins.push(key);
+            if default.first().is_none_or(|first| first.about.names == own.about.names) {
+                default.push(own);
             }
         }
-        let Some((_names, mut default)) = default else {
+        if default.is_empty() {
             return Err(TlsError { path: first(paths), problem: TlsProblem::NothingConfigured });
-        };
-        by_name.values_mut().chain([&mut default]).for_each(|keys| keys.sort_by_key(|key| is_rsa(key)));
+        }
+        by_name.values_mut().chain([&mut default]).for_each(|all| all.sort_by_key(|own| own.is_rsa()));
         Ok(Self { by_name, default })
     }
 
@@ -57,16 +66,14 @@ impl CertificateSet {
 
     /// Each certificate once, as its owner knows it.
     pub(super) fn all(&self) -> Vec<OwnCertificate> {
-        let mut keys: Vec<_> = self.by_name.values().chain([&self.default]).flatten().collect();
-        keys.sort_unstable_by_key(|key| Arc::as_ptr(key).addr());
-        keys.dedup_by_key(|key| Arc::as_ptr(key).addr());
-        let leaves = keys.into_iter().filter_map(|key| key.cert.first());
-        let mut all: Vec<_> = leaves.map(OwnCertificate::of).collect();
-        all.sort_unstable_by(|one, other| one.names.cmp(&other.names));
+        let own = self.by_name.values().chain([&self.default]).flatten();
+        let mut all: Vec<_> = own.map(|own| own.about.clone()).collect();
+        all.sort_unstable_by(|one, other| (&one.names, &one.file).cmp(&(&other.names, &other.file)));
+        all.dedup_by(|one, other| one.file == other.file);
         all
     }
 
-    fn for_name(&self, name: Option<&str>) -> &[Arc<CertifiedKey>] {
+    fn for_name(&self, name: Option<&str>) -> &[Arc<Own>] {
         let Some(name) = name else { return &self.default };
         let name = name.to_ascii_lowercase();
         let wildcard = || {
@@ -80,27 +87,74 @@ impl CertificateSet {
 /// One certificate in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnCertificate {
+    pub file: PathBuf,
     pub names: Vec<String>,
     /// Seconds since 1970; `None` for one whose dates cannot be read.
     pub ends: Option<i64>,
+    /// Whether there is an OCSP response beside it.
+    pub ocsp: Ocsp,
 }
 
-impl OwnCertificate {
-    fn of(leaf: &CertificateDer<'_>) -> Self {
-        let parsed = x509_parser::parse_x509_certificate(leaf).ok();
-        Self {
-            names: names_of(leaf),
+/// The OCSP response of a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ocsp {
+    /// There is no file.
+    None,
+    /// Shown to clients that ask for it until then (seconds since 1970; `None`: for ever).
+    Until(Option<i64>),
+    /// There is one, and it is of no use.
+    Unusable(String),
+}
+
+impl Own {
+    fn of(file: PathBuf, key: CertifiedKey) -> Self {
+        let leaf = key.cert.first();
+        let parsed = leaf.and_then(|leaf| x509_parser::parse_x509_certificate(leaf).ok());
+        let beside = staple::path_of(&file);
+        let staple = leaf.map_or(Ok(None), |leaf| staple::read(&beside, leaf, now()));
+        let mut about = OwnCertificate {
+            names: leaf.map(names_of).unwrap_or_default(),
             ends: parsed.map(|(_, parsed)| parsed.validity().not_after.timestamp()),
+            ocsp: Ocsp::None,
+            file,
+        };
+        let stapled = match staple {
+            Ok(staple) => staple.map(|Staple { response, until }| {
+                about.ocsp = Ocsp::Until((until < i64::MAX).then_some(until));
+                (Arc::new(CertifiedKey { ocsp: Some(response), ..key.clone() }), until)
+            }),
+            Err(problem) => {
+                about.ocsp = Ocsp::Unusable(format!("{}: {problem}", beside.display()));
+                None
+            }
+        };
+        Self { about, key: Arc::new(key), stapled }
+    }
+
+    /// What a client is shown.
+    fn shown(&self) -> Arc<CertifiedKey> {
+        match &self.stapled {
+            Some((stapled, until)) if *until > now() => Arc::clone(stapled),
+            _ => Arc::clone(&self.key),
         }
     }
+
+    pub(super) fn is_rsa(&self) -> bool {
+        self.key.key.algorithm() == SignatureAlgorithm::RSA
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> i64 {
+    i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX)
 }
 
 /// What rustls asks during each handshake.
 impl ResolvesServerCert for CertificateSet {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let candidates = self.for_name(hello.server_name());
-        let takes = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
-        candidates.iter().find(takes).map(Arc::clone)
+        let takes = |own: &&Arc<Own>| own.key.key.choose_scheme(hello.signature_schemes()).is_some();
+        candidates.iter().find(takes).map(|own| own.shown())
     }
 }
 
@@ -144,11 +198,8 @@ pub(super) fn problems(paths: &[PathBuf], provider: &CryptoProvider) -> Vec<TlsE
     found
 }
 
-/// One combined PEM file → the names it serves and its key with the chain, the key's own certificate first.
-pub(super) fn load_file(
-    path: &Path,
-    provider: &CryptoProvider,
-) -> Result<(Vec<String>, CertifiedKey), TlsProblem> {
+/// One combined PEM file → its key with the chain, the key's own certificate first.
+pub(super) fn load_file(path: &Path, provider: &CryptoProvider) -> Result<CertifiedKey, TlsProblem> {
     let (mut chain, mut keys) = read_pem(path)?;
     let key = match (chain.is_empty(), keys.len()) {
         (true, _) => return Err(TlsProblem::NoCertificate),
@@ -174,8 +225,7 @@ pub(super) fn load_file(
         }
     }
     chain.swap(0, leaf.ok_or(TlsProblem::KeyMismatch)?);
-    let names = names_of(&chain[0]);
-    Ok((names, CertifiedKey::new(chain, key)))
+    Ok(CertifiedKey::new(chain, key))
 }
 
 /// What a PEM file holds: its certificates and its private keys.
@@ -199,10 +249,6 @@ pub(super) fn read_text(path: &Path) -> Result<Vec<u8>, TlsProblem> {
 fn names_of(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok(parsed) = webpki::EndEntityCert::try_from(certificate) else { return Vec::new() };
     parsed.valid_dns_names().map(str::to_ascii_lowercase).collect()
-}
-
-pub(super) fn is_rsa(key: &CertifiedKey) -> bool {
-    key.key.algorithm() == SignatureAlgorithm::RSA
 }
 
 pub(super) fn first(paths: &[PathBuf]) -> PathBuf {

@@ -95,8 +95,7 @@ impl TlsClientSettings {
 
     fn identity(&self, provider: &CryptoProvider) -> Result<Option<Arc<dyn ResolvesClientCert>>, TlsError> {
         let Some(path) = &self.certificate else { return Ok(None) };
-        let (_names, key) =
-            load_file(path, provider).map_err(|problem| TlsError { path: path.clone(), problem })?;
+        let key = load_file(path, provider).map_err(|problem| TlsError { path: path.clone(), problem })?;
         Ok(Some(Arc::new(SingleCertAndKey::from(key))))
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::staple;
 use crate::config::Table;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -13,6 +14,8 @@ pub struct TlsSettings {
     pub least: LeastVersion,
     /// Whether key exchanges that no quantum computer breaks are offered.
     pub post_quantum: PostQuantum,
+    /// A file with the keys of session tickets; `None`: random ones, known to this process alone.
+    pub ticket_keys: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -50,7 +53,9 @@ impl TlsSettings {
     pub fn paths(&self) -> Vec<PathBuf> {
         let of_clients =
             self.clients.iter().flat_map(|clients| clients.authorities.iter().chain(&clients.revoked));
-        self.certificates.iter().chain(of_clients).cloned().collect()
+        let staples = self.certificates.iter().map(|path| staple::path_of(path));
+        let files = self.certificates.iter().chain(of_clients).chain(&self.ticket_keys).cloned();
+        files.chain(staples).collect()
     }
 
     /// Reads a `tls` table; the caller may read more keys of it, and finishes it.
@@ -64,9 +69,18 @@ impl TlsSettings {
             Some(false) => PostQuantum::Off,
             _ => PostQuantum::On,
         };
+        let clients = ClientCertificates::read(table);
+        let ticket_keys = table.string("ticket_keys").map(PathBuf::from);
+        if ticket_keys.is_some() && clients.is_some() {
+            table.problem(
+                "ticket_keys",
+                "cannot be together with `client_ca`: a resumed session is not verified anew, and its client may be revoked",
+            );
+        }
         Self {
             certificates,
-            clients: ClientCertificates::read(table),
+            clients,
+            ticket_keys,
             least: table.choice("min_version", &versions).unwrap_or_default(),
             post_quantum,
         }

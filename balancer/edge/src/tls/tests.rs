@@ -7,7 +7,6 @@ use std::path::Path;
 
 use rustls_pki_types::ServerName;
 
-use super::certificates::is_rsa;
 use super::*;
 use crate::drain::Drain;
 
@@ -97,7 +96,7 @@ async fn a_pair_of_key_types_serves_ecdsa_first() {
     shown(&server, &ecdsa, "pair.example").await.unwrap();
     let set = Arc::clone(&server.current.load().certificates);
     assert_eq!(set.default.len(), 2, "both are twins of the first file");
-    assert!(is_rsa(&set.default[1]));
+    assert!(set.default[1].is_rsa());
 }
 
 fn rsa_pem(name: &str) -> String {

@@ -126,6 +126,12 @@ impl Balancer {
         until(&format!("{server} is {state}"), async || self.server(server).await["state"] == state).await;
     }
 
+    /// At once, and waits for its end.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.process), signal).unwrap();
     }
@@ -156,8 +162,7 @@ fn complete(directory: &TempDir, settings: &str) -> String {
 
 impl Drop for Balancer {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.kill();
         if std::thread::panicking() {
             eprintln!("--- the balancer's log\n{}", self.log());
         }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use super::{BINARY, Balancer, Broker, Client, free_address, listen, servers};
+use super::{BINARY, Balancer, Broker, Client, free_address, listen, servers, until};
 
 pub(crate) const NAME: &str = "mqtt.example";
 
@@ -26,6 +27,7 @@ pub(crate) const NAME: &str = "mqtt.example";
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub(crate) pem: String,
+    pub(crate) key: String,
 }
 
 /// A certificate and its key, as PEM.
@@ -49,7 +51,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(params, key), pem }
+        Self { key: key.serialize_pem(), issuer: Issuer::new(params, key), pem }
     }
 
     /// For a server of this name.
@@ -184,6 +186,9 @@ pub(crate) fn write_documented(directory: &Path) {
     write_over(&directory.join("certs"), "lelylan.pem", authority.server(NAME).combined().as_bytes());
     write_over(directory, "clients-ca.pem", authority.pem.as_bytes());
     write_over(directory, "clients-crl.pem", authority.list(&[]).as_bytes());
+    let tickets = directory.join("tickets.keys");
+    std::fs::write(&tickets, "A".repeat(64)).unwrap();
+    std::fs::set_permissions(&tickets, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 /// A running balancer with a TLS port.
@@ -196,6 +201,17 @@ pub(crate) struct Secure {
 impl Secure {
     pub(crate) async fn connect(&self) -> io::Result<Client<TlsStream<TcpStream>>> {
         connect(self.tls, &self.authority.client_config(None)).await
+    }
+
+    /// The same once more, as after a crash.
+    pub(crate) async fn restart(&mut self) {
+        let directory = std::mem::replace(&mut self.balancer.directory, TempDir::new().unwrap());
+        let text = std::fs::read_to_string(directory.path().join("balancer.toml")).unwrap();
+        let from = text.find("[[listen]]").unwrap();
+        let address = self.balancer.address;
+        // A process that is only asked to stop would give its port back a moment later.
+        self.balancer.kill();
+        self.balancer = Balancer::start_in(directory, address, &text[from..], Command::new(BINARY)).await;
     }
 
     pub(crate) async fn connect_with(&self, card: &Card) -> io::Result<Client<TlsStream<TcpStream>>> {
@@ -212,6 +228,23 @@ fn write_over(directory: &Path, name: &str, content: &[u8]) {
     let aside = directory.join(format!("{name}.aside"));
     std::fs::write(&aside, content).unwrap();
     std::fs::rename(aside, directory.join(name)).unwrap();
+}
+
+/// A handshake with `openssl s_client` whose session is kept in a file, as soon as its ticket has come.
+pub(crate) async fn keep_session(address: SocketAddr, file: &Path, arguments: &[&str]) {
+    let mut command = Command::new("timeout");
+    command
+        .args(["20", "openssl", "s_client", "-connect"])
+        .arg(address.to_string())
+        .args(["-servername", NAME]);
+    command.arg("-sess_out").arg(file).args(arguments);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let complete = async || std::fs::read_to_string(file).is_ok_and(|text| text.contains("END SSL SESSION"));
+    until("openssl has a session", complete).await;
+    // The end of its input ends it.
+    drop(child.stdin.take());
+    child.wait().unwrap();
 }
 
 /// What `openssl s_client` says of one handshake, its words on stderr included.

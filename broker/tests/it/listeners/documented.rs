@@ -1,5 +1,6 @@
 //! Every example of `docs/broker-listeners.md` is good, as it stands there.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -34,6 +35,10 @@ fn every_example_is_taken_by_the_check() {
     let list = list.signed_by(&rcgen::Issuer::new(params, key)).unwrap().pem().unwrap();
     std::fs::write(others.join("clients-crl.pem"), list).unwrap();
 
+    let tickets = others.join("tickets.keys");
+    std::fs::write(&tickets, "A".repeat(64)).unwrap();
+    std::fs::set_permissions(&tickets, std::fs::Permissions::from_mode(0o600)).unwrap();
+
     let all = examples(&text);
     assert!(all.len() >= 8, "{} examples", all.len());
     for example in &all {
@@ -56,6 +61,7 @@ fn every_example_is_taken_by_the_check() {
         "client_crl",
         "min_version",
         "post_quantum",
+        "ticket_keys",
         "websocket",
         "path",
         "origins",
