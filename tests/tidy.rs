@@ -23,6 +23,7 @@ const PURE: &[&str] = &[
     "broker/src/telemetry/sys.rs",
     "broker/wire/src",
     "balancer/src/backend.rs",
+    "balancer/src/framing.rs",
     "balancer/src/gate.rs",
     "balancer/src/gate",
     "balancer/src/pool.rs",

@@ -3,6 +3,7 @@
 //! | module | | what it does |
 //! | --- | --- | --- |
 //! | [`backend`] | pure | the state of one server: Joining, Healthy, Unhealthy, Draining, Gone |
+//! | [`framing`] | pure | where packets begin and end in a direction of a connection |
 //! | [`gate`] | pure | a client's CONNECT → let in, or refused and in which words |
 //! | [`pick`] | pure | which server gets the next session |
 //! | [`pool`] | pure | the servers of a backend; a new list of them → what changes |
@@ -26,6 +27,7 @@
 //! | [`server`] | edge | start, signals, reload, graceful stop |
 
 pub mod backend;
+pub mod framing;
 pub mod gate;
 pub mod pick;
 pub mod pool;
