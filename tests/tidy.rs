@@ -26,6 +26,7 @@ const PURE: &[&str] = &[
     "balancer/src/framing.rs",
     "balancer/src/gate.rs",
     "balancer/src/gate",
+    "balancer/src/pace.rs",
     "balancer/src/pool.rs",
     "balancer/src/pick.rs",
     "balancer/src/rules.rs",

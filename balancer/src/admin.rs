@@ -1,4 +1,6 @@
-//! The admin socket: health, status, drain and ready of a server, reload.
+//! The admin socket: health, status, who is where, drain and ready of a server, reload.
+
+mod clients;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +26,8 @@ pub(crate) fn router(balancer: Arc<Balancer>) -> Router {
     Router::new()
         .route(Method::GET, "/health", with(|balancer, _| health(balancer)))
         .route(Method::GET, "/status", with(|balancer, _| status(balancer)))
+        .route(Method::GET, "/who", with(clients::who))
+        .route(Method::GET, "/sessions", with(|balancer, _| clients::sessions(balancer)))
         .route(Method::POST, "/drain", with(|balancer, request| tell(balancer, request, Input::Drain)))
         .route(Method::POST, "/ready", with(|balancer, request| tell(balancer, request, Input::Ready)))
         .route(Method::POST, "/reload", with(|balancer, _| reload(balancer)))

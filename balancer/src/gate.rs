@@ -219,6 +219,15 @@ impl Gate {
         }
     }
 
+    /// As soon as the first bytes tell it.
+    pub fn version(&self) -> Option<Version> {
+        let frame = nsd_wire::frame(&self.bytes, usize::MAX).ok().flatten()?;
+        match self.level(&frame) {
+            Level::Known(version) => Some(version),
+            _ => None,
+        }
+    }
+
     /// The client's identifier as far as it can be read, for the log.
     pub fn client_id(&self) -> Option<&str> {
         Some(self.connect()?.client_id)
@@ -261,7 +270,9 @@ impl Gate {
     fn malformed(&self, frame: &Frame, error: &ReadError) -> Refused {
         match (error, self.level(frame)) {
             (ReadError::Decode(DecodeError::UnsupportedVersion { level }), _) => unsupported(*level),
-            (ReadError::Decode(DecodeError::UnknownProtocol), _) => Refused::new(Refusal::NotMqtt, None),
+            (ReadError::Decode(DecodeError::UnknownProtocol), _) | (_, Level::NotMqtt) => {
+                Refused::new(Refusal::NotMqtt, None)
+            }
             (error, Level::Known(version)) if version.is_v5() => {
                 Refused { why: Refusal::Malformed, answer: connack(error.reason(), version) }
             }
@@ -348,6 +359,13 @@ pub fn answer(bytes: &[u8], version: Version) -> Answer {
         code == nsd_wire::ConnectReturnCode::ServerUnavailable as u8
     };
     if unavailable { Answer::Unavailable } else { Answer::ForClient }
+}
+
+/// Whether the server's answer lets the client in. One that cannot be told to, does not.
+pub fn is_success(answer: &[u8]) -> bool {
+    let Ok(Some(frame)) = nsd_wire::frame(answer, usize::MAX) else { return false };
+    let code = answer.get(frame.header + 1);
+    frame.kind == PacketType::ConnAck && code == Some(&(ReasonCode::Success as u8))
 }
 
 /// How long the client may be silent: one and a half keep alives [MQTT-3.1.2-22], and the grace. `None`: for ever, or it

@@ -5,21 +5,25 @@
 //! | [`backend`] | pure | the state of one server: Joining, Healthy, Unhealthy, Draining, Gone |
 //! | [`framing`] | pure | where packets begin and end in a direction of a connection |
 //! | [`gate`] | pure | a client's CONNECT → let in, or refused and in which words |
+//! | [`pace`] | pure | how fast many sessions are told to end |
 //! | [`pick`] | pure | which server gets the next session |
 //! | [`pool`] | pure | the servers of a backend; a new list of them → what changes |
 //! | [`rules`] | pure | which backend a client goes to |
 //! | [`settings`] | pure | text → checked settings, or all that is wrong with it |
 //! | `limits` | | every limit with its reason |
+//! | `duplicates` | edge | the older sessions of a client that comes again |
 //! | `member` | edge | one server at run time: machine, counts, closing of its sessions |
 //! | `origin` | edge | what a server is told of where its client comes from |
 //! | `probe` | edge | health checks → inputs of the machine |
 //! | `queue` | edge | where clients wait while all servers are full |
-//! | `relay` | edge | copies both ways, without buffers while idle |
+//! | `registry` | edge | all sessions that run, to be found by client or server and told to end |
+//! | `relay` | edge | copies both ways, without buffers while idle; the clean end of who is told to leave |
 //! | `credentials` | edge | files that are needed to meet servers: certificates, and the checks' password |
 //! | `entry` | edge | who may come to a frontend, and whom a PROXY header names |
 //! | `frontend` | edge | one frontend: its rules and backends, the choice for a client |
 //! | `guard` | edge | the gate of one frontend, with the rates that its clients share |
 //! | `session` | edge | one client: handshake, gate, choice, connect or another, relay, access log |
+//! | `waves` | edge | many sessions told to end at a pace |
 //! | `workers` | edge | a thread and a runtime a core |
 //! | `running` | edge | all that runs: backends, frontends, bound addresses, certificates |
 //! | `reload` | edge | new settings → what runs, as a transaction |
@@ -29,6 +33,7 @@
 pub mod backend;
 pub mod framing;
 pub mod gate;
+pub mod pace;
 pub mod pick;
 pub mod pool;
 pub mod rules;
@@ -37,6 +42,7 @@ pub mod settings;
 
 mod admin;
 mod credentials;
+mod duplicates;
 mod entry;
 mod frontend;
 mod guard;
@@ -45,8 +51,10 @@ mod member;
 mod origin;
 mod probe;
 mod queue;
+mod registry;
 mod relay;
 mod reload;
 mod running;
 mod session;
+mod waves;
 mod workers;

@@ -3,6 +3,8 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::pace::Pace;
+
 /// A larger settings file is something else: refused. Thousands of servers fit.
 pub(crate) const SETTINGS_FILE: u64 = 4 * 1024 * 1024;
 /// Times in settings; anything else is a slip of the unit.
@@ -27,6 +29,21 @@ pub(crate) const HANDSHAKE_DEADLINES: RangeInclusive<Duration> =
 /// throw the answer away.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 pub(crate) const FAREWELL_BYTES: usize = 1024 * 1024;
+/// A session that is told to leave may take so long to finish its packets and to say goodbye; then it is cut. Below what
+/// is left of 10 s after [`STOP_GRACE`].
+pub(crate) const LEAVE: Duration = Duration::from_secs(3);
+/// Of that, a server that was told DISCONNECT has so long to answer what it has got, and to close.
+pub(crate) const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// When a client comes again, servers that share sessions have so long to close its older session themselves.
+pub(crate) const TAKEOVER: Duration = Duration::from_secs(1);
+/// Sessions of a server that is down, closed a second unless the settings say otherwise: each of their clients comes back
+/// with a CONNECT, and perhaps a handshake.
+pub(crate) const CLOSE_RATE: Pace = Pace::per_second(1000);
+/// How often it is looked for clients that are silent. A session is looked at once in as many turns as there are shards of
+/// the registry, so about once in two seconds.
+pub(crate) const LOOK_AFTER: Duration = Duration::from_millis(125);
+/// A longer client identifier or user name is kept, shown and logged up to here. Compared is all of it.
+pub(crate) const NAME: usize = 128;
 /// Read at most of a server's answer to a CONNECT before it is passed on.
 pub(crate) const ANSWER: u64 = 4096;
 /// Once one side has ended, the other may stay this long without sending: far longer than any answer takes.

@@ -52,6 +52,13 @@ enum Ask {
     Health,
     /// Servers with their state, sessions and checks
     Status,
+    /// Where a client is: server, source, age, version, TLS, bytes
+    Who {
+        /// Its client identifier
+        client: String,
+    },
+    /// How many sessions there are, by version, listener and server
+    Sessions,
     /// No new sessions for a server; those it has stay
     Drain { server: String },
     /// Sessions for a drained server again, once it has passed a check
@@ -104,16 +111,23 @@ fn serve(runtime: &tokio::runtime::Runtime, config: &std::path::Path) -> ExitCod
 async fn admin(socket: &std::path::Path, ask: Ask) -> ExitCode {
     let server = |server: String| Some(json!({ "server": server }));
     let (method, path, body) = match ask {
-        Ask::Health => (Method::GET, "/health", None),
-        Ask::Status => (Method::GET, "/status", None),
-        Ask::Drain { server: name } => (Method::POST, "/drain", server(name)),
-        Ask::Ready { server: name } => (Method::POST, "/ready", server(name)),
-        Ask::Reload => (Method::POST, "/reload", None),
+        Ask::Health => (Method::GET, "/health".to_owned(), None),
+        Ask::Status => (Method::GET, "/status".to_owned(), None),
+        Ask::Who { client } => (Method::GET, query("/who", "client", &client), None),
+        Ask::Sessions => (Method::GET, "/sessions".to_owned(), None),
+        Ask::Drain { server: name } => (Method::POST, "/drain".to_owned(), server(name)),
+        Ask::Ready { server: name } => (Method::POST, "/ready".to_owned(), server(name)),
+        Ask::Reload => (Method::POST, "/reload".to_owned(), None),
     };
-    match call(socket, method, path, body.as_ref()).await {
+    match call(socket, method, &path, body.as_ref()).await {
         Ok((status, answer)) => show(status, &answer),
         Err(error) => fail(&error.to_string(), FAILED),
     }
+}
+
+fn query(path: &str, name: &str, value: &str) -> String {
+    let pair = form_urlencoded::Serializer::new(String::new()).append_pair(name, value).finish();
+    format!("{path}?{pair}")
 }
 
 #[expect(clippy::print_stdout, reason = "the answer to a command is for people and pipes")]

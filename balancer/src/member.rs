@@ -14,13 +14,17 @@ use crate::backend::{Input, Machine, Rules, State, Transition};
 use crate::pick::{self, Load};
 use crate::probe::CheckResult;
 use crate::queue::Queue;
-use crate::relay::End;
+use crate::registry::Registry;
+use crate::relay::Order;
 use crate::settings::{CheckKind, OnDown, Policy, ServerSettings};
+use crate::waves;
 
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
+    /// The name of its backend.
+    pub(crate) backend: Arc<str>,
     /// [`pick::key`] of its name: tells it from the others of its backend.
     pub(crate) id: u64,
     machine: Mutex<Machine>,
@@ -32,7 +36,7 @@ pub(crate) struct Member {
     connect_failures: AtomicU64,
     suspicions: AtomicU64,
     closing: Notify,
-    /// How often all sessions were closed, and why the last time: a session that began before learns of it late.
+    /// How often all sessions were closed, and why the last time: who was being connected before learns of it late.
     closings: AtomicU32,
     stopping: AtomicBool,
     /// Wakes the probe: look now.
@@ -40,6 +44,16 @@ pub(crate) struct Member {
     last_check: Mutex<Option<CheckResult>>,
     /// Of its backend: who waits for a seat.
     queue: Arc<Queue>,
+    /// Where its sessions are found.
+    registry: Arc<Registry>,
+}
+
+/// What members share.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    pub(crate) backend: Arc<str>,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) registry: Arc<Registry>,
 }
 
 /// A session's place at a server; counted until dropped.
@@ -55,11 +69,13 @@ pub(crate) fn rules(policy: &Policy) -> Rules {
 }
 
 impl Member {
-    pub(crate) fn new(settings: &ServerSettings, rules: Rules, queue: Arc<Queue>) -> Self {
+    pub(crate) fn new(settings: &ServerSettings, rules: Rules, context: Context) -> Self {
         let machine = Machine::new(rules);
+        let Context { backend, queue, registry } = context;
         Self {
             name: settings.name.clone(),
             address: settings.address,
+            backend,
             id: pick::key(&settings.name),
             takes: AtomicBool::new(machine.state() == State::Healthy),
             machine: Mutex::new(machine),
@@ -74,6 +90,7 @@ impl Member {
             nudge: Notify::new(),
             last_check: Mutex::new(None),
             queue,
+            registry,
         }
     }
 
@@ -119,7 +136,7 @@ impl Member {
         if let Some(Transition { from, to }) = transition {
             self.log(from, to);
             if to == State::Unhealthy && policy.on_down == OnDown::Close {
-                self.close_sessions(End::ServerDown);
+                self.close_dead(policy);
             }
             self.nudge.notify_one();
             self.queue.freed();
@@ -178,9 +195,15 @@ impl Member {
         changed
     }
 
-    /// Ends all sessions, those included that are just being connected.
-    pub(crate) fn close_sessions(&self, reason: End) {
-        self.stopping.store(reason == End::Stopping, SeqCst);
+    /// At a pace, for their clients come back at once. Those who are just being connected go to another server.
+    fn close_dead(&self, policy: &Policy) {
+        self.close_connecting(Order::ServerDown);
+        tokio::spawn(waves::close_dead(self.registry.of_server(self), policy.close_rate));
+    }
+
+    /// Ends those who are just being connected.
+    pub(crate) fn close_connecting(&self, order: Order) {
+        self.stopping.store(order == Order::Stop, SeqCst);
         self.closings.fetch_add(1, SeqCst);
         self.closing.notify_waiters();
     }
@@ -220,14 +243,22 @@ impl Seat {
         &self.member
     }
 
-    /// Resolves when the server's sessions are to end, also if that was said before this was called.
-    pub(crate) async fn closed(&self) -> End {
+    /// Resolves when a client that is being connected is to end, also if that was said before this was called.
+    pub(crate) async fn closed(&self) -> Order {
         let closing = self.member.closing.notified();
         // The future above is woken by any close from here on; one before it shows in the count.
-        if self.member.closings.load(SeqCst) == self.closings {
-            closing.await;
+        if let Some(order) = self.is_closed() {
+            return order;
         }
-        if self.member.stopping.load(SeqCst) { End::Stopping } else { End::ServerDown }
+        closing.await;
+        self.is_closed().unwrap_or(Order::ServerDown)
+    }
+
+    /// Whether all of the server's sessions were told to end since this seat was taken.
+    pub(crate) fn is_closed(&self) -> Option<Order> {
+        let closed = self.member.closings.load(SeqCst) != self.closings;
+        let order = if self.member.stopping.load(SeqCst) { Order::Stop } else { Order::ServerDown };
+        closed.then_some(order)
     }
 }
 

@@ -13,6 +13,8 @@ use crate::settings::ProxyVersion;
 pub(crate) trait Origin {
     fn socket(&self) -> &TcpStream;
 
+    fn is_tls(&self) -> bool;
+
     /// What there is to tell besides addresses.
     fn extras(&self) -> Extras;
 }
@@ -20,6 +22,10 @@ pub(crate) trait Origin {
 impl Origin for TcpStream {
     fn socket(&self) -> &TcpStream {
         self
+    }
+
+    fn is_tls(&self) -> bool {
+        false
     }
 
     /// Says that there is no TLS: a server must not take silence for the balancer's word.
@@ -31,6 +37,10 @@ impl Origin for TcpStream {
 impl Origin for TlsStream {
     fn socket(&self) -> &TcpStream {
         self.socket()
+    }
+
+    fn is_tls(&self) -> bool {
+        true
     }
 
     fn extras(&self) -> Extras {

@@ -2,151 +2,143 @@
 //! the thread's scratch buffer and written on at once; only what the other side does not take is kept, and until that is
 //! gone nothing more is read. So a slow reader costs one read's worth of memory and slows its sender.
 
-use std::future::poll_fn;
-use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use nsd_edge::stream::poll_pass_scratch;
+use nsd_wire::Version;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::gate::Refusal;
+use crate::framing::Framing;
+use crate::limits;
 
-/// Why a session ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
-    /// The client ended it.
-    Client,
-    /// The server ended it.
-    Server,
-    /// The client's connection broke.
-    ClientBroke,
-    /// The server's connection broke.
-    ServerBroke,
-    /// One side had ended, the other neither sent nor ended for too long.
-    HalfClosed,
-    /// The client sent nothing for longer than its keep alive allows.
-    Silent,
-    /// The server was marked down.
-    ServerDown,
-    /// The balancer stops.
-    Stopping,
-    /// No server took the client.
-    NoServer,
-    /// This process or machine ran out of files, ports or memory.
-    OurLimit,
-    /// The TLS handshake failed.
-    Handshake,
-    /// The TLS handshake took too long.
-    HandshakeTimeout,
-    /// The frontend has as many connections as it may.
-    ListenerFull,
-    /// The client's source has as many connections as it may.
-    SourceFull,
-    /// It has as many that came to no server yet as it may.
-    SourcePending,
-    /// The source may not come.
-    SourceDenied,
-    /// PROXY headers are not taken from there.
-    UnknownProxy,
-    /// The connection did not begin with a PROXY header.
-    NoHeader,
-    /// The CONNECT gate did not let the client in.
-    Refused(Refusal),
+mod direction;
+mod end;
+mod handle;
+mod leave;
+
+use direction::{Broke, Direction};
+use handle::Word;
+use leave::{Leave, Sides};
+
+pub(crate) use end::{End, Order};
+pub(crate) use handle::{Handle, Moved};
+
+/// Tests do not wait for a minute.
+const HALF_CLOSED_IDLE: Duration =
+    if cfg!(test) { Duration::from_millis(200) } else { limits::HALF_CLOSED_IDLE };
+
+/// A client and its server. What is rare is boxed: most of a fleet's memory is idle sessions.
+#[derive(Debug)]
+pub(crate) struct Relay<C, S> {
+    client: C,
+    server: S,
+    up: Direction,
+    down: Direction,
+    /// `None`: bytes that are not MQTT's.
+    version: Option<Version>,
+    first_to_end: Option<End>,
+    half_closed: Option<Box<Silence>>,
+    leave: Option<Box<Leave>>,
 }
 
-impl End {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Server => "server",
-            Self::ClientBroke => "client-broke",
-            Self::ServerBroke => "server-broke",
-            Self::HalfClosed => "half-closed",
-            Self::Silent => "client-silent",
-            Self::ServerDown => "server-down",
-            Self::Stopping => "stopping",
-            Self::NoServer => "no-server",
-            Self::OurLimit => "our-limit",
-            Self::Handshake => "handshake",
-            Self::HandshakeTimeout => "handshake-timeout",
-            Self::ListenerFull => "listener-full",
-            Self::SourceFull => "source-full",
-            Self::SourcePending => "source-pending",
-            Self::SourceDenied => "source-denied",
-            Self::UnknownProxy => "unknown-proxy",
-            Self::NoHeader => "no-proxy-header",
-            Self::Refused(refusal) => refusal.as_str(),
-        }
-    }
-}
-
-/// Bytes moved so far.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Moved {
-    /// Client to server.
-    pub(crate) up: u64,
-    /// Server to client.
-    pub(crate) down: u64,
-}
-
-/// Copies until both sides have ended, one broke, the client is silent for longer than `patience` allows, or one side has
-/// ended and the other is silent. `moved` is current at any time, also when this is dropped.
-pub(crate) async fn relay<C, S>(client: &mut C, server: &mut S, moved: &mut Moved, patience: Patience) -> End
+impl<C, S> Relay<C, S>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut up, mut down) = (Direction::default(), Direction::default());
-    let mut first_to_end = None;
-    let Patience { client: longest, half_closed } = patience;
-    // The client's while both sides are there, then that of both.
-    let mut silence = longest.map(Silence::boxed);
-    poll_fn(|context| {
-        let before = *moved;
-        let upward = up.poll(context, client, server, &mut moved.up);
-        let downward = down.poll(context, server, client, &mut moved.down);
+    /// Of MQTT where there is a version. `up` and `down` have followed what was passed on already.
+    pub(crate) fn new(client: C, server: S, version: Option<Version>, up: Framing, down: Framing) -> Self {
+        let (up, down) = (Direction::new(up), Direction::new(down));
+        Self { client, server, up, down, version, first_to_end: None, half_closed: None, leave: None }
+    }
+
+    /// Copies until both sides have ended, one broke, the session is told to end, or one side has ended and the other is
+    /// silent. The counts in the handle are current at any time, also when this is dropped.
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>, handle: &Handle) -> Poll<End> {
+        match handle.word() {
+            Word::Nothing => {}
+            Word::ProveLife => {
+                // A client that is not read because its server is slow is not silent; half a session has its own patience.
+                if !self.up.is_held_up() && self.first_to_end.is_none() {
+                    return Poll::Ready(End::Silent);
+                }
+                handle.excuse();
+            }
+            Word::End(order) => return self.poll_leave(context, handle, order),
+        }
+        self.poll_both(context, handle)
+    }
+
+    fn poll_both(&mut self, context: &mut Context<'_>, handle: &Handle) -> Poll<End> {
+        let before = self.half_closed.as_ref().map(|_| handle.moved());
+        let Self { client, server, up, down, .. } = self;
+        let upward = up.poll(context, client, server, &handle.up);
+        let downward = down.poll(context, server, client, &handle.down);
         match (upward, downward) {
             (Poll::Ready(Err(broke)), _) => {
-                return Poll::Ready(broke.end(End::ClientBroke, End::ServerBroke));
+                return Poll::Ready(self.ended(broke.end(End::ClientBroke, End::ServerBroke)));
             }
             (_, Poll::Ready(Err(broke))) => {
-                return Poll::Ready(broke.end(End::ServerBroke, End::ClientBroke));
+                return Poll::Ready(self.ended(broke.end(End::ServerBroke, End::ClientBroke)));
             }
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
-                return Poll::Ready(first_to_end.unwrap_or(End::Client));
+                return Poll::Ready(self.first_to_end.unwrap_or_else(|| self.ended(End::Client)));
             }
-            (Poll::Pending, Poll::Pending) => {
-                // A client that is not read because its server is slow is not silent.
-                let heard = moved.up != before.up || !up.tail.is_empty();
-                let Some(silence) = &mut silence else { return Poll::Pending };
-                return silence.poll(context, heard).map(|()| End::Silent);
-            }
-            (upward, _) if first_to_end.is_none() => {
-                first_to_end = Some(if upward.is_ready() { End::Client } else { End::Server });
-                silence = Some(Silence::boxed(half_closed));
+            (Poll::Pending, Poll::Pending) => return Poll::Pending,
+            (upward, _) if self.first_to_end.is_none() => {
+                let end = if upward.is_ready() { End::Client } else { End::Server };
+                self.first_to_end = Some(self.ended(end));
             }
             _ => {}
         }
-        let Some(silence) = &mut silence else { return Poll::Pending };
-        silence.poll(context, *moved != before).map(|()| End::HalfClosed)
-    })
-    .await
+        let silence = self.half_closed.get_or_insert_with(|| Box::new(Silence::new(HALF_CLOSED_IDLE)));
+        silence.poll(context, before != Some(handle.moved())).map(|()| End::HalfClosed)
+    }
+
+    fn poll_leave(&mut self, context: &mut Context<'_>, handle: &Handle, order: Order) -> Poll<End> {
+        let alone = order.goodbye().is_none() || self.version.is_none() || self.first_to_end.is_some();
+        if alone {
+            return Poll::Ready(End::Told(order));
+        }
+        let Self { client, server, up, down, version, leave, .. } = self;
+        let leave = leave.get_or_insert_with(|| Box::new(Leave::new(order)));
+        leave.poll(context, &mut Sides { client, server, up, down, handle }, *version)
+    }
+
+    /// For a session that was told to leave: whether its server was told so.
+    pub(crate) fn left_cleanly(&self) -> Option<bool> {
+        self.leave.as_ref().map(|leave| leave.is_clean())
+    }
+
+    /// Messages that went up and down, where they can be seen.
+    pub(crate) fn messages(&self) -> Option<(u32, u32)> {
+        self.version.map(|_| (self.up.framing.publishes(), self.down.framing.publishes()))
+    }
+
+    /// Whoever closes first after a DISCONNECT, it ended as it was said.
+    fn ended(&self, closed: End) -> End {
+        if self.up.framing.said_goodbye() {
+            End::ClientGoodbye
+        } else if self.down.framing.said_goodbye() {
+            End::ServerGoodbye
+        } else {
+            closed
+        }
+    }
 }
 
-/// How long who may be silent.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
-    /// The client, while both sides are there; `None`: for ever.
-    pub(crate) client: Option<Duration>,
-    /// Both, once one has ended.
-    pub(crate) half_closed: Duration,
+impl Broke {
+    fn end(self, reader: End, writer: End) -> End {
+        match self {
+            Self::Reader => reader,
+            Self::Writer => writer,
+        }
+    }
 }
 
 /// A time without a sound. The timer is not touched at each sound, but set anew when it has run out too early.
-/// Boxed, for most of a fleet's memory is idle sessions, and not all have one.
 #[derive(Debug)]
 struct Silence {
     limit: Duration,
@@ -155,8 +147,8 @@ struct Silence {
 }
 
 impl Silence {
-    fn boxed(limit: Duration) -> Box<Self> {
-        Box::new(Self { limit, since: Instant::now(), timer: Box::pin(sleep(limit)) })
+    fn new(limit: Duration) -> Self {
+        Self { limit, since: Instant::now(), timer: Box::pin(sleep(limit)) }
     }
 
     /// Ready when it has lasted for too long.
@@ -172,125 +164,6 @@ impl Silence {
             }
             self.timer.as_mut().reset(due);
         }
-    }
-}
-
-/// One way: from a reader to a writer.
-#[derive(Debug, Default)]
-struct Direction {
-    /// What was read and the writer did not take; no allocation while empty.
-    tail: Vec<u8>,
-    sent: usize,
-    unflushed: bool,
-    reader: Reader,
-}
-
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Reader {
-    #[default]
-    Open,
-    /// Has ended; the writer is told once all is sent.
-    Ended,
-    /// Has ended, and the writer was told.
-    Told,
-}
-
-/// Which end of a direction broke.
-#[derive(Debug, Clone, Copy)]
-enum Broke {
-    Reader,
-    Writer,
-}
-
-impl Broke {
-    fn end(self, reader: End, writer: End) -> End {
-        match self {
-            Self::Reader => reader,
-            Self::Writer => writer,
-        }
-    }
-}
-
-impl Direction {
-    /// Moves what can be moved now; ready once the reader has ended and the writer was told.
-    fn poll<R, W>(
-        &mut self,
-        context: &mut Context<'_>,
-        reader: &mut R,
-        writer: &mut W,
-        moved: &mut u64,
-    ) -> Poll<Result<(), Broke>>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
-        loop {
-            ready!(self.poll_send(context, writer)).map_err(|_| Broke::Writer)?;
-            match self.reader {
-                Reader::Open => {}
-                Reader::Ended => {
-                    ready!(Pin::new(&mut *writer).poll_shutdown(context)).map_err(|_| Broke::Writer)?;
-                    self.reader = Reader::Told;
-                    return Poll::Ready(Ok(()));
-                }
-                Reader::Told => return Poll::Ready(Ok(())),
-            }
-            let pass = |context: &mut Context<'_>, bytes: &[u8]| self.pass_on(context, writer, bytes, moved);
-            ready!(poll_pass_scratch(Pin::new(&mut *reader), context, pass))
-                .map_err(|_| Broke::Reader)?
-                .map_err(|_| Broke::Writer)?;
-        }
-    }
-
-    /// Until nothing is kept here or in the writer.
-    fn poll_send<W: AsyncWrite + Unpin>(
-        &mut self,
-        context: &mut Context<'_>,
-        writer: &mut W,
-    ) -> Poll<io::Result<()>> {
-        while self.sent < self.tail.len() {
-            let taken = ready!(Pin::new(&mut *writer).poll_write(context, &self.tail[self.sent..]))?;
-            if taken == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.sent += taken;
-            self.unflushed = true;
-        }
-        if !self.tail.is_empty() {
-            (self.tail, self.sent) = (Vec::new(), 0);
-        }
-        if self.unflushed {
-            ready!(Pin::new(writer).poll_flush(context))?;
-            self.unflushed = false;
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Straight from the scratch buffer to the writer; keeps what it does not take.
-    fn pass_on<W: AsyncWrite + Unpin>(
-        &mut self,
-        context: &mut Context<'_>,
-        writer: &mut W,
-        bytes: &[u8],
-        moved: &mut u64,
-    ) -> io::Result<()> {
-        if bytes.is_empty() {
-            self.reader = Reader::Ended;
-            return Ok(());
-        }
-        *moved += bytes.len() as u64;
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            match Pin::new(&mut *writer).poll_write(context, rest) {
-                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(taken)) => rest = &rest[taken..],
-                Poll::Ready(Err(error)) => return Err(error),
-                Poll::Pending => break,
-            }
-        }
-        self.tail = rest.to_vec();
-        self.unflushed = true;
-        Ok(())
     }
 }
 

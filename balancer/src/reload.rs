@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use nsd_edge::drain::Drain;
 use nsd_edge::listen;
@@ -17,11 +18,11 @@ use crate::entry::Entry;
 use crate::frontend::Frontend;
 use crate::gate::GateRules;
 use crate::guard::Guard;
-use crate::member::{Member, rules};
+use crate::member::{self, Member, rules};
 use crate::pool::{Change, Changes, Pool};
 use crate::probe;
 use crate::running::{Backend, Bound, Certificates, Handshakes, Route, Running, Shared};
-use crate::settings::{BackendSettings, EntrySettings, FrontendSettings, Settings, TlsBind};
+use crate::settings::{BackendSettings, EntrySettings, FrontendSettings, ServerSettings, Settings, TlsBind};
 
 /// What [`prepare`] made, not in use yet.
 pub(crate) struct Prepared {
@@ -88,12 +89,12 @@ pub(crate) fn commit(
     let mut plan = Vec::new();
     let mut backend = |wanted: &BackendSettings| {
         let credentials = prepared.credentials.remove(&wanted.name).unwrap_or_default();
-        commit_backend(running, wanted, credentials, &mut plan)
+        commit_backend(running, wanted, credentials, context, &mut plan)
     };
     let backends: Vec<Arc<Backend>> = wanted.backends.iter().map(&mut backend).collect();
     for backend in &running.backends {
         if !backends.iter().any(|kept| kept.name == backend.name) {
-            let (_, changes) = replace(backend, &[]);
+            let (_, changes) = replace(backend, &[], context);
             note(&backend.name, &changes, &mut plan);
         }
     }
@@ -102,7 +103,8 @@ pub(crate) fn commit(
     plan.extend(wanted.frontends.iter().flat_map(|wanted| frontend_changes(running, wanted)));
     running.frontends = wanted.frontends.iter().map(|wanted| frontend(running, wanted)).collect();
     commit_binds(running, wanted, prepared, context, &mut plan);
-    context.shared.access_log.store(wanted.access_log, std::sync::atomic::Ordering::Relaxed);
+    context.shared.access_log.store(wanted.access_log, Relaxed);
+    context.shared.log_user_names.store(wanted.log_user_names, Relaxed);
     plan
 }
 
@@ -110,6 +112,7 @@ fn commit_backend(
     running: &Running,
     wanted: &BackendSettings,
     credentials: Credentials,
+    context: &Context<'_>,
     plan: &mut Vec<String>,
 ) -> Arc<Backend> {
     let kept = running.backends.iter().find(|backend| backend.name == wanted.name);
@@ -125,7 +128,7 @@ fn commit_backend(
         }
         plan.push(format!("~{} policy", wanted.name));
     }
-    let (pool, changes) = replace(&backend, &wanted.servers);
+    let (pool, changes) = replace(&backend, &wanted.servers, context);
     note(&wanted.name, &changes, plan);
     backend.pool.store(Arc::new(pool));
     perform(&backend, &changes);
@@ -133,9 +136,18 @@ fn commit_backend(
     backend
 }
 
-fn replace(backend: &Backend, wanted: &[crate::settings::ServerSettings]) -> (Pool<Member>, Changes<Member>) {
+fn replace(
+    backend: &Backend,
+    wanted: &[ServerSettings],
+    context: &Context<'_>,
+) -> (Pool<Member>, Changes<Member>) {
     let rules = rules(&backend.policy.load());
-    let make = |settings: &_| Member::new(settings, rules, Arc::clone(&backend.queue));
+    let shared = member::Context {
+        backend: backend.name.as_str().into(),
+        queue: Arc::clone(&backend.queue),
+        registry: Arc::clone(&context.shared.registry),
+    };
+    let make = |settings: &_| Member::new(settings, rules, shared.clone());
     let (pool, changes) = backend.pool.load().replace(wanted, make, |member| member.active() > 0);
     let policy = backend.policy.load();
     for change in &changes {

@@ -20,6 +20,7 @@ use crate::member::{Member, Seat};
 use crate::pick;
 use crate::pool::{Entry, Pool};
 use crate::queue::Queue;
+use crate::registry::Registry;
 use crate::session;
 use crate::settings::{Balance, Policy};
 use crate::workers::Workers;
@@ -30,7 +31,9 @@ pub(crate) struct Shared {
     pub(crate) workers: Workers,
     /// See [`crate::limits::sessions`].
     pub(crate) sessions: Arc<Semaphore>,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) access_log: AtomicBool,
+    pub(crate) log_user_names: AtomicBool,
 }
 
 /// Whom a server is chosen for.

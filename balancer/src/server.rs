@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 use crate::backend::State;
 use crate::credentials::Credentials;
 use crate::pool::Entry;
-use crate::relay::End;
+use crate::relay::Order;
 use crate::running::{Running, Shared};
 use crate::settings::{self, Settings, SettingsError};
 use crate::workers::Workers;
@@ -102,8 +102,11 @@ impl Balancer {
         let shared = Arc::new(Shared {
             workers: Workers::start(settings.threads.unwrap_or(cores))?,
             sessions: Arc::new(Semaphore::new(sessions)),
+            registry: Arc::default(),
             access_log: AtomicBool::new(settings.access_log),
+            log_user_names: AtomicBool::new(settings.log_user_names),
         });
+        tokio::spawn(Arc::clone(&shared.registry).look_after());
         info!(sessions, "room for this many sessions at once (from the limit of open files)");
         let balancer = Self {
             path: path.to_owned(),
@@ -179,8 +182,11 @@ impl Balancer {
         let left = self.shared.workers.sessions();
         if left > 0 {
             info!(sessions = left, "closing the sessions that are left");
-            self.members().iter().for_each(|entry| entry.member.close_sessions(End::Stopping));
-            self.wait_for_sessions(Duration::from_secs(1)).await;
+            self.members().iter().for_each(|entry| entry.member.close_connecting(Order::Stop));
+            self.shared.registry.each(|live| {
+                live.handle.tell(Order::Stop);
+            });
+            self.wait_for_sessions(limits::LEAVE + Duration::from_secs(1)).await;
         }
         info!("stopped");
     }

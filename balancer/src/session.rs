@@ -5,34 +5,41 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use nsd_edge::listen::Accepted;
 use nsd_edge::tls::HandshakeError;
+use nsd_wire::Version;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
-use tracing::{debug, info};
+use tracing::debug;
 
 use crate::entry::{Entry, Pass};
+use crate::framing::Framing;
 use crate::frontend::Frontend;
 use crate::gate::Refusal;
 use crate::limits;
 use crate::member::Seat;
 use crate::origin::Origin;
-use crate::relay::{End, Moved, Patience, relay};
+use crate::registry::{Names, Registry};
+use crate::relay::{End, Moved};
 use crate::running::{Handshakes, Shared, Who};
 use crate::workers::Place;
 
+mod access;
 mod admit;
 mod facts;
 mod reach;
+mod talk;
 mod upstream;
 
+use access::Line;
+pub(crate) use access::number;
 use admit::admit;
 use reach::reach;
+use talk::Talk;
 pub(crate) use upstream::Upstream;
 
 /// What is known of a client, and what is counted for it until it ends.
@@ -65,7 +72,7 @@ pub(crate) async fn begin(
     let Some(entry) = client.frontend.entry.clone() else { return enter(socket, tls, client).await };
     match entry.admit(peer.ip()) {
         Ok(pass) => client.pass = Some(pass),
-        Err(end) => return client.ended(None, end, Moved::default()),
+        Err(end) => return client.turned_away(&end.into()),
     }
     if entry.is_behind_proxy() {
         tokio::spawn(hear_proxy(socket, entry, tls, client));
@@ -85,7 +92,7 @@ async fn hear_proxy(
             Ok(peer) => client.peer = peer,
             Err((peer, end)) => {
                 client.peer = peer;
-                return client.ended(None, end, Moved::default());
+                return client.turned_away(&end.into());
             }
         }
     }
@@ -111,7 +118,7 @@ async fn shake_hands(socket: TcpStream, tls: Arc<Handshakes>, client: Client) {
     let turn = match timeout_at(deadline, turn).await {
         Ok(Ok(turn)) => turn,
         Ok(Err(error)) => return client.ended_by(&error, End::Handshake),
-        Err(_elapsed) => return client.ended(None, End::HandshakeTimeout, Moved::default()),
+        Err(_elapsed) => return client.turned_away(&End::HandshakeTimeout.into()),
     };
     let shaken = tls.server.handshake(socket, deadline.saturating_duration_since(Instant::now())).await;
     drop(turn);
@@ -119,7 +126,7 @@ async fn shake_hands(socket: TcpStream, tls: Arc<Handshakes>, client: Client) {
         Ok(stream) => {
             tokio::spawn(seat(stream, client));
         }
-        Err(HandshakeError::TimedOut) => client.ended(None, End::HandshakeTimeout, Moved::default()),
+        Err(HandshakeError::TimedOut) => client.turned_away(&End::HandshakeTimeout.into()),
         Err(HandshakeError::Failed(error)) => client.ended_by(&error, End::Handshake),
     }
 }
@@ -136,7 +143,7 @@ where
     match seated {
         Ok(seated) => {
             client.pass.iter_mut().for_each(|pass| pass.begun());
-            tokio::spawn(talk(stream, seated, client));
+            tokio::spawn(Talk::begin(stream, seated, client));
         }
         Err(failed) => client.turned_away(&failed),
     }
@@ -146,23 +153,30 @@ where
 struct Seated {
     server: Upstream,
     seat: Seat,
-    /// Bytes passed on so far.
+    /// Bytes passed on so far, and where they ended.
     moved: Moved,
+    up: Framing,
+    down: Framing,
+    /// `None`: not MQTT.
+    version: Option<Version>,
+    names: Names,
     /// How long the client may be silent; `None`: it has not said.
     silence: Option<Duration>,
+    /// Other sessions of its client are to be closed.
+    closes_older: bool,
 }
 
 /// Why a client came to no server.
 struct Failed {
     end: End,
-    /// Its identifier, where it told one.
-    id: Option<String>,
+    names: Option<Names>,
+    version: Option<Version>,
     moved: Moved,
 }
 
 impl From<End> for Failed {
     fn from(end: End) -> Self {
-        Self { end, id: None, moved: Moved::default() }
+        Self { end, names: None, version: None, moved: Moved::default() }
     }
 }
 
@@ -177,59 +191,44 @@ async fn connect(stream: &impl Origin, client: &Client) -> Result<Seated, Failed
         let Some(seat) = backend.seat(&policy, who, &tried).await else { break };
         if let Some(server) = reach(backend, seat.member(), &policy, stream, client).await? {
             seat.member().connected(&policy);
-            return Ok(Seated { server, seat, moved: Moved::default(), silence: None });
+            return Ok(Seated {
+                server,
+                seat,
+                moved: Moved::default(),
+                up: Framing::lost(),
+                down: Framing::lost(),
+                version: None,
+                names: Registry::nobody(),
+                silence: None,
+                closes_older: false,
+            });
         }
         tried.push(seat.member().id);
     }
     Err(End::NoServer.into())
 }
 
-async fn talk<C>(mut stream: C, seated: Seated, client: Client)
-where
-    C: AsyncRead + AsyncWrite + Unpin,
-{
-    let Seated { mut server, seat, mut moved, silence } = seated;
-    let patience = Patience { client: silence, half_closed: limits::HALF_CLOSED_IDLE };
-    let end = tokio::select! {
-        biased;
-        end = seat.closed() => end,
-        end = relay(&mut stream, &mut server, &mut moved, patience) => end,
-    };
-    if end == End::ServerBroke && client.since.elapsed() < limits::YOUNG {
-        seat.member().suspected();
-    }
-    client.ended(Some(&seat), end, moved);
-}
-
 impl Client {
     fn ended_by(&self, error: &io::Error, end: End) {
         debug!(client = %self.peer, %error, "ended");
-        self.ended(None, end, Moved::default());
-    }
-
-    fn ended(&self, seat: Option<&Seat>, end: End, moved: Moved) {
-        self.log(seat, end, moved, None);
+        self.turned_away(&end.into());
     }
 
     fn turned_away(&self, failed: &Failed) {
-        self.log(None, failed.end, failed.moved, failed.id.as_deref());
-    }
-
-    /// The access log: one line for each ended session. What a client says of itself is quoted.
-    fn log(&self, seat: Option<&Seat>, end: End, moved: Moved, id: Option<&str>) {
-        if !self.shared.access_log.load(Relaxed) {
-            return;
+        let Failed { end, names, version, moved } = failed;
+        let names = names.as_ref();
+        Line {
+            listener: &self.frontend.name,
+            peer: self.peer,
+            since: self.since,
+            names,
+            version: *version,
+            server: "-",
+            messages: None,
+            moved: *moved,
+            end: *end,
+            clean: None,
         }
-        info!(
-            target: "access",
-            listener = self.frontend.name,
-            client = %self.peer,
-            id = id.map(tracing::field::debug),
-            server = seat.map_or("-", |seat| seat.member().name.as_str()),
-            ms = self.since.elapsed().as_millis(),
-            up = moved.up,
-            down = moved.down,
-            end = end.as_str(),
-        );
+        .write(&self.shared);
     }
 }

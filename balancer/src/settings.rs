@@ -22,7 +22,7 @@ mod server;
 mod server_tls;
 mod tls;
 
-pub use backend::{BackendSettings, Balance, OnDown, Policy, ProxyVersion};
+pub use backend::{BackendSettings, Balance, Duplicates, OnDown, Policy, ProxyVersion};
 pub use check::{Ask, Check, CheckKind, HttpAsk, MqttAsk};
 pub use entry::EntrySettings;
 pub use frontend::FrontendSettings;
@@ -37,6 +37,8 @@ pub const ADMIN_SOCKET: &str = "/run/nsd/balancer.sock";
 pub struct Settings {
     pub admin_socket: PathBuf,
     pub access_log: bool,
+    /// Whether the access log and `who` tell user names.
+    pub log_user_names: bool,
     pub log_format: Format,
     /// How long sessions may go on after SIGTERM.
     pub stop_grace: Duration,
@@ -89,12 +91,14 @@ fn read(root: &mut Table<'_, '_>) -> Option<Settings> {
         table.finish();
         socket
     });
-    let (access_log, log_format) = root.table("log").map_or((true, Format::Text), |mut table| {
-        let access = table.boolean("access").unwrap_or(true);
-        let format = table.choice("format", &[("text", Format::Text), ("json", Format::Json)]);
-        table.finish();
-        (access, format.unwrap_or_default())
-    });
+    let (access_log, log_user_names, log_format) =
+        root.table("log").map_or((true, false, Format::Text), |mut table| {
+            let access = table.boolean("access").unwrap_or(true);
+            let user_names = table.boolean("user_names").unwrap_or(false);
+            let format = table.choice("format", &[("text", Format::Text), ("json", Format::Json)]);
+            table.finish();
+            (access, user_names, format.unwrap_or_default())
+        });
     let stop_grace = root.duration("stop_grace", &limits::DURATIONS).unwrap_or(limits::STOP_GRACE);
     let threads = root.number("threads", 1, 256).and_then(|threads| usize::try_from(threads).ok());
     let mut seen = Seen::default();
@@ -128,6 +132,7 @@ fn read(root: &mut Table<'_, '_>) -> Option<Settings> {
     Some(Settings {
         admin_socket: admin_socket.map_or_else(|| PathBuf::from(ADMIN_SOCKET), PathBuf::from),
         access_log,
+        log_user_names,
         log_format,
         stop_grace,
         threads,

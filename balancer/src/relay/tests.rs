@@ -1,28 +1,49 @@
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::task::JoinHandle;
 
 use super::*;
 
-const IDLE: Duration = Duration::from_millis(200);
+const IDLE: Duration = HALF_CLOSED_IDLE;
 
 /// A relay between two pipes that each hold `room` bytes; the outer ends, and what the relay said at its end.
 fn relayed(room: usize) -> (DuplexStream, DuplexStream, JoinHandle<(End, Moved)>) {
-    relayed_with(room, None)
+    let (client, server, _, task) = relayed_as(room, None, None);
+    (client, server, task)
 }
 
-fn relayed_with(
+fn relayed_as(
     room: usize,
+    version: Option<Version>,
     silence: Option<Duration>,
-) -> (DuplexStream, DuplexStream, JoinHandle<(End, Moved)>) {
-    let patience = Patience { client: silence, half_closed: IDLE };
-    let (client, mut inner_client) = duplex(room);
-    let (server, mut inner_server) = duplex(room);
+) -> (DuplexStream, DuplexStream, Arc<Handle>, JoinHandle<(End, Moved)>) {
+    let (client, inner_client) = duplex(room);
+    let (server, inner_server) = duplex(room);
+    let framing = if version.is_some() { Framing::default() } else { Framing::lost() };
+    let handle = Arc::new(Handle::new(Moved::default(), silence, 0));
+    let told = Arc::clone(&handle);
     let task = tokio::spawn(async move {
-        let mut moved = Moved::default();
-        let end = relay(&mut inner_client, &mut inner_server, &mut moved, patience).await;
-        (end, moved)
+        let mut relay = Relay::new(inner_client, inner_server, version, framing, framing);
+        let end = run(&mut relay, &told).await;
+        (end, told.moved())
     });
-    (client, server, task)
+    (client, server, handle, task)
+}
+
+async fn run<C, S>(relay: &mut Relay<C, S>, handle: &Handle) -> End
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    poll_fn(|context| {
+        handle.attend(context.waker());
+        relay.poll(context, handle)
+    })
+    .await
 }
 
 #[tokio::test]
@@ -68,15 +89,13 @@ async fn a_slow_reader_stops_its_sender() {
 async fn an_idle_direction_keeps_no_buffer() {
     let (mut near, mut reader) = duplex(64);
     let (mut writer, mut far) = duplex(16);
-    let mut direction = Direction::default();
-    let mut moved = 0;
+    let mut direction = Direction::new(Framing::lost());
+    let moved = AtomicU64::new(0);
     near.write_all(&[1; 40]).await.unwrap();
     let mut step = async || {
-        poll_fn(|context| {
-            Poll::Ready(direction.poll(context, &mut reader, &mut writer, &mut moved).is_pending())
-        })
-        .await
-            && direction.tail.capacity() == 0
+        poll_fn(|context| Poll::Ready(direction.poll(context, &mut reader, &mut writer, &moved).is_pending()))
+            .await
+            && !direction.is_held_up()
     };
     assert!(!step().await, "16 of 40 bytes fit, the rest is kept");
     let mut out = [0; 40];
@@ -129,11 +148,11 @@ impl AsyncWrite for Ended {
 
 #[tokio::test]
 async fn a_side_that_has_ended_is_not_read_again() {
-    let (mut server, mut inner_server) = duplex(64);
+    let (mut server, inner_server) = duplex(64);
     let task = tokio::spawn(async move {
-        let mut moved = Moved::default();
-        let patience = Patience { client: None, half_closed: IDLE };
-        relay(&mut Ended::default(), &mut inner_server, &mut moved, patience).await
+        let framing = Framing::lost();
+        let mut relay = Relay::new(Ended::default(), inner_server, None, framing, framing);
+        run(&mut relay, &Handle::default()).await
     });
     let mut all = Vec::new();
     server.read_to_end(&mut all).await.unwrap();
@@ -142,34 +161,151 @@ async fn a_side_that_has_ended_is_not_read_again() {
     assert_eq!(task.await.unwrap(), End::Client);
 }
 
+const LONGEST: Duration = Duration::from_millis(100);
+
 #[tokio::test]
 async fn a_silent_client_is_given_up_and_what_its_server_says_does_not_count() {
-    let (_client, mut server, task) = relayed_with(4096, Some(IDLE));
-    let begun = Instant::now();
-    while !task.is_finished() {
-        let _ = server.write_all(b".").await;
-        sleep(IDLE / 10).await;
+    let (mut client, mut server, handle, task) = relayed_as(4096, None, Some(LONGEST));
+    let mut byte = [0];
+    for now in [40, 80] {
+        handle.look(now);
+        server.write_all(b".").await.unwrap();
+        client.read_exact(&mut byte).await.unwrap();
     }
-    assert!(begun.elapsed() >= IDLE);
+    handle.look(120);
     assert_eq!(task.await.unwrap().0, End::Silent);
 }
 
 #[tokio::test]
 async fn a_client_that_speaks_now_and_then_or_is_not_read_is_not_silent() {
-    let (mut client, mut server, task) = relayed_with(4096, Some(IDLE));
+    let (mut client, mut server, handle, task) = relayed_as(4096, None, Some(LONGEST));
+    let mut byte = [0];
+    let mut now = u32::MAX - 200;
     for _ in 0..6 {
-        sleep(IDLE / 2).await;
         client.write_all(b".").await.unwrap();
+        server.read_exact(&mut byte).await.unwrap();
+        now = now.wrapping_add(80);
+        handle.look(now);
     }
     // The server reads nothing: the client waits with the rest.
     let sender = tokio::spawn(async move {
         client.write_all(&[0; 100_000]).await.unwrap();
         client
     });
-    sleep(3 * IDLE).await;
+    for _ in 0..6 {
+        now = now.wrapping_add(80);
+        handle.look(now);
+        sleep(Duration::from_millis(5)).await;
+    }
     assert!(!task.is_finished());
-    let mut all = vec![0; 100_006];
+    let mut all = vec![0; 100_000];
     server.read_exact(&mut all).await.unwrap();
     let _client = sender.await.unwrap();
+    for _ in 0..3 {
+        now = now.wrapping_add(80);
+        handle.look(now);
+    }
     assert_eq!(task.await.unwrap().0, End::Silent, "now it is");
+}
+
+const PUBLISH: &[u8] = b"\x30\x06\0\x01tabc";
+
+/// A session of MQTT between pipes with much room.
+fn session(version: Version) -> (DuplexStream, DuplexStream, Arc<Handle>, JoinHandle<(End, Moved)>) {
+    relayed_as(1 << 16, Some(version), None)
+}
+
+async fn all(stream: &mut DuplexStream) -> Vec<u8> {
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).await.unwrap();
+    all
+}
+
+#[tokio::test]
+async fn who_leaves_between_packets_says_goodbye_to_both_and_gets_the_last_answers() {
+    for (version, goodbye) in [(Version::V311, b"".as_slice()), (Version::V5, b"\xe0\x01\x98")] {
+        let (mut client, mut server, handle, task) = session(version);
+        client.write_all(PUBLISH).await.unwrap();
+        let mut heard = [0; PUBLISH.len() + 2];
+        server.read_exact(&mut heard[..PUBLISH.len()]).await.unwrap();
+        assert!(handle.tell(Order::Drain) && !handle.tell(Order::Stop), "only the first word counts");
+        server.read_exact(&mut heard[PUBLISH.len()..]).await.unwrap();
+        assert_eq!(&heard[PUBLISH.len()..], b"\xe0\0");
+        server.write_all(b"\x40\x02\0\x01").await.unwrap();
+        drop(server);
+        assert_eq!(all(&mut client).await, [b"\x40\x02\0\x01", goodbye].concat());
+        drop(client);
+        assert_eq!(task.await.unwrap().0, End::Told(Order::Drain));
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_within_a_packet_finishes_it_and_what_follows_is_not_read() {
+    let (mut client, mut server, handle, task) = session(Version::V5);
+    client.write_all(&PUBLISH[..4]).await.unwrap();
+    let mut heard = [0; PUBLISH.len()];
+    server.read_exact(&mut heard[..4]).await.unwrap();
+    handle.tell(Order::Duplicate);
+    tokio::task::yield_now().await;
+    client.write_all(&PUBLISH[4..]).await.unwrap();
+    client.write_all(PUBLISH).await.unwrap();
+    let mut rest = [0; PUBLISH.len() - 4 + 2];
+    server.read_exact(&mut rest).await.unwrap();
+    assert_eq!(rest[..], [&PUBLISH[4..], b"\xe0\0"].concat());
+    server.shutdown().await.unwrap();
+    assert_eq!(all(&mut client).await, b"\xe0\x01\x8e");
+    drop(client);
+    assert_eq!(all(&mut server).await, b"", "what the client sent behind its packet is nobody's");
+    assert_eq!(task.await.unwrap().0, End::Told(Order::Duplicate));
+}
+
+#[tokio::test]
+async fn the_end_of_a_servers_packet_is_waited_for_where_it_does_not_close() {
+    let (mut client, mut server, handle, task) = session(Version::V5);
+    server.write_all(&PUBLISH[..5]).await.unwrap();
+    let mut heard = [0; 5];
+    client.read_exact(&mut heard).await.unwrap();
+    handle.tell(Order::Stop);
+    sleep(limits::LAST_ANSWERS + Duration::from_millis(50)).await;
+    server.write_all(&[&PUBLISH[5..], PUBLISH].concat()).await.unwrap();
+    assert_eq!(all(&mut client).await, [&PUBLISH[5..], b"\xe0\x01\x8b"].concat());
+    drop(client);
+    assert_eq!(task.await.unwrap().0, End::Told(Order::Stop));
+}
+
+#[tokio::test]
+async fn who_does_not_finish_its_packet_is_cut_and_its_server_is_told_nothing() {
+    let (mut client, mut server, handle, task) = session(Version::V311);
+    client.write_all(&PUBLISH[..4]).await.unwrap();
+    server.read_exact(&mut [0; 4]).await.unwrap();
+    let begun = Instant::now();
+    handle.tell(Order::Drain);
+    assert_eq!(all(&mut server).await, b"");
+    assert!(begun.elapsed() >= limits::LEAVE);
+    assert_eq!(task.await.unwrap().0, End::Told(Order::Drain));
+}
+
+#[tokio::test]
+async fn a_dead_server_is_told_nothing() {
+    let (mut client, mut server, handle, task) = session(Version::V5);
+    client.write_all(PUBLISH).await.unwrap();
+    handle.tell(Order::ServerDown);
+    assert_eq!(task.await.unwrap().0, End::Told(Order::ServerDown));
+    assert!(!all(&mut server).await.ends_with(b"\xe0\0"));
+    assert_eq!(all(&mut client).await, b"");
+}
+
+#[tokio::test]
+async fn an_end_that_was_said_is_told_from_one_that_was_not() {
+    for (last, end) in [(b"\xe0\0".as_slice(), End::ClientGoodbye), (PUBLISH, End::Client)] {
+        let (mut client, server, _, task) = session(Version::V311);
+        client.write_all(last).await.unwrap();
+        client.shutdown().await.unwrap();
+        let server = tokio::spawn(async move {
+            let mut server = server;
+            all(&mut server).await
+        });
+        server.await.unwrap();
+        assert_eq!(task.await.unwrap().0, end);
+    }
 }

@@ -2,6 +2,7 @@
 //! that this needs is gone once the client and its server talk.
 
 use std::io;
+use std::sync::atomic::Ordering::Relaxed;
 
 use nsd_edge::stream::read_scratch;
 use nsd_wire::ReasonCode;
@@ -10,18 +11,19 @@ use tokio::time::{timeout, timeout_at};
 use tracing::debug;
 
 use super::{Client, Failed, Seated, Upstream, reach};
+use crate::framing::Framing;
 use crate::gate::{
-    Answer, Gate, GateRules, Passed, Refusal, Refused, Verdict, answer, connack, longest_silence,
+    Answer, Gate, GateRules, Passed, Refusal, Refused, Verdict, answer, connack, is_success, longest_silence,
 };
 use crate::guard::Guard;
 use crate::limits;
+use crate::member::Seat;
 use crate::origin::Origin;
 use crate::pick;
-use crate::relay::{End, Moved};
+use crate::registry::{Names, Registry};
+use crate::relay::{End, Moved, Order};
 use crate::running::{Backend, Who};
-
-/// A client's identifier is logged up to here.
-const LOGGED_ID: usize = 128;
+use crate::settings::{Duplicates, Policy};
 
 pub(super) async fn admit<C>(stream: &mut C, client: &Client, guard: &Guard) -> Result<Seated, Failed>
 where
@@ -35,7 +37,7 @@ where
             .and_then(|passed| Ok((choose(stream, client, &gate, passed)?, passed))),
         Ok(Err(error)) => {
             debug!(client = %client.peer, %error, "broke before its CONNECT was complete");
-            return Err(failed(End::ClientBroke, &gate, 0));
+            return Err(failed(client, End::ClientBroke, &gate, 0));
         }
         Err(_elapsed) => Err(Refused::new(Refusal::TooSlow, None)),
     };
@@ -43,7 +45,7 @@ where
         Ok((backend, passed)) => offer(stream, client, backend, &guard.rules, &gate, passed).await,
         Err(refused) => {
             say_goodbye(stream, &refused.answer).await;
-            Err(failed(End::Refused(refused.why), &gate, refused.answer.len()))
+            Err(failed(client, End::Refused(refused.why), &gate, refused.answer.len()))
         }
     }
 }
@@ -113,24 +115,24 @@ where
         tried.push(seat.member().id);
         let Some(mut server) = reach(backend, seat.member(), &policy, stream, client)
             .await
-            .map_err(|end| failed(end, gate, 0))?
+            .map_err(|end| failed(client, end, gate, 0))?
         else {
             continue;
         };
         let asked = timeout(rules.answer_timeout, ask(&mut server, gate.bytes(), passed));
         let asked = tokio::select! {
             biased;
-            End::Stopping = seat.closed() => return Err(failed(End::Stopping, gate, 0)),
-            _down = seat.closed() => continue,
+            order = seat.closed() => match order {
+                Order::Stop => return Err(failed(client, End::Told(order), gate, 0)),
+                _ => continue,
+            },
             asked = asked => asked,
         };
         match asked {
             Ok(Ok((Answer::ForClient, answer))) => {
                 seat.member().connected(&policy);
-                pass_on(stream, rules, &answer).await.map_err(|end| failed(end, gate, 0))?;
-                let moved = Moved { up: gate.bytes().len() as u64, down: answer.len() as u64 };
-                let silence = longest_silence(passed, &answer, rules.keep_alive_grace);
-                return Ok(Seated { server, seat, moved, silence });
+                pass_on(stream, rules, &answer).await.map_err(|end| failed(client, end, gate, 0))?;
+                return Ok(seated(server, seat, (client, &policy), (rules, gate, passed), &answer));
             }
             Ok(Ok((_, answer))) => {
                 debug!(server = name, "is unavailable, trying another server");
@@ -143,7 +145,7 @@ where
     }
     let answer = last_word.unwrap_or_else(|| connack(ReasonCode::ServerUnavailable, passed.version));
     say_goodbye(stream, &answer).await;
-    Err(failed(End::NoServer, gate, answer.len()))
+    Err(failed(client, End::NoServer, gate, answer.len()))
 }
 
 /// Sends the CONNECT with what came behind it, and reads the beginning of the answer.
@@ -200,7 +202,37 @@ where
     let _ = timeout(limits::FAREWELL, goodbye).await;
 }
 
-fn failed(end: End, gate: &Gate, told: usize) -> Failed {
-    let id = gate.client_id().map(|id| id.chars().take(LOGGED_ID).collect());
-    Failed { end, id, moved: Moved { up: gate.bytes().len() as u64, down: told as u64 } }
+fn seated(
+    server: Upstream,
+    seat: Seat,
+    (client, policy): (&Client, &Policy),
+    (rules, gate, passed): (&GateRules, &Gate, Passed),
+    answer: &[u8],
+) -> Seated {
+    let (mut up, mut down) = (Framing::default(), Framing::default());
+    up.follow(gate.bytes());
+    down.follow(answer);
+    Seated {
+        server,
+        seat,
+        moved: Moved { up: gate.bytes().len() as u64, down: answer.len() as u64 },
+        up,
+        down,
+        version: Some(passed.version),
+        names: names(client, gate).unwrap_or_else(Registry::nobody),
+        silence: longest_silence(passed, answer, rules.keep_alive_grace),
+        closes_older: policy.duplicates == Duplicates::Close && is_success(answer),
+    }
+}
+
+fn failed(client: &Client, end: End, gate: &Gate, told: usize) -> Failed {
+    let moved = Moved { up: gate.bytes().len() as u64, down: told as u64 };
+    Failed { end, names: names(client, gate), version: gate.version(), moved }
+}
+
+/// As far as they can be read.
+fn names(client: &Client, gate: &Gate) -> Option<Names> {
+    let connect = gate.connect()?;
+    let user = connect.user_name.filter(|_| client.shared.log_user_names.load(Relaxed)).unwrap_or_default();
+    Some(client.shared.registry.names(connect.client_id, user))
 }

@@ -7,6 +7,7 @@ use nsd_edge::config::Table;
 use super::server::read_server;
 use super::{Check, Seen, ServerSettings, ServerTls, check, read_name, server_tls};
 use crate::limits;
+use crate::pace::Pace;
 
 /// More clients than this are not served sooner for waiting here.
 const MAX_QUEUE: u64 = 100_000;
@@ -33,6 +34,9 @@ pub struct Policy {
     /// Clients that may wait at once while all servers are full, and how long.
     pub queue: usize,
     pub queue_timeout: Duration,
+    /// How fast the sessions of a server that is down are closed.
+    pub close_rate: Pace,
+    pub duplicates: Duplicates,
 }
 
 /// Forms of the PROXY header.
@@ -74,6 +78,14 @@ pub enum OnDown {
     Keep,
 }
 
+/// What happens to a client's older session when it comes again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duplicates {
+    /// It is closed, if its server has not done that itself.
+    Close,
+    Keep,
+}
+
 pub(super) fn read_backend(table: &mut Table<'_, '_>, seen: &mut Seen) -> Option<BackendSettings> {
     let name = read_name(table);
     let policy = read_policy(table);
@@ -104,6 +116,8 @@ fn read_policy(table: &mut Table<'_, '_>) -> Policy {
         table.duration("connect_timeout", &limits::DURATIONS).unwrap_or(limits::CONNECT_TIMEOUT);
     let server_tls = server_tls::read(table);
     let check = check::read(table, server_tls.is_some());
+    let close_rate = table.parsed("close_rate", "1000/s").unwrap_or(limits::CLOSE_RATE);
+    let duplicates = table.choice("duplicates", &[("close", Duplicates::Close), ("keep", Duplicates::Keep)]);
     Policy {
         balance,
         check,
@@ -113,5 +127,7 @@ fn read_policy(table: &mut Table<'_, '_>) -> Policy {
         server_tls,
         queue: queue.unwrap_or(0),
         queue_timeout,
+        close_rate,
+        duplicates: duplicates.unwrap_or(Duplicates::Close),
     }
 }

@@ -54,7 +54,7 @@ async fn a_client_that_does_not_read_stops_its_server_instead_of_growing_memory(
 async fn the_end_of_one_side_ends_the_other() {
     let b1 = Broker::start("b1").await;
     let balancer = Balancer::before(&[&b1]).await;
-    drop(Client::connect(balancer.address).await.unwrap());
+    drop(Client::named(balancer.address, "client").await.unwrap());
     until("the server sees the end", async || b1.sessions() == 0 && b1.total() == 1).await;
     let log = "listener=\"mqtt\" client=127.0.0.1:";
     balancer.wait_for_log(log).await;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use nsd_wire::{ConnAck, Connect, Packet, ReasonCode, Version};
@@ -17,9 +18,15 @@ pub(crate) struct Client<S = TcpStream> {
     pub(crate) broker: String,
 }
 
+/// An identifier of its own for each client that is not asked for one.
+fn another() -> String {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    format!("client-{}", COUNT.fetch_add(1, Relaxed))
+}
+
 impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
-        Self::named(address, "client").await
+        Self::named(address, &another()).await
     }
 
     pub(crate) async fn named(address: SocketAddr, id: &str) -> io::Result<Self> {
@@ -50,7 +57,7 @@ impl Client {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     pub(crate) async fn over(stream: S) -> io::Result<Self> {
-        Self::over_as(stream, "client").await
+        Self::over_as(stream, &another()).await
     }
 
     async fn over_as(mut stream: S, id: &str) -> io::Result<Self> {

@@ -1,0 +1,82 @@
+//! PURE. How fast many sessions are told to end: so many a second or a minute, with jitter, so that their clients do not
+//! come back in step.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// At most so many in the unit: a pace above that is none.
+const MOST: u32 = 1_000_000;
+
+/// `50/s`, `30/min`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    count: u32,
+    per: Per,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Per {
+    Second,
+    Minute,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("write a pace like `50/s` or `30/min`, from 1 to {MOST}")]
+pub struct NoPace;
+
+impl Pace {
+    pub const fn per_second(count: u32) -> Self {
+        Self { count, per: Per::Second }
+    }
+
+    /// From one to the next; half to one and a half of the mean, by a random number from 0 to 1.
+    pub fn gap(self, random: f64) -> Duration {
+        let unit = Duration::from_secs(if self.per == Per::Second { 1 } else { 60 });
+        unit.mul_f64((0.5 + random.clamp(0.0, 1.0)) / f64::from(self.count.max(1)))
+    }
+}
+
+impl FromStr for Pace {
+    type Err = NoPace;
+
+    fn from_str(text: &str) -> Result<Self, NoPace> {
+        let (count, unit) = text.split_once('/').ok_or(NoPace)?;
+        let per = match unit.trim() {
+            "s" => Per::Second,
+            "min" => Per::Minute,
+            _ => return Err(NoPace),
+        };
+        let count = count.trim().parse().ok().filter(|count| (1..=MOST).contains(count)).ok_or(NoPace)?;
+        Ok(Self { count, per })
+    }
+}
+
+impl fmt::Display for Pace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.count, if self.per == Per::Second { "s" } else { "min" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_written_as_people_say_it() {
+        for text in ["1/s", "1000/s", "30/min"] {
+            assert_eq!(text.parse::<Pace>().unwrap().to_string(), text);
+        }
+        for wrong in ["", "50", "0/s", "-1/s", "5/h", "1.5/s", "1000001/s", "/s"] {
+            assert_eq!(wrong.parse::<Pace>(), Err(NoPace), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn gaps_lie_around_their_mean() {
+        let pace: Pace = "50/s".parse().unwrap();
+        assert_eq!([0.0, 0.5, 1.0].map(|random| pace.gap(random).as_millis()), [10, 20, 30]);
+        let slow: Pace = "30/min".parse().unwrap();
+        assert_eq!(slow.gap(0.5), Duration::from_secs(2));
+    }
+}

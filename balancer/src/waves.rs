@@ -1,0 +1,47 @@
+//! Many sessions told to end, one after the other, at a pace.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::pace::Pace;
+use crate::registry::Live;
+use crate::relay::Order;
+
+/// What a busy machine missed is made up for so far, and no further: no crowd at once.
+const LAG: Duration = Duration::from_millis(100);
+
+/// Says when the next one is due.
+#[derive(Debug)]
+pub(crate) struct Beat {
+    pace: Pace,
+    due: Instant,
+}
+
+impl Beat {
+    pub(crate) fn new(pace: Pace) -> Self {
+        Self { pace, due: Instant::now() }
+    }
+
+    pub(crate) async fn next(&mut self) {
+        let now = Instant::now();
+        self.due = self.due.max(now.checked_sub(LAG).unwrap_or(now)) + self.pace.gap(fastrand::f64());
+        if self.due > now {
+            sleep_until(self.due).await;
+        }
+    }
+}
+
+/// The sessions of a server that is down, as long as it is.
+pub(crate) async fn close_dead(sessions: Vec<Arc<Live>>, pace: Pace) {
+    let mut beat = Beat::new(pace);
+    for live in sessions {
+        if live.member.takes_sessions() {
+            return;
+        }
+        if live.handle.tell(Order::ServerDown) {
+            beat.next().await;
+        }
+    }
+}
