@@ -22,6 +22,7 @@ const PURE: &[&str] = &[
     "broker/src/telemetry/rates.rs",
     "broker/src/telemetry/sys.rs",
     "broker/wire/src",
+    "balancer/edge/src/metrics.rs",
     "balancer/src/backend.rs",
     "balancer/src/framing.rs",
     "balancer/src/gate.rs",

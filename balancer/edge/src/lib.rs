@@ -14,6 +14,8 @@
 //! | [`watch`] | a file or directory changed |
 //! | [`admin`] | HTTP with JSON on a unix socket: server and client |
 //! | [`config`] | TOML read key by key; all problems at once, with lines |
+//! | [`metrics`] | what Prometheus reads (pure), and the port where it asks |
+//! | [`process`] | what the kernel says about this process |
 //! | [`logs`] | tracing to stderr, as text or JSON |
 
 pub mod admin;
@@ -21,6 +23,8 @@ pub mod config;
 pub mod drain;
 pub mod listen;
 pub mod logs;
+pub mod metrics;
+pub mod process;
 pub mod proxy_header;
 pub mod signal;
 pub mod stream;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::Context;
 use nsd_edge::admin::AdminSocket;
 use nsd_edge::drain::Drain;
+use nsd_edge::metrics::MetricsPort;
 use nsd_edge::signal::{Signal, Signals};
 use nsd_edge::watch::FileWatch;
 use tokio::sync::mpsc;
@@ -26,7 +27,6 @@ use crate::admin;
 use crate::server::{self, Server};
 use crate::settings::Settings;
 use crate::telemetry::Sys;
-use metrics::Metrics;
 use reload::Reload;
 
 /// Orders that wait for the one that is being carried out.
@@ -38,7 +38,7 @@ const ORDERS: usize = 16;
 pub async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let socket = settings.admin_socket.as_deref().map(AdminSocket::bind).transpose()?;
-    let metrics = Metrics::bind(settings.telemetry.metrics)?;
+    let metrics = MetricsPort::bind(settings.telemetry.metrics)?;
     let server = tokio::select! {
         server = server::start(&settings) => server?,
         () = stop_asked(&mut signals) => return Ok(()),
@@ -53,11 +53,11 @@ pub async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()
     let watch = file.as_ref().map(|file| FileWatch::new(std::slice::from_ref(file)));
     let reload = file.map(|file| Reload::new(file, settings));
     let mut office = Office { server, desk, metrics, reload, watch };
-    office.metrics.serve(&office.desk.node);
+    office.metrics.serve(metrics::pages(&office.desk.node));
     office.work(&mut signals, inbox).await;
     info!("stopping");
     sys.abort();
-    office.metrics.close();
+    office.metrics = MetricsPort::default();
     tokio::select! {
         () = office.server.stop() => {}
         // Asked twice: now.
@@ -75,7 +75,7 @@ async fn stop_asked(signals: &mut Signals) {
 struct Office {
     server: Server,
     desk: Arc<Desk>,
-    metrics: Metrics,
+    metrics: MetricsPort,
     reload: Option<Reload>,
     watch: Option<FileWatch>,
 }

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use nsd_edge::logs;
+use nsd_edge::metrics::MetricsPort;
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
 use super::desk::Reloaded;
 use super::diff::{self, Change, Takes};
-use super::metrics::Metrics;
+use super::metrics;
 use crate::server::Server;
 use crate::settings::{self, Settings};
 
@@ -29,8 +30,8 @@ impl Reload {
         Self { file, started: text.clone(), current: text, settings }
     }
 
-    pub(super) async fn run(&mut self, server: &mut Server, metrics: &mut Metrics) -> Reloaded {
-        match self.attempt(server, metrics).await {
+    pub(super) async fn run(&mut self, server: &mut Server, port: &mut MetricsPort) -> Reloaded {
+        match self.attempt(server, port).await {
             Ok(reloaded) => {
                 tell(&reloaded);
                 reloaded
@@ -44,7 +45,11 @@ impl Reload {
         }
     }
 
-    async fn attempt(&mut self, server: &mut Server, metrics: &mut Metrics) -> Result<Reloaded, Vec<String>> {
+    async fn attempt(
+        &mut self,
+        server: &mut Server,
+        port: &mut MetricsPort,
+    ) -> Result<Reloaded, Vec<String>> {
         let lines =
             |error: settings::SettingsError| error.to_string().lines().map(str::to_owned).collect::<Vec<_>>();
         let (settings, text) = settings::read_file(&self.file).map_err(lines)?;
@@ -52,8 +57,7 @@ impl Reload {
         let touches = |section: &str| changes.iter().any(|change| change.key.starts_with(section));
         // What can fail comes first, and what fails leaves everything as it was.
         if touches("metrics") {
-            metrics
-                .change(settings.telemetry.metrics, &server.node)
+            port.change(settings.telemetry.metrics, metrics::pages(&server.node))
                 .map_err(|error| vec![error.to_string()])?;
         }
         if touches("listen") {

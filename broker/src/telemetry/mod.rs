@@ -3,7 +3,6 @@
 
 mod count;
 mod listener;
-mod process;
 pub mod prometheus;
 mod publisher;
 mod rates;
@@ -16,7 +15,7 @@ use nsd_wire::Qos;
 
 pub use count::{Cause, Count, Early, Ended, QOS, Totals, count, count_all, count_many};
 pub use listener::{Connections, Counted};
-pub use process::Process;
+pub use nsd_edge::process::Process;
 pub(crate) use prometheus::version_name;
 pub use publisher::{Event, Sys};
 pub use rates::{Rates, SPANS};

@@ -1,60 +1,22 @@
 //! A sample as Prometheus reads it: text format 0.0.4, one family after another, each with its help and its type. Pure.
 
-use std::fmt::{Display, Write};
-
+use nsd_edge::metrics::{COUNTER, GAUGE, Page, label};
 use nsd_wire::frame::PacketType;
 use nsd_wire::{ReasonCode, Version};
 
 use super::count::{Cause, Count, Early, Ended, QOS};
 use super::sample::Sample;
 
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-const COUNTER: &str = "counter";
-const GAUGE: &str = "gauge";
-
 /// The whole page.
 pub fn page(sample: &Sample) -> String {
-    let mut page = Page(String::with_capacity(16 * 1024));
+    let mut page = Page::new("nsd_broker");
     broker(&mut page, sample);
     connections(&mut page, sample);
     messages(&mut page, sample);
     sessions(&mut page, sample);
     cluster(&mut page, sample);
     process(&mut page, sample);
-    page.0
-}
-
-struct Page(String);
-
-impl Page {
-    /// One family of one value without labels.
-    fn one(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
-        self.family(name, kind, help, [("", value)]);
-    }
-
-    /// One family; each value with its labels, written as they are read: `a="b",c="d"`.
-    fn family<L: AsRef<str>, V: Display>(
-        &mut self,
-        name: &str,
-        kind: &str,
-        help: &str,
-        values: impl IntoIterator<Item = (L, V)>,
-    ) {
-        // Writing to a String cannot fail.
-        let _ = writeln!(self.0, "# HELP nsd_broker_{name} {help}\n# TYPE nsd_broker_{name} {kind}");
-        for (labels, value) in values {
-            let _ = match labels.as_ref() {
-                "" => writeln!(self.0, "nsd_broker_{name} {value}"),
-                labels => writeln!(self.0, "nsd_broker_{name}{{{labels}}} {value}"),
-            };
-        }
-    }
-}
-
-fn label(name: &str, value: impl Display) -> String {
-    let value = value.to_string().replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-    format!("{name}=\"{value}\"")
+    page.into_text()
 }
 
 fn broker(page: &mut Page, sample: &Sample) {
@@ -242,24 +204,4 @@ pub(crate) fn version_name(version: Version) -> &'static str {
 
 fn packet_name(kind: PacketType) -> String {
     format!("{kind:?}").to_lowercase()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_cannot_break_out() {
-        assert_eq!(label("node", "a\"b\\c\nd"), r#"node="a\"b\\c\nd""#);
-    }
-
-    #[test]
-    fn a_family_has_its_help_its_type_and_its_values() {
-        let mut page = Page(String::new());
-        page.family("x_total", COUNTER, "Some.", [(label("a", 1), 2), (String::new(), 3)]);
-        assert_eq!(
-            page.0,
-            "# HELP nsd_broker_x_total Some.\n# TYPE nsd_broker_x_total counter\nnsd_broker_x_total{a=\"1\"} 2\nnsd_broker_x_total 3\n"
-        );
-    }
 }

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use super::count::Totals;
-use super::process::Process;
+use nsd_edge::process::Process;
+
 use crate::node::Node;
 use crate::store::keys;
 
