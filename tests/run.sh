@@ -41,7 +41,7 @@ prepare() {
   fi
   export PATH=$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
   # What a workspace build needs, what the lab needs, and the peers that tests and benchmarks stand beside.
-  tests/install.sh cc:build-essential make:build-essential prove:perl pkg-config:pkg-config shellcheck:shellcheck \
+  tests/install.sh cc:build-essential make:build-essential prove:perl pkg-config:pkg-config shellcheck:shellcheck dnsmasq:dnsmasq-base \
     "${LAB_NEEDS[@]}" mosquitto:mosquitto mosquitto_pub:mosquitto-clients haproxy:haproxy openssl:openssl \
     /usr/lib/python3/dist-packages/prometheus_client/parser.py:python3-prometheus-client
   local tool

@@ -70,6 +70,7 @@ const OWNED: &[(&str, &[&str])] = &[
             "tests/load",
         ],
     ),
+    ("hickory_resolver::", &["balancer/src/names.rs"]),
     ("redb::", &["broker/src/store/disk", "broker/tests/it/disk"]),
     ("mqttbytes::", &["broker/wire/tests", "broker/wire/benches"]),
 ];

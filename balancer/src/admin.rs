@@ -2,7 +2,6 @@
 
 mod clients;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use nsd_edge::admin::{Method, Reply, Request, Router, StatusCode};
@@ -14,6 +13,7 @@ use crate::backend::{Input, State};
 use crate::member::MemberReport;
 use crate::rules::Then;
 use crate::server::Balancer;
+use crate::settings::Address;
 
 pub(crate) fn router(balancer: Arc<Balancer>) -> Router {
     let with = |answer: fn(&Balancer, &Request) -> Reply| {
@@ -157,7 +157,7 @@ fn tell(balancer: &Balancer, request: &Request, input: Input) -> Reply {
         Ok(which) => which,
         Err(reply) => return reply,
     };
-    let address: Option<SocketAddr> = which.server.parse().ok();
+    let address: Option<Address> = which.server.parse().ok();
     let running = balancer.running.lock();
     let mut told = Vec::new();
     let mut known = Vec::new();
@@ -165,7 +165,7 @@ fn tell(balancer: &Balancer, request: &Request, input: Input) -> Reply {
         let policy = backend.policy.load();
         for entry in &backend.pool.load().members {
             known.push(entry.settings.name.clone());
-            if entry.settings.name == which.server || Some(entry.settings.address) == address {
+            if entry.settings.name == which.server || Some(&entry.settings.address) == address.as_ref() {
                 entry.member.tell(input, &policy);
                 told.push(entry_report(entry));
             }

@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
@@ -17,7 +16,7 @@ use tokio::task::AbortHandle;
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
-use crate::settings::{Ask, MqttAsk, Policy, ServerTls};
+use crate::settings::{Address, Ask, MqttAsk, Policy, ServerTls};
 
 /// MQTT has no longer ones.
 const MAX_PASSWORD: u64 = 65_535;
@@ -61,9 +60,15 @@ impl Credentials {
         &self,
         socket: TcpStream,
         settings: &ServerTls,
-        address: SocketAddr,
+        address: &Address,
     ) -> io::Result<TlsToServer> {
-        let name = settings.server_name.clone().unwrap_or_else(|| ServerName::from(address.ip()));
+        let name = match (&settings.server_name, address) {
+            (Some(name), _) => name.clone(),
+            (None, Address::Fixed(address)) => ServerName::from(address.ip()),
+            (None, Address::Named { host, .. }) => {
+                ServerName::try_from(host.trim_end_matches('.').to_owned()).map_err(io::Error::other)?
+            }
+        };
         match &self.tls {
             Some(client) => client.handshake(name, socket).await,
             // Settings and their files are exchanged one after the other.

@@ -13,6 +13,7 @@
 //! | `limits` | | every limit with its reason |
 //! | `duplicates` | edge | the older sessions of a client that comes again |
 //! | `member` | edge | one server at run time: machine, counts, closing of its sessions |
+//! | `names` | edge | names of servers → addresses, again and again |
 //! | `origin` | edge | what a server is told of where its client comes from |
 //! | `probe` | edge | health checks → inputs of the machine |
 //! | `queue` | edge | where clients wait while all servers are full |
@@ -48,6 +49,7 @@ mod frontend;
 mod guard;
 mod limits;
 mod member;
+mod names;
 mod origin;
 mod probe;
 mod queue;

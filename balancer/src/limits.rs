@@ -14,6 +14,12 @@ pub(crate) const DURATIONS: RangeInclusive<Duration> =
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// In the queue of a backend whose servers are all full; below what clients wait for a CONNACK.
 pub(crate) const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between look-ups of a server's name.
+pub(crate) const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
+/// However often a server cannot be reached, its name is not looked up more often.
+pub(crate) const LOOKUP_PAUSE: Duration = Duration::from_secs(1);
+/// For the whole of a look-up; then the last address stays.
+pub(crate) const LOOKUP: Duration = Duration::from_secs(5);
 /// Servers tried for one client; then it is closed, for it would have given up itself.
 pub(crate) const CONNECT_ATTEMPTS: usize = 4;
 /// After SIGTERM, below the 10 s after which container engines kill.

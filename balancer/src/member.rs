@@ -1,28 +1,33 @@
 //! One server at run time: its state machine, its counts, and the way to end its sessions. Shared by all threads; the
 //! counts are atomics, and the machine's lock is only taken when something happens to the server.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 use crate::backend::{Input, Machine, Rules, State, Transition};
 use crate::pick::{self, Load};
-use crate::probe::CheckResult;
+use crate::probe::{CheckResult, Verdict};
 use crate::queue::Queue;
 use crate::registry::Registry;
 use crate::relay::Order;
-use crate::settings::{CheckKind, OnDown, Policy, ServerSettings};
+use crate::settings::{Address, CheckKind, OnDown, Policy, ServerSettings};
 use crate::waves;
 
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) name: String,
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Address,
+    /// Where that is now.
+    place: watch::Sender<Place>,
     /// The name of its backend.
     pub(crate) backend: Arc<str>,
     /// [`pick::key`] of its name: tells it from the others of its backend.
@@ -41,7 +46,13 @@ pub(crate) struct Member {
     stopping: AtomicBool,
     /// Wakes the probe: look now.
     pub(crate) nudge: Notify,
+    /// Wakes who looks up its name: look now.
+    pub(crate) look_up: Notify,
+    /// The last attempt to connect failed.
+    unreachable: AtomicBool,
     last_check: Mutex<Option<CheckResult>>,
+    /// What watches it.
+    attendants: Mutex<Vec<JoinHandle<()>>>,
     /// Of its backend: who waits for a seat.
     queue: Arc<Queue>,
     /// Where its sessions are found.
@@ -54,6 +65,21 @@ pub(crate) struct Context {
     pub(crate) backend: Arc<str>,
     pub(crate) queue: Arc<Queue>,
     pub(crate) registry: Arc<Registry>,
+}
+
+/// Where a server is.
+#[derive(Debug, Clone, Default)]
+struct Place {
+    address: Option<SocketAddr>,
+    /// Why the last look-up found nothing.
+    problem: Option<Arc<str>>,
+}
+
+impl Place {
+    fn of(address: &Address) -> Self {
+        let address = if let Address::Fixed(address) = address { Some(*address) } else { None };
+        Self { address, problem: None }
+    }
 }
 
 /// A session's place at a server; counted until dropped.
@@ -74,7 +100,8 @@ impl Member {
         let Context { backend, queue, registry } = context;
         Self {
             name: settings.name.clone(),
-            address: settings.address,
+            address: settings.address.clone(),
+            place: watch::Sender::new(Place::of(&settings.address)),
             backend,
             id: pick::key(&settings.name),
             takes: AtomicBool::new(machine.state() == State::Healthy),
@@ -88,7 +115,10 @@ impl Member {
             closings: AtomicU32::new(0),
             stopping: AtomicBool::new(false),
             nudge: Notify::new(),
+            look_up: Notify::new(),
+            unreachable: AtomicBool::new(false),
             last_check: Mutex::new(None),
+            attendants: Mutex::default(),
             queue,
             registry,
         }
@@ -100,6 +130,64 @@ impl Member {
 
     pub(crate) fn takes_sessions(&self) -> bool {
         self.takes.load(Relaxed)
+    }
+
+    /// `None`: its name was not found yet.
+    pub(crate) fn place(&self) -> Option<SocketAddr> {
+        self.place.borrow().address
+    }
+
+    pub(crate) fn reachable_at(&self) -> io::Result<SocketAddr> {
+        self.place().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "its name is not found"))
+    }
+
+    /// Waits until its name has been looked up once; or why there is no address.
+    pub(crate) async fn found_at(&self, deadline: Instant) -> Result<SocketAddr, Arc<str>> {
+        let mut place = self.place.subscribe();
+        let looked_up = place.wait_for(|place| place.address.is_some() || place.problem.is_some());
+        match timeout_at(deadline, looked_up).await {
+            Ok(Ok(place)) => place.address.ok_or_else(|| place.problem.clone().unwrap_or_default()),
+            Ok(Err(_)) | Err(_) => Err("its name was not looked up in time".into()),
+        }
+    }
+
+    /// Whether it could not be connected to since this was asked last.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.unreachable.swap(false, Relaxed)
+    }
+
+    /// What a look-up of its name has found.
+    pub(crate) fn looked_up(&self, found: Result<Option<SocketAddr>, String>) {
+        let before = self.place.borrow().clone();
+        let name = &self.name;
+        match found {
+            Ok(address) if address == before.address && before.problem.is_none() => return,
+            Ok(address) => {
+                let (from, to) =
+                    (before.address.map(tracing::field::display), address.map(tracing::field::display));
+                info!(server = name, address = %self.address, from, to, "address found");
+                self.place.send_replace(Place { address, problem: None });
+            }
+            Err(problem) => {
+                if before.problem.as_deref() != Some(&problem) {
+                    let still = before.address.map(tracing::field::display);
+                    warn!(server = name, address = %self.address, problem, still, "name not found");
+                }
+                self.place.send_replace(Place { address: before.address, problem: Some(problem.into()) });
+                return;
+            }
+        }
+        self.nudge.notify_one();
+    }
+
+    fn resolved(&self) -> Option<SocketAddr> {
+        if let Address::Named { .. } = self.address { self.place() } else { None }
+    }
+
+    /// From now on these tasks watch it, and those from before no longer.
+    pub(crate) fn attend(&self, tasks: impl IntoIterator<Item = JoinHandle<()>>) {
+        let before = std::mem::replace(&mut *self.attendants.lock(), tasks.into_iter().collect());
+        before.iter().for_each(JoinHandle::abort);
     }
 
     pub(crate) fn active(&self) -> u32 {
@@ -139,6 +227,7 @@ impl Member {
                 self.close_dead(policy);
             }
             self.nudge.notify_one();
+            self.look_up.notify_one();
             self.queue.freed();
         }
         transition
@@ -146,7 +235,7 @@ impl Member {
 
     fn log(&self, from: State, to: State) {
         let check = self.last_check.lock().as_ref().map(|check| check.verdict.as_str());
-        let (server, address, sessions) = (&self.name, self.address, self.active());
+        let (server, address, sessions) = (&self.name, &self.address, self.active());
         if to == State::Unhealthy {
             warn!(server, %address, ?from, ?to, check, sessions, "server down");
         } else {
@@ -171,6 +260,8 @@ impl Member {
 
     pub(crate) fn connect_failed(&self, policy: &Policy) {
         self.connect_failures.fetch_add(1, Relaxed);
+        self.unreachable.store(true, Relaxed);
+        self.look_up.notify_one();
         self.tell(Input::ConnectFailed, policy);
         self.nudge.notify_one();
     }
@@ -190,6 +281,10 @@ impl Member {
         let changed = before.map(|before| before.verdict) != Some(verdict);
         if changed && !verdict.is_alive() {
             info!(server = self.name, address = %self.address, check = verdict.as_str(), detail, "check failed");
+        }
+        if matches!(verdict, Verdict::Dead | Verdict::Unresolved) {
+            self.unreachable.store(true, Relaxed);
+            self.look_up.notify_one();
         }
         self.tell(input, policy);
         changed
@@ -211,7 +306,9 @@ impl Member {
     pub(crate) fn report(&self, weight: u32) -> MemberReport {
         MemberReport {
             name: self.name.clone(),
-            address: self.address,
+            address: self.address.to_string(),
+            resolved: self.resolved(),
+            name_problem: self.place.borrow().problem.as_deref().map(str::to_owned),
             state: self.state(),
             weight,
             sessions: self.active(),
@@ -227,7 +324,13 @@ impl Member {
 #[derive(Debug, Serialize)]
 pub(crate) struct MemberReport {
     name: String,
-    address: SocketAddr,
+    address: String,
+    /// Where a name is now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resolved: Option<SocketAddr>,
+    /// Why the last look-up of a name found nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name_problem: Option<String>,
     state: State,
     weight: u32,
     sessions: u32,

@@ -123,11 +123,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::settings::Address;
 
     fn server(name: &str, port: u16, weight: u32) -> ServerSettings {
         ServerSettings {
             name: name.to_owned(),
-            address: ([127, 0, 0, 1], port).into(),
+            address: Address::Fixed(([127, 0, 0, 1], port).into()),
             weight,
             max_sessions: 9,
             backup: false,

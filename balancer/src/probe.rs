@@ -36,6 +36,8 @@ pub(crate) enum Verdict {
     Slow,
     /// Nothing takes connections there.
     Dead,
+    /// Its name has no address yet.
+    Unresolved,
     /// Takes connections and then says nothing.
     Frozen,
     /// Says that it is unavailable, or ends the connection.
@@ -54,6 +56,7 @@ impl Verdict {
             Self::Ok => "ok",
             Self::Slow => "slow",
             Self::Dead => "dead",
+            Self::Unresolved => "unresolved",
             Self::Frozen => "frozen",
             Self::Refusing => "refusing",
             Self::Garbled => "garbled",
@@ -147,7 +150,14 @@ async fn look(member: &Member, backend: &Backend, policy: &Policy) -> Option<Che
     let check = &policy.check;
     let begun = Instant::now();
     let deadline = begun + check.timeout;
-    let outcome = match timeout_at(deadline, TcpStream::connect(place(check, member.address))).await {
+    let at = match member.found_at(deadline).await {
+        Ok(clients) => place(check, clients),
+        Err(detail) => {
+            let detail = Some(detail.to_string());
+            return Some(CheckResult { verdict: Verdict::Unresolved, milliseconds: 0, detail });
+        }
+    };
+    let outcome = match timeout_at(deadline, TcpStream::connect(at)).await {
         Ok(Ok(socket)) => timeout_at(deadline, ask(socket, member, backend, policy))
             .await
             .unwrap_or_else(|_| Err(Failed::new(Verdict::Frozen, "no answer in time".to_owned()))),
@@ -187,7 +197,7 @@ async fn ask(
     let credentials = backend.credentials.load_full();
     let stream = match &policy.server_tls {
         Some(tls) if check.tls && check.ask != Ask::Tcp => {
-            let shaken = Box::pin(credentials.shake_hands(socket, tls, member.address)).await;
+            let shaken = Box::pin(credentials.shake_hands(socket, tls, &member.address)).await;
             Upstream::Tls(Box::new(shaken.map_err(|error| Failed::broken(&error))?))
         }
         _ => Upstream::Plain(socket),

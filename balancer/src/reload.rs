@@ -20,9 +20,9 @@ use crate::gate::GateRules;
 use crate::guard::Guard;
 use crate::member::{self, Member, rules};
 use crate::pool::{Change, Changes, Pool};
-use crate::probe;
 use crate::running::{Backend, Bound, Certificates, Handshakes, Route, Running, Shared};
 use crate::settings::{BackendSettings, EntrySettings, FrontendSettings, ServerSettings, Settings, TlsBind};
+use crate::{names, probe};
 
 /// What [`prepare`] made, not in use yet.
 pub(crate) struct Prepared {
@@ -164,7 +164,10 @@ fn replace(
 fn perform(backend: &Arc<Backend>, changes: &Changes<Member>) {
     for change in changes {
         if let Change::Joined(entry) | Change::Returned(entry) = change {
-            tokio::spawn(probe::watch(Arc::clone(&entry.member), Arc::clone(backend)));
+            let member = &entry.member;
+            let shared = || (Arc::clone(member), Arc::clone(backend));
+            let ((one, its), (same, too)) = (shared(), shared());
+            member.attend([tokio::spawn(probe::watch(one, its)), tokio::spawn(names::follow(same, too))]);
         }
     }
 }

@@ -17,6 +17,7 @@ mod check;
 mod entry;
 mod frontend;
 mod gate;
+mod names;
 mod rules;
 mod server;
 mod server_tls;
@@ -26,7 +27,8 @@ pub use backend::{BackendSettings, Balance, Duplicates, OnDown, Policy, ProxyVer
 pub use check::{Ask, Check, CheckKind, HttpAsk, MqttAsk};
 pub use entry::EntrySettings;
 pub use frontend::FrontendSettings;
-pub use server::ServerSettings;
+pub use names::{NameServer, Names};
+pub use server::{Address, ServerSettings};
 pub use server_tls::ServerTls;
 pub use tls::TlsBind;
 

@@ -18,7 +18,8 @@ struct Session<'a> {
     frontend: &'a str,
     backend: &'a str,
     server: &'a str,
-    address: SocketAddr,
+    /// As the settings have it: a name may have moved since the session began.
+    address: String,
     source: SocketAddr,
     version: Option<&'static str>,
     tls: bool,
@@ -38,7 +39,7 @@ impl<'a> From<&'a Live> for Session<'a> {
             frontend: &frontend.name,
             backend: &member.backend,
             server: &member.name,
-            address: member.address,
+            address: member.address.to_string(),
             source: *peer,
             version: version.map(number),
             tls: *tls,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nsd_edge::config::Table;
 
 use super::server::read_server;
-use super::{Check, Seen, ServerSettings, ServerTls, check, read_name, server_tls};
+use super::{Check, Names, Seen, ServerSettings, ServerTls, check, names, read_name, server_tls};
 use crate::limits;
 use crate::pace::Pace;
 
@@ -31,6 +31,7 @@ pub struct Policy {
     pub send_proxy: Option<ProxyVersion>,
     /// How servers are spoken to over TLS; `None`: in the clear.
     pub server_tls: Option<ServerTls>,
+    pub names: Names,
     /// Clients that may wait at once while all servers are full, and how long.
     pub queue: usize,
     pub queue_timeout: Duration,
@@ -125,6 +126,7 @@ fn read_policy(table: &mut Table<'_, '_>) -> Policy {
         on_down: on_down.unwrap_or(OnDown::Close),
         send_proxy,
         server_tls,
+        names: names::read(table),
         queue: queue.unwrap_or(0),
         queue_timeout,
         close_rate,

@@ -298,7 +298,7 @@ name = "a"
 adress = "10.0.0.3:1883"
 [[listen.server]]
 name = "b"
-address = "mqtt-2:1883"
+address = "mqtt 2:1883"
 weight = -1
 [[listen.server]]
 name = "two words"
@@ -318,7 +318,7 @@ backend = "mqt"
         "7: listen.check.rise: must be between 1 and 100",
         "8: listen.server.address: is missing",
         "10: listen.server.adress: unknown key: did you mean `address`?",
-        "13: listen.server.address: `mqtt-2:1883` is not understood; write it like `10.0.0.3:1883`",
+        "13: listen.server.address: `mqtt 2:1883` is not understood; write it like `10.0.0.3:1883` or `mqtt-1.internal:1883`",
         "14: listen.server.weight: must be between 0 and 256",
         "16: listen.server.name: `two words`: a name has 1 to 128 letters, digits, and any of `._-$:`",
         "17: listen.server.address: `0.0.0.0:1883` is no place to connect to",

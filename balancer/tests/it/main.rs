@@ -5,6 +5,7 @@ mod balance;
 mod checks;
 mod gate;
 mod health;
+mod names;
 mod operations;
 mod proxy;
 mod reload;

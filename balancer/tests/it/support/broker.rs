@@ -60,7 +60,7 @@ impl Broker {
         Self::start_at(name, "127.0.0.1:0".parse().unwrap()).await
     }
 
-    async fn start_at(name: &str, address: SocketAddr) -> Self {
+    pub(crate) async fn start_at(name: &str, address: SocketAddr) -> Self {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
         socket.bind(address).unwrap();
