@@ -198,10 +198,13 @@ impl Gate {
         if frame.len() > rules.max_connect {
             return self.too_large(&frame);
         }
+        if let Some(refused) = self.refused_early(&frame, rules) {
+            return Verdict::Refused(refused);
+        }
         match nsd_wire::read(Version::V311, &self.bytes, rules.max_connect) {
             Ok(Some((Packet::Connect(connect), _))) => judge(&connect, rules),
             Ok(Some(_)) => Verdict::Refused(Refused::new(Refusal::NotMqtt, None)),
-            Ok(None) => self.judge_early(&frame, rules),
+            Ok(None) => Verdict::More(frame.len() - self.bytes.len()),
             Err(error) => Verdict::Refused(self.malformed(&frame, &error)),
         }
     }
@@ -243,17 +246,16 @@ impl Gate {
         self.bytes.extend_from_slice(arrived);
     }
 
-    /// Its length is declared, and its version stands in the first bytes: whoever sends anything else than a CONNECT of
-    /// MQTT need not be waited for.
-    fn judge_early(&self, frame: &Frame, rules: &GateRules) -> Verdict {
+    /// By its version, which stands in the first bytes: whoever sends anything else than a CONNECT of MQTT need not be
+    /// waited for. Looked at also where all is there, so that how the bytes were cut changes nothing.
+    fn refused_early(&self, frame: &Frame, rules: &GateRules) -> Option<Refused> {
         match self.level(frame) {
-            Level::Unknown => {}
-            Level::Known(version) if rules.versions.contains(&version) => {}
-            Level::Known(version) => return Verdict::Refused(Refused::new(Refusal::Version, Some(version))),
-            Level::Unsupported(level) => return Verdict::Refused(unsupported(level)),
-            Level::NotMqtt => return Verdict::Refused(Refused::new(Refusal::NotMqtt, None)),
+            Level::Unknown => None,
+            Level::Known(version) if rules.versions.contains(&version) => None,
+            Level::Known(version) => Some(Refused::new(Refusal::Version, Some(version))),
+            Level::Unsupported(level) => Some(unsupported(level)),
+            Level::NotMqtt => Some(Refused::new(Refusal::NotMqtt, None)),
         }
-        Verdict::More(frame.len() - self.bytes.len())
     }
 
     /// Refused by the declared length alone, once it is known in which words.
@@ -281,7 +283,7 @@ impl Gate {
     }
 
     fn level(&self, frame: &Frame) -> Level {
-        let body = &self.bytes[frame.header..];
+        let body = &self.bytes[frame.header..self.bytes.len().min(frame.len())];
         let Some((name_length, rest)) = body.split_first_chunk::<2>() else { return Level::Unknown };
         let name: &[u8] = match u16::from_be_bytes(*name_length) {
             4 => b"MQTT",

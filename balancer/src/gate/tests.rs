@@ -254,3 +254,21 @@ proptest! {
         longest_silence(Passed { version, keep_alive: 1 }, &bytes, Duration::ZERO);
     }
 }
+
+/// Found by fuzzing: at once they were malformed, byte by byte their version was refused first.
+#[test]
+fn the_verdict_does_not_depend_on_how_the_bytes_were_cut() {
+    let rules = GateRules { versions: vec![Version::V5], ..GateRules::default() };
+    for bytes in [
+        &b"\x10\x0d\0\x04MQTT\x04\x03\0\x0a\0\x01d"[..],
+        b"\x10\x08\0\x04MQTT\x04\x02\0",
+        b"\x10\x02\0\x04MQTT\x05\x02\0",
+        b"\x10\x02\0\x09MQTT\x05\x02\0",
+    ] {
+        let whole = judged(bytes, &rules);
+        assert!(matches!(whole, Verdict::Refused(_)), "{whole:?}");
+        for step in 1..bytes.len() {
+            assert_eq!(fed(&mut Gate::default(), bytes, step, &rules), whole, "{bytes:?} in pieces of {step}");
+        }
+    }
+}
