@@ -1,12 +1,13 @@
 #!/bin/sh
 # Our servers beside their peers: builds them for release, then measures in turns and prints the ratio tables.
 #
-#   tests/bench/run.sh                    both tables, three rounds, about 40 minutes
+#   tests/bench/run.sh                    all tables, three rounds, about 50 minutes
 #   tests/bench/run.sh --smoke            one short round of a few rows
+#   tests/bench/run.sh matrix             what HAProxy and our balancer do in each of many situations
 #   tests/bench/run.sh broker --only fan-in-0 --rounds 5
 #   tests/bench/run.sh --help             everything else
 #
-# Results also go to target/bench as Markdown and JSON. Everything that is started ends with it, also on Ctrl-C.
+# Results also go to target/bench as Markdown and JSON, the matrix's configurations to target/bench/matrix. Everything that is started ends with it, also on Ctrl-C.
 set -eu
 
 cd "$(dirname "$0")/../.."
@@ -23,7 +24,7 @@ packages="-p nsd-load"
 case " $* " in
     *" --peers-only "* | *" --help "* | *" -h "*) ;;
     *" broker "*) packages="$packages -p nsd-broker" ;;
-    *" balancer "*) packages="$packages -p nsd-balancer" ;;
+    *" balancer "* | *" matrix "*) packages="$packages -p nsd-balancer" ;;
     *) packages="$packages -p nsd-broker -p nsd-balancer" ;;
 esac
 

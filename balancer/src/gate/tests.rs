@@ -268,7 +268,11 @@ fn the_verdict_does_not_depend_on_how_the_bytes_were_cut() {
         let whole = judged(bytes, &rules);
         assert!(matches!(whole, Verdict::Refused(_)), "{whole:?}");
         for step in 1..bytes.len() {
-            assert_eq!(fed(&mut Gate::default(), bytes, step, &rules), whole, "{bytes:?} in pieces of {step}");
+            assert_eq!(
+                fed(&mut Gate::default(), bytes, step, &rules),
+                whole,
+                "{bytes:?} in pieces of {step}"
+            );
         }
     }
 }

@@ -259,6 +259,10 @@ pub enum Role {
     Source,
     /// Answers every MQTT CONNECT with CONNACK, and nothing else
     Connack,
+    /// Answers every MQTT CONNECT with CONNACK, and sends back what follows
+    Session,
+    /// Tells MQTT clients that it is unavailable, and a balancer's checks that all is well
+    Busy,
 }
 
 /// Two counts of clients, the second larger.

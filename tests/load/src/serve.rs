@@ -8,6 +8,8 @@ use anyhow::{Context, Result};
 use nsd_wire::{ConnAck, Packet, ReasonCode, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::cli::Role;
@@ -23,18 +25,30 @@ const RETRY: Duration = Duration::from_millis(50);
 const SMALL: usize = 16 * 1024;
 const LARGE: usize = 256 * 1024;
 
-/// Plays `role` on all of `addresses` for `lifetime`, or until interrupted.
+/// Client identifiers of checks: ours, and the one that a hand-made check of the benchmarks has.
+pub const CHECKS: [&str; 2] = ["nsd-check", "check"];
+
+/// Plays `role` on all of `addresses` for `lifetime`, or until interrupted. From SIGHUP on it refuses connections, and
+/// keeps those it has.
 pub fn serve(role: Role, addresses: &[SocketAddr], lifetime: Duration) -> Result<()> {
     limits::allow_files(CONNECTIONS)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut listeners = JoinSet::new();
+        let (deafen, deaf) = watch::channel(false);
         for &address in addresses {
             let listener = listen(address).with_context(|| format!("listening on {address}"))?;
-            listeners.spawn(accept(listener, role));
+            listeners.spawn(accept(listener, role, deaf.clone()));
         }
+        let mut hangup = signal(SignalKind::hangup())?;
+        let deafening = async {
+            while hangup.recv().await.is_some() {
+                deafen.send_replace(true);
+            }
+        };
         tokio::select! {
             () = tokio::time::sleep(lifetime) => {}
+            () = deafening => {}
             interrupted = tokio::signal::ctrl_c() => interrupted?,
         }
         Ok(())
@@ -49,7 +63,7 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-async fn accept(listener: TcpListener, role: Role) {
+async fn accept(listener: TcpListener, role: Role, mut deaf: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -57,12 +71,18 @@ async fn accept(listener: TcpListener, role: Role) {
             connections.join_next().await;
             continue;
         }
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = deaf.wait_for(|deaf| *deaf) => break,
+        };
+        match accepted {
             // How a connection ended is its client's to report.
             Ok((stream, _)) => drop(connections.spawn(async move { answer(stream, role).await.ok() })),
             Err(_) => tokio::time::sleep(RETRY).await,
         }
     }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
 }
 
 async fn answer(mut stream: TcpStream, role: Role) -> std::io::Result<()> {
@@ -71,7 +91,7 @@ async fn answer(mut stream: TcpStream, role: Role) -> std::io::Result<()> {
         Role::Echo => echo(&mut stream).await,
         Role::Sink => sink(&mut stream).await,
         Role::Source => source(&mut stream).await,
-        Role::Connack => connack(&mut stream).await,
+        Role::Connack | Role::Session | Role::Busy => connack(&mut stream, role).await,
     }
 }
 
@@ -115,8 +135,8 @@ async fn source(stream: &mut TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// Accepts every CONNECT; then waits for the client to leave.
-async fn connack(stream: &mut TcpStream) -> std::io::Result<()> {
+/// Answers the CONNECT; then waits for the client to leave, or sends back what it sends.
+async fn connack(stream: &mut TcpStream, role: Role) -> std::io::Result<()> {
     let mut seen = Vec::new();
     let mut piece = [0; 1024];
     let mut answered = false;
@@ -132,17 +152,23 @@ async fn connack(stream: &mut TcpStream) -> std::io::Result<()> {
         // A CONNECT tells its own version, whichever is named here.
         let answer = match nsd_wire::read(Version::V311, &seen, MAX_PACKET) {
             Ok(None) => continue,
-            Ok(Some((Packet::Connect(connect), _))) => accept_it(connect.version),
+            Ok(Some((Packet::Connect(connect), _))) => answer_to(connect.version, connect.client_id, role),
             Ok(Some(_)) | Err(_) => return Ok(()),
         };
         (answered, seen) = (true, Vec::new());
         stream.write_all(&answer).await?;
+        if role == Role::Session {
+            return echo(stream).await;
+        }
     }
 }
 
-fn accept_it(version: Version) -> Vec<u8> {
+fn answer_to(version: Version, client_id: &str, role: Role) -> Vec<u8> {
+    let is_check = CHECKS.iter().any(|check| client_id.starts_with(check));
+    let refuses = role == Role::Busy && !is_check;
+    let reason = if refuses { ReasonCode::ServerUnavailable } else { ReasonCode::Success };
     let mut answer = Vec::new();
     // Two to five bytes: nothing in it can be too long.
-    let _ = ConnAck::new(false, ReasonCode::Success).encode(version, &mut answer);
+    let _ = ConnAck::new(false, reason).encode(version, &mut answer);
     answer
 }

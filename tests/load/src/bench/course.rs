@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail};
 use nsd_load::report::Report;
 use serde::Serialize;
 
-use crate::behaviours::{self, Behaviour};
 use crate::contenders::{self, BACKENDS, Contender, LOAD_PROCESSOR, Place};
+use crate::matrix;
 use crate::process::{Program, Running};
 use crate::rows::{self, Door, Figure, Row};
 use crate::table::{self, Line, Samples, Verdict};
@@ -42,7 +42,6 @@ struct Results<'a> {
     load_before: String,
     load_after: String,
     lines: Vec<Judged<'a>>,
-    behaviours: &'a [Behaviour],
 }
 
 #[derive(Serialize)]
@@ -72,10 +71,14 @@ pub(crate) async fn bench(cli: &Cli) -> Result<bool> {
             Tables::All => true,
             Tables::Broker => table.peer == Contender::Mosquitto,
             Tables::Balancer => table.peer == Contender::HaProxy,
+            Tables::Matrix => false,
         };
         if wanted {
             complete &= compare(cli, &place, &load, table).await?;
         }
+    }
+    if matches!(cli.tables, Tables::All | Tables::Matrix) {
+        complete &= matrix::watch(cli, &place, &load).await?;
     }
     Ok(complete)
 }
@@ -83,8 +86,7 @@ pub(crate) async fn bench(cli: &Cli) -> Result<bool> {
 /// Fills one table, prints and writes it.
 async fn compare(cli: &Cli, place: &Place, load: &Path, table: &Table) -> Result<bool> {
     let rows: Vec<&Row> = table.rows.iter().filter(|row| is_named(cli, row.key, row.smoke)).collect();
-    let behaves = table.peer == Contender::HaProxy && is_named(cli, "behaviour", false);
-    if rows.is_empty() && !behaves {
+    if rows.is_empty() {
         return Ok(true);
     }
     // A missing peer is told before anything is measured.
@@ -111,12 +113,11 @@ async fn compare(cli: &Cli, place: &Place, load: &Path, table: &Table) -> Result
         backend.stop().await;
     }
     let lines: Vec<Line> = lines.into_iter().flatten().collect();
-    let behaviours = if behaves { behaviours::watch(place, load, !cli.peers_only).await } else { Vec::new() };
-    publish(cli, table, rounds, load_before, &lines, &behaviours)
+    publish(cli, table, rounds, load_before, &lines)
 }
 
 /// Asked for by its key, or part of the run that was asked for.
-fn is_named(cli: &Cli, key: &str, in_smoke: bool) -> bool {
+pub(crate) fn is_named(cli: &Cli, key: &str, in_smoke: bool) -> bool {
     if cli.only.is_empty() { !cli.smoke || in_smoke } else { cli.only.iter().any(|only| only == key) }
 }
 
@@ -216,20 +217,10 @@ fn progress(round: u8, rounds: u8, row: &Row, contender: Contender, result: &Res
     format!("{round}/{rounds}  {:<44}{:<14}{outcome}", row.work, contender.name())
 }
 
-fn publish(
-    cli: &Cli,
-    table: &Table,
-    rounds: u8,
-    load_before: String,
-    lines: &[Line],
-    behaviours: &[Behaviour],
-) -> Result<bool> {
+fn publish(cli: &Cli, table: &Table, rounds: u8, load_before: String, lines: &[Line]) -> Result<bool> {
     let load_after = load_average();
     let title = format!("{} beside {}", table.ours.name(), table.peer.name());
     let mut text = table::markdown(&title, table.peer.name(), lines);
-    if !behaviours.is_empty() {
-        text += &behaviours::markdown(behaviours);
-    }
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     text += &format!(
         "\n{rounds} rounds in turns, {processors} processors, load average {load_before} before and {load_after} after.\n"
@@ -247,19 +238,23 @@ fn publish(
         load_before,
         load_after,
         lines: judged,
-        behaviours,
     };
-    let write = |extension: &str, text: &str| {
-        let file = cli.out.join(format!("{}.{extension}", table.name));
-        std::fs::write(&file, text).with_context(|| file.display().to_string())
-    };
-    write("md", &text)?;
-    write("json", &serde_json::to_string_pretty(&results)?)?;
+    write(cli, table.name, &text, &results)?;
     Ok(complete)
 }
 
+/// Puts a table beside the others, for people and for programs.
+pub(crate) fn write(cli: &Cli, name: &str, text: &str, results: &impl Serialize) -> Result<()> {
+    let write = |extension: &str, text: &str| {
+        let file = cli.out.join(format!("{name}.{extension}"));
+        std::fs::write(&file, text).with_context(|| file.display().to_string())
+    };
+    write("md", text)?;
+    write("json", &serde_json::to_string_pretty(results)?)
+}
+
 /// The machine's load average over one minute, as the kernel writes it.
-fn load_average() -> String {
+pub(crate) fn load_average() -> String {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().unwrap_or("unknown").to_owned()
 }

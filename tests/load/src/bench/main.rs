@@ -1,8 +1,8 @@
 //! Our servers beside their peers, in turns: builds nothing, starts everything afresh, prints the ratio table.
 
-mod behaviours;
 mod contenders;
 mod course;
+mod matrix;
 mod process;
 mod rows;
 mod table;
@@ -19,8 +19,8 @@ const INTERRUPTED: u8 = 130;
 
 /// nsd-broker beside Mosquitto, nsd-balancer beside HAProxy: the same work in turns, CPU and memory compared as ratios.
 ///
-/// Absolute figures drift with the machine; ratios of one interleaved run hold. Results also go to FOLDER/TABLE.md and
-/// FOLDER/TABLE.json.
+/// Absolute figures drift with the machine; ratios of one interleaved run hold. `matrix` tells what both balancers do when
+/// something goes wrong. Results also go to FOLDER/TABLE.md and FOLDER/TABLE.json.
 #[derive(Debug, Parser)]
 #[command(name = "nsd-bench", version)]
 pub(crate) struct Cli {
@@ -34,7 +34,7 @@ pub(crate) struct Cli {
     /// How long a timed run publishes
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     pub(crate) duration: Duration,
-    /// Only these rows, by key (`behaviour`: what the balancers do when servers come and freeze); may be given several times
+    /// Only these rows, by key; may be given several times
     #[arg(long, value_name = "ROW")]
     pub(crate) only: Vec<String>,
     /// Measure the peers alone, to see what the machine gives
@@ -59,6 +59,8 @@ pub(crate) enum Tables {
     All,
     Broker,
     Balancer,
+    /// What both balancers do in each of many situations
+    Matrix,
 }
 
 fn main() -> ExitCode {
