@@ -165,7 +165,7 @@ impl Stage<'_> {
     pub(super) async fn enter(&self, connect: &Connect<'_>) -> Result<TcpStream> {
         let mut stream = TcpStream::connect(self.plain()).await?;
         stream.set_nodelay(true)?;
-        ask(&mut stream, connect).await?;
+        ask(&mut stream, connect, ANSWER).await?;
         Ok(stream)
     }
 
@@ -187,14 +187,11 @@ impl Stage<'_> {
     }
 }
 
-/// Connects, shakes hands and is let in, within `patience` where it is answered at all.
+/// Connects, shakes hands and is let in.
 pub(super) async fn enter_by(target: &Target, patience: Duration) -> Result<Stream> {
-    let entered = async {
-        let mut stream = target.connect().await?;
-        ask(&mut stream, &Connect::new(Version::V311, "")).await?;
-        anyhow::Ok(stream)
-    };
-    timeout(patience, entered).await.context("no answer in time")?
+    let mut stream = timeout(patience, target.connect()).await.context("no handshake in time")??;
+    ask(&mut stream, &Connect::new(Version::V311, ""), patience).await?;
+    Ok(stream)
 }
 
 pub(super) fn encoded(connect: &Connect<'_>) -> Result<Vec<u8>> {
@@ -204,7 +201,11 @@ pub(super) fn encoded(connect: &Connect<'_>) -> Result<Vec<u8>> {
 }
 
 /// CONNECT, and the CONNACK that lets it in.
-async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), connect: &Connect<'_>) -> Result<()> {
+async fn ask(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    connect: &Connect<'_>,
+    patience: Duration,
+) -> Result<()> {
     let bytes = encoded(connect)?;
     let asked = async {
         stream.write_all(&bytes).await?;
@@ -219,7 +220,7 @@ async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), connect: &Conne
         }
         Ok(())
     };
-    timeout(ANSWER, asked).await.context("no answer in a second")?
+    timeout(patience, asked).await.context("no CONNACK in time")?
 }
 
 /// Sends 64 bytes and has them back.
