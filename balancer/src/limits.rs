@@ -24,9 +24,10 @@ pub(crate) const LOOKUP: Duration = Duration::from_secs(5);
 pub(crate) const CONNECT_ATTEMPTS: usize = 4;
 /// After SIGTERM, below the 10 s after which container engines kill.
 pub(crate) const STOP_GRACE: Duration = Duration::from_secs(5);
-/// TLS handshakes of a frontend under way at once, counted from the client's first byte. More wait, their deadline
-/// running: a storm of them must not take all memory.
-pub(crate) const HANDSHAKES: usize = 1024;
+/// TLS handshakes of a frontend that are computed before everything else is looked at again: in a storm, established
+/// sessions wait for so many, each about a third of a millisecond. More wait in order, their deadline running. Memory is
+/// bounded by the connections that there may be, and by the deadline.
+pub(crate) const HANDSHAKES: usize = 4;
 pub(crate) const MOST_HANDSHAKES: u64 = 1_000_000;
 /// Less than this a slow radio link cannot do; more is a slip of the unit.
 pub(crate) const HANDSHAKE_DEADLINES: RangeInclusive<Duration> =

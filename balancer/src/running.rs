@@ -120,7 +120,7 @@ pub(crate) struct Handshakes {
     pub(crate) server: Arc<TlsServer>,
     /// From the connection on.
     pub(crate) deadline: Duration,
-    /// One for each that is under way.
+    /// One for each that is being computed.
     pub(crate) turns: Semaphore,
 }
 

@@ -110,19 +110,14 @@ async fn enter(socket: TcpStream, tls: Option<Arc<Handshakes>>, client: Client) 
 
 async fn shake_hands(socket: TcpStream, tls: Arc<Handshakes>, client: Client) {
     let deadline = client.since + tls.deadline;
-    // A silent client waits here, where it holds nothing that others need.
-    let turn = async {
-        socket.readable().await?;
-        tls.turns.acquire().await.map_err(io::Error::other)
-    };
-    let turn = match timeout_at(deadline, turn).await {
-        Ok(Ok(turn)) => turn,
+    // A silent client waits here, where it costs the least.
+    match timeout_at(deadline, socket.readable()).await {
+        Ok(Ok(())) => {}
         Ok(Err(error)) => return client.ended_by(&error, End::Handshake),
         Err(_elapsed) => return client.turned_away(&End::HandshakeTimeout.into()),
-    };
-    let shaken = tls.server.handshake(socket, deadline.saturating_duration_since(Instant::now())).await;
-    drop(turn);
-    match shaken {
+    }
+    let left = deadline.saturating_duration_since(Instant::now());
+    match tls.server.handshake_in_turn(socket, left, &tls.turns).await {
         Ok(stream) => {
             tokio::spawn(seat(stream, client));
         }

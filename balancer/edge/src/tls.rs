@@ -27,6 +27,7 @@ use rustls::{NamedGroup, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::UnixTime;
 use thiserror::Error;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use crate::drain::Watch;
@@ -258,8 +259,19 @@ impl TlsServer {
         socket: TcpStream,
         deadline: Duration,
     ) -> Result<TlsStream, HandshakeError> {
+        self.handshake_in_turn(socket, deadline, &Semaphore::new(1)).await
+    }
+
+    /// The same in a storm: each step is computed with a turn of `turns`, and what else is ready on this thread comes first
+    /// after it. A client that is slow holds no turn.
+    pub async fn handshake_in_turn(
+        &self,
+        socket: TcpStream,
+        deadline: Duration,
+        turns: &Semaphore,
+    ) -> Result<TlsStream, HandshakeError> {
         let config = Arc::clone(&self.current.load().config);
-        let handshake = TlsStream::accept(socket, &config);
+        let handshake = TlsStream::accept(socket, &config, turns);
         let Ok(done) = tokio::time::timeout(deadline, handshake).await else {
             return Err(HandshakeError::TimedOut);
         };

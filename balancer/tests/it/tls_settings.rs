@@ -106,8 +106,8 @@ async fn silent_handshakes_end_at_the_deadline_and_leave_others_unharmed() {
     const SILENT: usize = 1000;
     let place = Place::new();
     let b1 = Broker::start("b1").await;
-    // Fewer turns than there are silent clients: who has sent a byte and goes on with nothing holds one.
-    let bounds = "handshake_deadline = \"3s\"\nhandshakes = 600";
+    // One turn: who has sent a byte and goes on with nothing must not hold it.
+    let bounds = "handshake_deadline = \"3s\"\nhandshakes = 1";
     let secure = place.start("mode = \"mqtt\"\ncheck = { kind = \"none\" }", bounds, &[&b1]).await;
     let mut kept = secure.connect().await.unwrap();
     let mut silent = Vec::new();
@@ -131,28 +131,27 @@ async fn silent_handshakes_end_at_the_deadline_and_leave_others_unharmed() {
     assert_eq!(b1.total(), 3);
 }
 
-/// When all turns are taken, more clients wait, and come in as soon as there is one.
-#[tokio::test]
-async fn over_the_cap_handshakes_wait_for_a_turn() {
+/// What costs time to compute is done one after the other, and each comes to its turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_at_once_wait_for_their_turn_and_all_come_through() {
     let place = Place::new();
     let b1 = Broker::start("b1").await;
     let bounds = "handshake_deadline = \"30s\"\nhandshakes = 1";
     let secure = place.start("mode = \"mqtt\"\ncheck = { kind = \"none\" }", bounds, &[&b1]).await;
-    let mut first = TcpStream::connect(secure.tls).await.unwrap();
-    first.write_all(&[0x16]).await.unwrap();
-    // The turn is taken once no other client gets one.
+    let mut kept = secure.connect().await.unwrap();
     let config = secure.authority.client_config(None);
-    let blocked = async || {
-        let attempt = connect(secure.tls, &config);
-        tokio::time::timeout(std::time::Duration::from_millis(300), attempt).await.is_err()
-    };
-    until("the only turn is taken", blocked).await;
-    let waiting = tokio::spawn({
-        let (address, config) = (secure.tls, config.clone());
-        async move { connect(address, &config).await.map(drop) }
-    });
-    drop(first);
-    waiting.await.unwrap().expect("the turn was given back");
+    let coming: Vec<_> = (0..100)
+        .map(|_| {
+            let (address, config) = (secure.tls, config.clone());
+            tokio::spawn(async move { connect(address, &config).await.map(drop) })
+        })
+        .collect();
+    kept.echo(b"established").await.unwrap();
+    for coming in coming {
+        coming.await.unwrap().expect("it comes to its turn");
+    }
+    kept.echo(b"established").await.unwrap();
+    assert_eq!(b1.total(), 101);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -20,6 +21,8 @@ use rustls::unbuffered::{
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::yield_now;
 
 /// Several records (16 KiB each) with one system call; a handshake's longest message must fit, too.
 const SCRATCH: usize = 64 * 1024;
@@ -49,7 +52,11 @@ pub struct TlsStream {
 
 impl TlsStream {
     /// The whole handshake. `config` is the listener's.
-    pub(super) async fn accept(socket: TcpStream, config: &ServerConfig) -> io::Result<Self> {
+    pub(super) async fn accept(
+        socket: TcpStream,
+        config: &ServerConfig,
+        turns: &Semaphore,
+    ) -> io::Result<Self> {
         let asked = Arc::new(Asked { resolver: Arc::clone(&config.cert_resolver), name: OnceLock::new() });
         let mut config = config.clone();
         config.cert_resolver = Arc::clone(&asked) as Arc<dyn ResolvesServerCert>;
@@ -65,7 +72,7 @@ impl TlsStream {
             ended: false,
             closed: false,
         };
-        std::future::poll_fn(|context| stream.poll_handshake(context)).await?;
+        stream.shake_hands(turns).await?;
         stream.server_name = asked.name.get().cloned();
         Ok(stream)
     }
@@ -90,17 +97,26 @@ impl TlsStream {
         self.plain.capacity() + self.incoming.capacity() + self.outgoing.capacity()
     }
 
-    fn poll_handshake(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Holds a turn while something is computed, until the other tasks of the thread have been looked at, and none while
+    /// the client is waited for.
+    async fn shake_hands(&mut self, turns: &Semaphore) -> io::Result<()> {
         loop {
-            ready!(self.poll_outgoing(context))?;
+            poll_fn(|context| self.poll_outgoing(context)).await?;
             if !self.connection.is_handshaking() {
-                return Poll::Ready(Ok(()));
+                return Ok(());
             }
             if self.ended {
-                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            self.socket.readable().await?;
+            let _turn = turns.acquire().await.map_err(io::Error::other)?;
             // No room for plaintext: what follows the handshake at once is kept.
-            ready!(self.poll_records(context, &mut ReadBuf::new(&mut [])))?;
+            poll_fn(|context| match self.poll_records(context, &mut ReadBuf::new(&mut [])) {
+                Poll::Pending => Poll::Ready(Ok(())),
+                read => read,
+            })
+            .await?;
+            yield_now().await;
         }
     }
 

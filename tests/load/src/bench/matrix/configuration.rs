@@ -76,11 +76,13 @@ pub(super) fn haproxy(site: &Site<'_>, options: &Options) -> String {
     if let Some(bytes) = options.buffer {
         let _ = writeln!(text, "  tune.bufsize {bytes}");
     }
-    let idle = options.idle.as_secs();
+    // `timeout client` bounds handshakes and the reading of a CONNECT; `timeout tunnel` is for what follows.
     let _ = write!(
         text,
-        "defaults\n  mode tcp\n  option clitcpka\n  option srvtcpka\n  option redispatch\n  timeout connect 3s\n  timeout client {idle}s\n  \
-         timeout server {idle}s\n  timeout check 500ms\nlisten mqtt\n  bind {}\n  bind {} ssl crt {}\n",
+        "defaults\n  mode tcp\n  option clitcpka\n  option srvtcpka\n  option redispatch\n  timeout connect 3s\n  \
+         timeout client 10s\n  timeout server 10s\n  timeout tunnel {}s\n  timeout check 500ms\nlisten mqtt\n  \
+         bind {}\n  bind {} ssl crt {}\n",
+        options.idle.as_secs(),
         site.plain,
         site.tls,
         site.certificate.display()
