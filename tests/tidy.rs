@@ -24,6 +24,7 @@ const PURE: &[&str] = &[
     "broker/wire/src",
     "balancer/edge/src/metrics.rs",
     "balancer/src/backend.rs",
+    "balancer/src/bucket.rs",
     "balancer/src/framing.rs",
     "balancer/src/gate.rs",
     "balancer/src/gate",

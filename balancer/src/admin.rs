@@ -3,6 +3,7 @@
 mod clients;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use nsd_edge::admin::{Method, Reply, Request, Router, StatusCode};
 use nsd_edge::tls::{Ocsp, OwnCertificate};
@@ -13,7 +14,7 @@ use crate::backend::{Input, State};
 use crate::member::MemberReport;
 use crate::rules::Then;
 use crate::server::Balancer;
-use crate::settings::Address;
+use crate::settings::{Address, Policy};
 
 pub(crate) fn router(balancer: Arc<Balancer>) -> Router {
     let with = |answer: fn(&Balancer, &Request) -> Reply| {
@@ -64,8 +65,11 @@ struct BackendReport {
     servers: Vec<MemberReport>,
     /// No longer in the settings, with sessions still there.
     leaving: Vec<MemberReport>,
-    /// Clients that wait because all servers are full.
+    /// Clients that wait because all servers are full, or have had their clients for now.
     queued: usize,
+    /// At the rate that is allowed: to let those in, and to let all in that are here now, should they come at once.
+    queue_takes_ms: Option<u64>,
+    all_take_ms: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -120,14 +124,17 @@ fn status(balancer: &Balancer) -> Reply {
         backends: frontend.backends.iter().map(|backend| backend.name.clone()).collect(),
     };
     let backend = |backend: &Arc<crate::running::Backend>| {
-        let pool = backend.pool.load();
-        let report = |entry: &crate::pool::Entry<_>| -> MemberReport { entry_report(entry) };
+        let (pool, policy) = (backend.pool.load(), backend.policy.load());
+        let report = |entry: &crate::pool::Entry<_>| -> MemberReport { entry_report(entry, &policy) };
+        let sessions = pool.members.iter().map(|entry| u64::from(entry.member.active()));
         let leaving = pool.leaving.iter().filter(|entry| entry.member.active() > 0);
         BackendReport {
             name: backend.name.clone(),
             servers: pool.members.iter().map(report).collect(),
             leaving: leaving.map(report).collect(),
             queued: backend.queue.waiting(),
+            queue_takes_ms: milliseconds(backend.takes(backend.queue.waiting() as u64)),
+            all_take_ms: milliseconds(backend.takes(sessions.sum())),
         }
     };
     let certificates = running.certificates.iter().map(|(settings, kept)| CertificateReport {
@@ -147,8 +154,12 @@ fn status(balancer: &Balancer) -> Reply {
     Reply::json(StatusCode::OK, &status)
 }
 
-fn entry_report(entry: &crate::pool::Entry<crate::member::Member>) -> MemberReport {
-    entry.member.report(entry.settings.weight)
+fn milliseconds(time: Option<Duration>) -> Option<u64> {
+    u64::try_from(time?.as_millis()).ok()
+}
+
+fn entry_report(entry: &crate::pool::Entry<crate::member::Member>, policy: &Policy) -> MemberReport {
+    entry.member.report(entry.settings.weight, policy)
 }
 
 /// A server is named by its name, in whichever backends it is, or by its address.
@@ -167,7 +178,7 @@ fn tell(balancer: &Balancer, request: &Request, input: Input) -> Reply {
             known.push(entry.settings.name.clone());
             if entry.settings.name == which.server || Some(&entry.settings.address) == address.as_ref() {
                 entry.member.tell(input, &policy);
-                told.push(entry_report(entry));
+                told.push(entry_report(entry, &policy));
             }
         }
     }

@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | [`backend`] | pure | the state of one server: Joining, Healthy, Unhealthy, Draining, Gone |
 //! | [`framing`] | pure | where packets begin and end in a direction of a connection |
+//! | [`bucket`] | pure | how many clients a server may get a second |
 //! | [`gate`] | pure | a client's CONNECT → let in, or refused and in which words |
 //! | [`pace`] | pure | how fast many sessions are told to end |
 //! | [`pick`] | pure | which server gets the next session |
@@ -32,6 +33,7 @@
 //! | [`server`] | edge | start, signals, reload, graceful stop |
 
 pub mod backend;
+pub mod bucket;
 pub mod framing;
 pub mod gate;
 pub mod pace;

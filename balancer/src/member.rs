@@ -1,16 +1,16 @@
 //! One server at run time: its state machine, its counts, and the way to end its sessions. Shared by all threads; the
 //! counts are atomics, and the machine's lock is only taken when something happens to the server.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::backend::{Input, Machine, Rules, State, Transition};
@@ -19,15 +19,20 @@ use crate::probe::{CheckResult, Verdict};
 use crate::queue::Queue;
 use crate::registry::Registry;
 use crate::relay::Order;
-use crate::settings::{Address, CheckKind, OnDown, Policy, ServerSettings};
+use crate::settings::{CheckKind, OnDown, Policy, ServerSettings};
 use crate::waves;
+
+mod admission;
+mod place;
+
+use admission::Admission;
+use place::Place;
 
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) name: String,
-    pub(crate) address: Address,
-    /// Where that is now.
-    place: watch::Sender<Place>,
+    pub(crate) place: Place,
+    admission: Admission,
     /// The name of its backend.
     pub(crate) backend: Arc<str>,
     /// [`pick::key`] of its name: tells it from the others of its backend.
@@ -46,10 +51,6 @@ pub(crate) struct Member {
     stopping: AtomicBool,
     /// Wakes the probe: look now.
     pub(crate) nudge: Notify,
-    /// Wakes who looks up its name: look now.
-    pub(crate) look_up: Notify,
-    /// The last attempt to connect failed.
-    unreachable: AtomicBool,
     last_check: Mutex<Option<CheckResult>>,
     /// What watches it.
     attendants: Mutex<Vec<JoinHandle<()>>>,
@@ -67,21 +68,6 @@ pub(crate) struct Context {
     pub(crate) registry: Arc<Registry>,
 }
 
-/// Where a server is.
-#[derive(Debug, Clone, Default)]
-struct Place {
-    address: Option<SocketAddr>,
-    /// Why the last look-up found nothing.
-    problem: Option<Arc<str>>,
-}
-
-impl Place {
-    fn of(address: &Address) -> Self {
-        let address = if let Address::Fixed(address) = address { Some(*address) } else { None };
-        Self { address, problem: None }
-    }
-}
-
 /// A session's place at a server; counted until dropped.
 #[derive(Debug)]
 pub(crate) struct Seat {
@@ -95,13 +81,18 @@ pub(crate) fn rules(policy: &Policy) -> Rules {
 }
 
 impl Member {
-    pub(crate) fn new(settings: &ServerSettings, rules: Rules, context: Context) -> Self {
+    /// `cold`: others of its backend are there already.
+    pub(crate) fn new(settings: &ServerSettings, rules: Rules, cold: bool, context: Context) -> Self {
         let machine = Machine::new(rules);
+        let admission = Admission::new(cold);
+        if machine.state() == State::Healthy {
+            admission.began();
+        }
         let Context { backend, queue, registry } = context;
         Self {
             name: settings.name.clone(),
-            address: settings.address.clone(),
-            place: watch::Sender::new(Place::of(&settings.address)),
+            place: Place::new(&settings.address),
+            admission,
             backend,
             id: pick::key(&settings.name),
             takes: AtomicBool::new(machine.state() == State::Healthy),
@@ -115,8 +106,6 @@ impl Member {
             closings: AtomicU32::new(0),
             stopping: AtomicBool::new(false),
             nudge: Notify::new(),
-            look_up: Notify::new(),
-            unreachable: AtomicBool::new(false),
             last_check: Mutex::new(None),
             attendants: Mutex::default(),
             queue,
@@ -132,56 +121,11 @@ impl Member {
         self.takes.load(Relaxed)
     }
 
-    /// `None`: its name was not found yet.
-    pub(crate) fn place(&self) -> Option<SocketAddr> {
-        self.place.borrow().address
-    }
-
-    pub(crate) fn reachable_at(&self) -> io::Result<SocketAddr> {
-        self.place().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "its name is not found"))
-    }
-
-    /// Waits until its name has been looked up once; or why there is no address.
-    pub(crate) async fn found_at(&self, deadline: Instant) -> Result<SocketAddr, Arc<str>> {
-        let mut place = self.place.subscribe();
-        let looked_up = place.wait_for(|place| place.address.is_some() || place.problem.is_some());
-        match timeout_at(deadline, looked_up).await {
-            Ok(Ok(place)) => place.address.ok_or_else(|| place.problem.clone().unwrap_or_default()),
-            Ok(Err(_)) | Err(_) => Err("its name was not looked up in time".into()),
-        }
-    }
-
-    /// Whether it could not be connected to since this was asked last.
-    pub(crate) fn is_unreachable(&self) -> bool {
-        self.unreachable.swap(false, Relaxed)
-    }
-
     /// What a look-up of its name has found.
     pub(crate) fn looked_up(&self, found: Result<Option<SocketAddr>, String>) {
-        let before = self.place.borrow().clone();
-        let name = &self.name;
-        match found {
-            Ok(address) if address == before.address && before.problem.is_none() => return,
-            Ok(address) => {
-                let (from, to) =
-                    (before.address.map(tracing::field::display), address.map(tracing::field::display));
-                info!(server = name, address = %self.address, from, to, "address found");
-                self.place.send_replace(Place { address, problem: None });
-            }
-            Err(problem) => {
-                if before.problem.as_deref() != Some(&problem) {
-                    let still = before.address.map(tracing::field::display);
-                    warn!(server = name, address = %self.address, problem, still, "name not found");
-                }
-                self.place.send_replace(Place { address: before.address, problem: Some(problem.into()) });
-                return;
-            }
+        if self.place.found(&self.name, found) {
+            self.nudge.notify_one();
         }
-        self.nudge.notify_one();
-    }
-
-    fn resolved(&self) -> Option<SocketAddr> {
-        if let Address::Named { .. } = self.address { self.place() } else { None }
     }
 
     /// From now on these tasks watch it, and those from before no longer.
@@ -194,22 +138,37 @@ impl Member {
         self.active.load(Relaxed)
     }
 
-    pub(crate) fn load(&self, settings: &ServerSettings, untried: bool) -> Load {
+    pub(crate) fn load(
+        &self,
+        settings: &ServerSettings,
+        untried: bool,
+        policy: &Policy,
+        now: Instant,
+    ) -> Load {
+        let (active, usable) = (self.active(), untried && self.takes_sessions());
         Load {
             id: self.id,
-            active: self.active(),
+            active,
             most: settings.max_sessions,
             weight: settings.weight,
+            share: self.admission.share(policy.arrivals.slow_start, now),
             backup: settings.backup,
-            usable: untried && self.takes_sessions(),
+            usable,
+            throttled: usable && active < settings.max_sessions && !self.next_turn(policy, now).is_zero(),
         }
     }
 
-    /// A seat, unless others were quicker and there are `most` already.
-    pub(crate) fn sit(self: &Arc<Self>, most: u32) -> Option<Seat> {
+    /// Until another client may be sent to it.
+    pub(crate) fn next_turn(&self, policy: &Policy, now: Instant) -> Duration {
+        self.admission.wait(policy, now)
+    }
+
+    /// A seat, unless others were quicker and there are `most` already, or it was another one's turn.
+    pub(crate) fn sit(self: &Arc<Self>, most: u32, policy: &Policy, now: Instant) -> Option<Seat> {
         let room = |active: u32| (active < most).then_some(active + 1);
         self.active.fetch_update(Relaxed, Relaxed, room).ok()?;
-        Some(Seat { closings: self.closings.load(SeqCst), member: Arc::clone(self) })
+        let seat = Seat { closings: self.closings.load(SeqCst), member: Arc::clone(self) };
+        self.admission.take(policy, now).then_some(seat)
     }
 
     /// Tells the machine, does what follows from it, and says what it became.
@@ -223,11 +182,14 @@ impl Member {
         };
         if let Some(Transition { from, to }) = transition {
             self.log(from, to);
+            if to == State::Healthy {
+                self.admission.began();
+            }
             if to == State::Unhealthy && policy.on_down == OnDown::Close {
                 self.close_dead(policy);
             }
             self.nudge.notify_one();
-            self.look_up.notify_one();
+            self.place.look_up.notify_one();
             self.queue.freed();
         }
         transition
@@ -235,7 +197,7 @@ impl Member {
 
     fn log(&self, from: State, to: State) {
         let check = self.last_check.lock().as_ref().map(|check| check.verdict.as_str());
-        let (server, address, sessions) = (&self.name, &self.address, self.active());
+        let (server, address, sessions) = (&self.name, &self.place.address, self.active());
         if to == State::Unhealthy {
             warn!(server, %address, ?from, ?to, check, sessions, "server down");
         } else {
@@ -260,8 +222,7 @@ impl Member {
 
     pub(crate) fn connect_failed(&self, policy: &Policy) {
         self.connect_failures.fetch_add(1, Relaxed);
-        self.unreachable.store(true, Relaxed);
-        self.look_up.notify_one();
+        self.place.failed();
         self.tell(Input::ConnectFailed, policy);
         self.nudge.notify_one();
     }
@@ -280,11 +241,10 @@ impl Member {
         let input = if verdict.is_alive() { Input::CheckPassed } else { Input::CheckFailed };
         let changed = before.map(|before| before.verdict) != Some(verdict);
         if changed && !verdict.is_alive() {
-            info!(server = self.name, address = %self.address, check = verdict.as_str(), detail, "check failed");
+            info!(server = self.name, address = %self.place.address, check = verdict.as_str(), detail, "check failed");
         }
         if matches!(verdict, Verdict::Dead | Verdict::Unresolved) {
-            self.unreachable.store(true, Relaxed);
-            self.look_up.notify_one();
+            self.place.failed();
         }
         self.tell(input, policy);
         changed
@@ -303,14 +263,16 @@ impl Member {
         self.closing.notify_waiters();
     }
 
-    pub(crate) fn report(&self, weight: u32) -> MemberReport {
+    pub(crate) fn report(&self, weight: u32, policy: &Policy) -> MemberReport {
         MemberReport {
             name: self.name.clone(),
-            address: self.address.to_string(),
-            resolved: self.resolved(),
-            name_problem: self.place.borrow().problem.as_deref().map(str::to_owned),
+            address: self.place.address.to_string(),
+            resolved: self.place.resolved(),
+            name_problem: self.place.problem(),
             state: self.state(),
             weight,
+            share: f64::from(self.admission.share(policy.arrivals.slow_start, Instant::now()))
+                / f64::from(pick::WHOLE),
             sessions: self.active(),
             sessions_total: self.sessions.load(Relaxed),
             connect_failures: self.connect_failures.load(Relaxed),
@@ -333,6 +295,8 @@ pub(crate) struct MemberReport {
     name_problem: Option<String>,
     state: State,
     weight: u32,
+    /// The part of its weight that it gets now; less than 1 while it starts slowly.
+    share: f64,
     sessions: u32,
     sessions_total: u64,
     connect_failures: u64,

@@ -18,17 +18,17 @@ use crate::settings::{Address, NameServer};
 
 /// Follows the name of a server until the server is gone. Returns at once where it has none.
 pub(crate) async fn follow(member: Arc<Member>, backend: Arc<Backend>) {
-    let Address::Named { host, port } = &member.address else { return };
+    let Address::Named { host, port } = &member.place.address else { return };
     while member.state() != State::Gone {
         let names = backend.policy.load().names.clone();
         let begun = Instant::now();
         let found = timeout(limits::LOOKUP, look_up(host, &names.resolvers)).await;
         let found = found.unwrap_or_else(|_| Err("no answer in time".to_owned()));
-        let unreachable = member.is_unreachable();
-        member.looked_up(found.map(|all| choose(&all, *port, member.place(), unreachable)));
+        let unreachable = member.place.is_unreachable();
+        member.looked_up(found.map(|all| choose(&all, *port, member.place.now(), unreachable)));
         tokio::select! {
             () = sleep(names.interval) => {}
-            () = member.look_up.notified() => sleep_until(begun + limits::LOOKUP_PAUSE).await,
+            () = member.place.look_up.notified() => sleep_until(begun + limits::LOOKUP_PAUSE).await,
         }
     }
 }

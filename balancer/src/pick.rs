@@ -1,6 +1,7 @@
 //! PURE. Which server gets the next session.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
 
 use crate::settings::Balance;
 
@@ -18,10 +19,29 @@ pub struct Load {
     pub most: u32,
     /// 0: never chosen.
     pub weight: u32,
+    /// How much of its weight counts now; see [`share`].
+    pub share: u32,
     /// Only where no other server can take the session.
     pub backup: bool,
     /// Takes sessions, and was not tried for this client already.
     pub usable: bool,
+    /// Has had as many clients as it may get for now.
+    pub throttled: bool,
+}
+
+/// [`Load::share`] of a server that gets all of its weight.
+pub const WHOLE: u32 = 1000;
+/// Less would be nothing: a server must see some clients to get ready for more.
+const LEAST_SHARE: u32 = 50;
+
+/// The part of its weight that a server gets, so long after it began to take sessions: grows evenly from a twentieth to the
+/// whole within `slow_start`.
+pub fn share(since: Duration, slow_start: Duration) -> u32 {
+    if since >= slow_start {
+        return WHOLE;
+    }
+    let part = since.as_nanos() * u128::from(WHOLE) / slow_start.as_nanos().max(1);
+    u32::try_from(part).unwrap_or(WHOLE).clamp(LEAST_SHARE, WHOLE)
 }
 
 /// What the choice may depend on besides the servers.
@@ -37,14 +57,24 @@ pub struct Hint {
 }
 
 impl Load {
-    fn eligible(&self) -> bool {
+    /// Would get sessions, if not now then soon.
+    fn wanted(&self) -> bool {
         self.usable && self.weight > 0 && self.active < self.most
+    }
+
+    fn eligible(&self) -> bool {
+        self.wanted() && !self.throttled
+    }
+
+    /// What counts now, in thousandths.
+    fn weight(&self) -> u32 {
+        self.weight.saturating_mul(self.share)
     }
 
     /// Whether one more session would weigh less here. Compared as fractions of whole numbers: no rounding.
     fn lighter_than(&self, other: &Self) -> bool {
         let one_more = |load: &Self| u64::from(load.active) + 1;
-        one_more(self) * u64::from(other.weight) < one_more(other) * u64::from(self.weight)
+        one_more(self) * u64::from(other.weight()) < one_more(other) * u64::from(self.weight())
     }
 }
 
@@ -56,9 +86,10 @@ pub fn key(of: &(impl Hash + ?Sized)) -> u64 {
     hasher.finish()
 }
 
-/// The server for the next session. Backup servers count only where no other one is eligible.
+/// The server for the next session. Backup servers count only where no other one is wanted: a storm is waited for, not
+/// passed on to them.
 pub fn choose(balance: Balance, loads: &mut [Load], hint: &Hint) -> Option<usize> {
-    if loads.iter().any(|load| load.eligible() && !load.backup) {
+    if loads.iter().any(|load| load.wanted() && !load.backup) {
         loads.iter_mut().for_each(|load| load.usable &= !load.backup);
     }
     match (balance, hint.client) {
@@ -83,26 +114,27 @@ pub fn least_connections(loads: &[Load], turn: usize) -> Option<usize> {
     best
 }
 
-/// By turns, each server as often as its weight says.
+/// By turns, each server as often as its weight says; who has only a part of its weight takes that part of its turns.
 pub fn round_robin(loads: &[Load], turn: usize) -> Option<usize> {
     let point = u64::try_from(turn).unwrap_or(u64::MAX);
-    at_point(loads, point, None)
+    let takes_turn = |load: &Load| key(&(load.id, turn)) % u64::from(WHOLE) < u64::from(load.share);
+    let all = |load: &Load| load.weight;
+    let now = |load: &Load| if takes_turn(load) { load.weight } else { 0 };
+    at_point(loads, point, now).or_else(|| at_point(loads, point, all))
 }
 
 /// Two servers by chance, each as likely as its weight says, and of the two the one where a session weighs less.
 fn random_two(loads: &[Load], random: u64) -> Option<usize> {
     let (one, other) = (random >> 32, random & u64::from(u32::MAX));
-    let first = at_point(loads, one, None)?;
-    let second = at_point(loads, other, Some(first)).unwrap_or(first);
+    let first = at_point(loads, one, Load::weight)?;
+    let but_first = |load: &Load| if std::ptr::eq(load, &loads[first]) { 0 } else { load.weight() };
+    let second = at_point(loads, other, but_first).unwrap_or(first);
     Some(if loads[second].lighter_than(&loads[first]) { second } else { first })
 }
 
-/// Weights laid out as a ring: the eligible server at a point of it, one of them left out.
-fn at_point(loads: &[Load], point: u64, without: Option<usize>) -> Option<usize> {
-    let weight = |at: usize| {
-        let counts = loads[at].eligible() && without != Some(at);
-        if counts { u64::from(loads[at].weight) } else { 0 }
-    };
+/// Weights laid out as a ring: the eligible server at a point of it.
+fn at_point(loads: &[Load], point: u64, weight: impl Fn(&Load) -> u32) -> Option<usize> {
+    let weight = |at: usize| if loads[at].eligible() { u64::from(weight(&loads[at])) } else { 0 };
     let total: u64 = (0..loads.len()).map(weight).sum();
     let mut left = point.checked_rem(total)?;
     (0..loads.len()).find(|&at| {
@@ -118,10 +150,11 @@ fn bounded(loads: &[Load], client: u64) -> Option<usize> {
     let sum = |of: fn(&Load) -> u32| -> u64 {
         loads.iter().filter(|load| load.eligible()).map(|load| u64::from(of(load))).sum()
     };
-    let (active, weight) = (sum(|load| load.active) + 1, sum(|load| load.weight));
+    let (active, weight) = (sum(|load| load.active) + 1, sum(Load::weight));
     // active < 1.25 × fair share, rounded up: at least one server is always below.
-    let below =
-        |load: &Load| 4 * weight * u64::from(load.active) < BOUND_QUARTERS * active * u64::from(load.weight);
+    let below = |load: &Load| {
+        4 * weight * u64::from(load.active) < BOUND_QUARTERS * active * u64::from(load.weight())
+    };
     rendezvous(loads, client, below)
 }
 
@@ -138,7 +171,7 @@ fn rendezvous(loads: &[Load], key: u64, takes: impl Fn(&Load) -> bool) -> Option
 fn draw(load: &Load, key: u64) -> f64 {
     let hash = self::key(&(load.id, key));
     let uniform = ((hash >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
-    -uniform.ln() / f64::from(load.weight)
+    -uniform.ln() / f64::from(load.weight())
 }
 
 #[cfg(test)]
@@ -153,7 +186,16 @@ mod tests {
     }
 
     fn server(number: usize) -> Load {
-        Load { id: key(&number), active: 0, most: u32::MAX, weight: 1, backup: false, usable: true }
+        Load {
+            id: key(&number),
+            active: 0,
+            most: u32::MAX,
+            weight: 1,
+            share: WHOLE,
+            backup: false,
+            usable: true,
+            throttled: false,
+        }
     }
 
     const HINT: Hint = Hint { turn: 0, random: 0, source: 0, client: None };
@@ -253,6 +295,64 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_share_grows_evenly_from_a_twentieth_to_the_whole() {
+        let long = Duration::from_secs(30);
+        let at = |seconds| share(Duration::from_secs(seconds), long);
+        assert_eq!([0, 1, 3, 15, 29, 30, 1000].map(at), [50, 50, 100, 500, 966, 1000, 1000]);
+        assert_eq!(share(Duration::ZERO, Duration::ZERO), WHOLE);
+    }
+
+    #[test]
+    fn every_way_gives_a_slow_starter_its_part() {
+        for balance in ALL {
+            let mut loads = loads(&[0; 3]);
+            loads[2].share = WHOLE / 4;
+            spread(balance, &mut loads, 9000);
+            // 4 : 4 : 1; the better of two is a little less than that.
+            for (load, fair) in loads.iter().zip([4000, 4000, 1000_u32]) {
+                let off = load.active.abs_diff(fair);
+                assert!(off < 300, "{balance:?}: {} of {fair}", load.active);
+            }
+        }
+    }
+
+    #[test]
+    fn where_all_start_slowly_none_is_held_back() {
+        for balance in ALL {
+            let mut loads = loads(&[0; 3]);
+            loads.iter_mut().for_each(|load| load.share = LEAST_SHARE);
+            spread(balance, &mut loads, 3000);
+            assert!(loads.iter().all(|load| load.active.abs_diff(1000) < 130), "{balance:?}: {loads:?}");
+        }
+    }
+
+    #[test]
+    fn who_starts_slowly_gets_only_its_own_clients_and_no_other_moves() {
+        let mut whole = loads(&[0; 3]);
+        let after = spread(Balance::Source, &mut whole, 3000);
+        let mut slow = loads(&[0; 3]);
+        slow[2].share = WHOLE / 4;
+        let during = spread(Balance::Source, &mut slow, 3000);
+        for (during, after) in during.iter().zip(&after) {
+            assert!(during == after || *after == 2, "{during} {after}");
+        }
+    }
+
+    #[test]
+    fn throttled_servers_are_waited_for_rather_than_backups_used() {
+        for balance in ALL {
+            let mut loads = loads(&[0; 3]);
+            loads[0].throttled = true;
+            loads[2].backup = true;
+            assert_eq!(choose(balance, &mut loads.clone(), &HINT), Some(1), "{balance:?}");
+            loads[1].throttled = true;
+            assert_eq!(choose(balance, &mut loads.clone(), &HINT), None, "{balance:?}");
+            (loads[0].usable, loads[1].usable) = (false, false);
+            assert_eq!(choose(balance, &mut loads, &HINT), Some(2), "{balance:?}");
+        }
+    }
+
     /// Gives `count` sessions, one after the other; how many each server got.
     fn given(mut loads: Vec<Load>, count: usize, pick: fn(&[Load], usize) -> Option<usize>) -> Vec<u32> {
         let before: Vec<u32> = loads.iter().map(|load| load.active).collect();
@@ -289,9 +389,15 @@ mod tests {
     }
 
     fn any_loads() -> impl Strategy<Value = Vec<Load>> {
-        let load = (0..2000u32, 0..5u32, any::<bool>());
+        let load = (0..2000u32, 0..5u32, any::<bool>(), LEAST_SHARE..=WHOLE);
         prop::collection::vec(
-            load.prop_map(|(active, weight, usable)| Load { active, weight, usable, ..server(0) }),
+            load.prop_map(|(active, weight, usable, share)| Load {
+                active,
+                weight,
+                usable,
+                share,
+                ..server(0)
+            }),
             0..12,
         )
     }
@@ -327,7 +433,8 @@ mod tests {
         }
 
         #[test]
-        fn a_round_gives_each_its_weight(loads in any_loads(), start in 0..1000usize) {
+        fn a_round_gives_each_its_weight(mut loads in any_loads(), start in 0..1000usize) {
+            loads.iter_mut().for_each(|load| load.share = WHOLE);
             let total: u32 = loads.iter().filter(|load| load.eligible()).map(|load| load.weight).sum();
             let mut got = vec![0; loads.len()];
             for turn in start..start + total as usize {

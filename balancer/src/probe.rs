@@ -150,7 +150,7 @@ async fn look(member: &Member, backend: &Backend, policy: &Policy) -> Option<Che
     let check = &policy.check;
     let begun = Instant::now();
     let deadline = begun + check.timeout;
-    let at = match member.found_at(deadline).await {
+    let at = match member.place.found_at(deadline).await {
         Ok(clients) => place(check, clients),
         Err(detail) => {
             let detail = Some(detail.to_string());
@@ -197,14 +197,14 @@ async fn ask(
     let credentials = backend.credentials.load_full();
     let stream = match &policy.server_tls {
         Some(tls) if check.tls && check.ask != Ask::Tcp => {
-            let shaken = Box::pin(credentials.shake_hands(socket, tls, &member.address)).await;
+            let shaken = Box::pin(credentials.shake_hands(socket, tls, &member.place.address)).await;
             Upstream::Tls(Box::new(shaken.map_err(|error| Failed::broken(&error))?))
         }
         _ => Upstream::Plain(socket),
     };
     match &check.ask {
         Ask::None | Ask::Tcp | Ask::Tls => Ok(()),
-        Ask::Http(ask) => http::ask(stream, ask, &member.address.to_string()).await,
+        Ask::Http(ask) => http::ask(stream, ask, &member.place.address.to_string()).await,
         Ask::Mqtt(ask) => {
             let password = credentials.password();
             talk(stream, ask, &member.name, password.as_deref().map(|text| text.as_bytes())).await

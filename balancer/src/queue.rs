@@ -1,4 +1,4 @@
-//! Where clients wait while all servers of a backend are full: in a bounded line, for a bounded time, first come first
+//! Where clients wait while all servers of a backend are full, or have had their clients for now: in a bounded line, for a bounded time, first come first
 //! served.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -34,12 +34,12 @@ impl Queue {
         self.waiting.load(Relaxed)
     }
 
-    /// Waits for what `take` finds, unless `most` wait already.
+    /// Waits for what `take` finds, unless `most` wait already. Where there is nothing it may say when there will be.
     pub(crate) async fn wait<T>(
         &self,
         most: usize,
         at_most: Duration,
-        take: impl Fn() -> Option<T>,
+        take: impl Fn() -> Result<T, Option<Duration>>,
     ) -> Option<T> {
         let _place = self.enter(most)?;
         let found = async {
@@ -47,10 +47,11 @@ impl Queue {
             loop {
                 // Made before looking, so that nothing which happens in between is missed.
                 let freed = self.freed.notified();
-                if let Some(found) = take() {
-                    return Some(found);
+                match take() {
+                    Ok(found) => return Some(found),
+                    Err(None) => freed.await,
+                    Err(Some(soon)) => drop(timeout(soon, freed).await),
                 }
-                freed.await;
             }
         };
         timeout(at_most, found).await.ok().flatten()
@@ -86,7 +87,7 @@ mod tests {
             let (queue, seats) = (Arc::clone(&queue), Arc::clone(&seats));
             async move {
                 let room = |seats: i32| (seats > 0).then_some(seats - 1);
-                queue.wait(most, LONG, || seats.fetch_update(Relaxed, Relaxed, room).ok()).await
+                queue.wait(most, LONG, || seats.fetch_update(Relaxed, Relaxed, room).map_err(|_| None)).await
             }
         };
         let waiting = [tokio::spawn(come(2)), tokio::spawn(come(2))];
@@ -111,7 +112,9 @@ mod tests {
             let (queue, seats, served) = (Arc::clone(&queue), Arc::clone(&seats), Arc::clone(&served));
             tokio::spawn(async move {
                 let room = |seats: i32| (seats > 0).then_some(seats - 1);
-                let took = queue.wait(100, LONG, || seats.fetch_update(Relaxed, Relaxed, room).ok()).await;
+                let took = queue
+                    .wait(100, LONG, || seats.fetch_update(Relaxed, Relaxed, room).map_err(|_| None))
+                    .await;
                 served.lock().push((number, took.is_some()));
             })
         };
@@ -139,7 +142,9 @@ mod tests {
     #[tokio::test]
     async fn nobody_waits_for_ever() {
         let queue = Arc::new(Queue::default());
-        assert_eq!(queue.wait(1, Duration::from_millis(20), || None::<()>).await, None);
+        assert_eq!(queue.wait(1, Duration::from_millis(20), || Err::<(), _>(None)).await, None);
+        let soon = Some(Duration::from_millis(5));
+        assert_eq!(queue.wait(1, Duration::from_millis(20), || Err::<(), _>(soon)).await, None);
         assert_eq!(queue.waiting(), 0);
     }
 }

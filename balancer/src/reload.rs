@@ -147,7 +147,8 @@ fn replace(
         queue: Arc::clone(&backend.queue),
         registry: Arc::clone(&context.shared.registry),
     };
-    let make = |settings: &_| Member::new(settings, rules, shared.clone());
+    let cold = !backend.pool.load().members.is_empty();
+    let make = |settings: &_| Member::new(settings, rules, cold, shared.clone());
     let (pool, changes) = backend.pool.load().replace(wanted, make, |member| member.active() > 0);
     let policy = backend.policy.load();
     for change in &changes {

@@ -12,6 +12,7 @@ use nsd_edge::listen::Listener;
 use nsd_edge::tls::{TlsServer, TlsSettings};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tracing::error;
 
 use crate::credentials::Credentials;
@@ -22,7 +23,7 @@ use crate::pool::{Entry, Pool};
 use crate::queue::Queue;
 use crate::registry::Registry;
 use crate::session;
-use crate::settings::{Balance, Policy};
+use crate::settings::Policy;
 use crate::workers::Workers;
 
 /// What all sessions share.
@@ -69,23 +70,27 @@ impl Backend {
     /// A seat at the server that should get the client, leaving out those already tried. Where all are full, a client that
     /// has tried none may wait for one.
     pub(crate) async fn seat(&self, policy: &Policy, who: Who, tried: &[u64]) -> Option<Seat> {
-        let may_wait = policy.queue > 0 && tried.is_empty();
+        let may_wait = policy.arrivals.queue > 0 && tried.is_empty();
         if !(may_wait && self.queue.waiting() > 0)
-            && let Some(seat) = self.choose(policy.balance, who, tried)
+            && let Ok(seat) = self.choose(policy, who, tried)
         {
             return Some(seat);
         }
         if !(may_wait && self.is_usable()) {
             return None;
         }
-        let take = || self.choose(policy.balance, who, tried);
-        self.queue.wait(policy.queue, policy.queue_timeout, take).await
+        let take = || self.choose(policy, who, tried);
+        self.queue.wait(policy.arrivals.queue, policy.arrivals.queue_timeout, take).await
     }
 
-    fn choose(&self, balance: Balance, who: Who, tried: &[u64]) -> Option<Seat> {
+    /// A seat now; or, where servers have had their clients for now, how long until one has not.
+    fn choose(&self, policy: &Policy, who: Who, tried: &[u64]) -> Result<Seat, Option<Duration>> {
         let pool = self.pool.load();
-        let load =
-            |entry: &Entry<Member>| entry.member.load(&entry.settings, !tried.contains(&entry.member.id));
+        let now = Instant::now();
+        let load = |entry: &Entry<Member>| {
+            let untried = !tried.contains(&entry.member.id);
+            entry.member.load(&entry.settings, untried, policy, now)
+        };
         let hint = pick::Hint {
             turn: self.turn.fetch_add(1, Relaxed),
             random: fastrand::u64(..),
@@ -94,12 +99,24 @@ impl Backend {
         };
         loop {
             let mut loads: Vec<pick::Load> = pool.members.iter().map(load).collect();
-            let Entry { settings, member } = &pool.members[pick::choose(balance, &mut loads, &hint)?];
+            let Some(chosen) = pick::choose(policy.balance, &mut loads, &hint) else {
+                let throttled = loads.iter().zip(&pool.members).filter(|(load, _)| load.throttled);
+                return Err(throttled.map(|(_, entry)| entry.member.next_turn(policy, now)).min());
+            };
+            let Entry { settings, member } = &pool.members[chosen];
             // Another thread may have taken the last seat; then it shows in the loads.
-            if let Some(seat) = member.sit(settings.max_sessions) {
-                return Some(seat);
+            if let Some(seat) = member.sit(settings.max_sessions, policy, now) {
+                return Ok(seat);
             }
         }
+    }
+
+    /// To let `clients` in at the rate that its servers allow; `None`: there is no such rate, or no server.
+    pub(crate) fn takes(&self, clients: u64) -> Option<Duration> {
+        let rate = u64::from(self.policy.load().arrivals.connect_rate?.per_second);
+        let pool = self.pool.load();
+        let servers = pool.members.iter().filter(|entry| entry.member.takes_sessions()).count() as u64;
+        Some(Duration::from_millis((clients * 1000).checked_div(rate * servers)?))
     }
 
     pub(crate) fn is_usable(&self) -> bool {

@@ -200,7 +200,8 @@ async fn connect(stream: &impl Origin, client: &Client) -> Result<Seated, Failed
         }
         tried.push(seat.member().id);
     }
-    Err(End::NoServer.into())
+    let busy = tried.is_empty() && backend.is_usable();
+    Err(if busy { End::ServersBusy } else { End::NoServer }.into())
 }
 
 impl Client {

@@ -12,6 +12,7 @@ use nsd_edge::logs::Format;
 
 use crate::limits;
 
+mod arrivals;
 mod backend;
 mod check;
 mod entry;
@@ -23,6 +24,7 @@ mod server;
 mod server_tls;
 mod tls;
 
+pub use arrivals::Arrivals;
 pub use backend::{BackendSettings, Balance, Duplicates, OnDown, Policy, ProxyVersion};
 pub use check::{Ask, Check, CheckKind, HttpAsk, MqttAsk};
 pub use entry::EntrySettings;

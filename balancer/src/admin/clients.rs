@@ -39,7 +39,7 @@ impl<'a> From<&'a Live> for Session<'a> {
             frontend: &frontend.name,
             backend: &member.backend,
             server: &member.name,
-            address: member.address.to_string(),
+            address: member.place.address.to_string(),
             source: *peer,
             version: version.map(number),
             tls: *tls,

@@ -27,6 +27,8 @@ pub(crate) enum End {
     Told(Order),
     /// No server took the client.
     NoServer,
+    /// All servers are full or have had their clients for now, and no room to wait was left, or too little time.
+    ServersBusy,
     /// This process or machine ran out of files, ports or memory.
     OurLimit,
     /// The TLS handshake failed.
@@ -106,6 +108,7 @@ impl End {
             Self::Silent => "client-silent",
             Self::Told(order) => order.as_str(),
             Self::NoServer => "no-server",
+            Self::ServersBusy => "servers-busy",
             Self::OurLimit => "our-limit",
             Self::Handshake => "handshake",
             Self::HandshakeTimeout => "handshake-timeout",

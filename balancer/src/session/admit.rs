@@ -143,9 +143,15 @@ where
         }
         seat.member().suspected();
     }
-    let answer = last_word.unwrap_or_else(|| connack(ReasonCode::ServerUnavailable, passed.version));
+    let busy = tried.is_empty() && backend.is_usable();
+    let (end, reason) = if busy {
+        (End::ServersBusy, ReasonCode::ServerBusy)
+    } else {
+        (End::NoServer, ReasonCode::ServerUnavailable)
+    };
+    let answer = last_word.unwrap_or_else(|| connack(reason, passed.version));
     say_goodbye(stream, &answer).await;
-    Err(failed(client, End::NoServer, gate, answer.len()))
+    Err(failed(client, end, gate, answer.len()))
 }
 
 /// Sends the CONNECT with what came behind it, and reads the beginning of the answer.

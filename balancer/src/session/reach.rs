@@ -25,7 +25,7 @@ pub(super) async fn reach(
 ) -> Result<Option<Upstream>, End> {
     let mut connected = false;
     let connect = async {
-        let mut server = listen::connect(member.reachable_at()?).await?;
+        let mut server = listen::connect(member.place.reachable_at()?).await?;
         connected = true;
         if let Some(version) = policy.send_proxy {
             origin::tell(&mut server, version, &client.header(stream)).await?;
@@ -59,6 +59,6 @@ async fn secure(
     backend: &Backend,
 ) -> io::Result<Upstream> {
     let Some(tls) = &policy.server_tls else { return Ok(Upstream::Plain(socket)) };
-    let stream = Box::pin(backend.credentials.load().shake_hands(socket, tls, &member.address)).await?;
+    let stream = Box::pin(backend.credentials.load().shake_hands(socket, tls, &member.place.address)).await?;
     Ok(Upstream::Tls(Box::new(stream)))
 }

@@ -5,12 +5,11 @@ use std::time::Duration;
 use nsd_edge::config::Table;
 
 use super::server::read_server;
-use super::{Check, Names, Seen, ServerSettings, ServerTls, check, names, read_name, server_tls};
+use super::{
+    Arrivals, Check, Names, Seen, ServerSettings, ServerTls, arrivals, check, names, read_name, server_tls,
+};
 use crate::limits;
 use crate::pace::Pace;
-
-/// More clients than this are not served sooner for waiting here.
-const MAX_QUEUE: u64 = 100_000;
 
 /// A set of servers and how they are used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,9 +31,7 @@ pub struct Policy {
     /// How servers are spoken to over TLS; `None`: in the clear.
     pub server_tls: Option<ServerTls>,
     pub names: Names,
-    /// Clients that may wait at once while all servers are full, and how long.
-    pub queue: usize,
-    pub queue_timeout: Duration,
+    pub arrivals: Arrivals,
     /// How fast the sessions of a server that is down are closed.
     pub close_rate: Pace,
     pub duplicates: Duplicates,
@@ -89,7 +86,6 @@ pub enum Duplicates {
 
 pub(super) fn read_backend(table: &mut Table<'_, '_>, seen: &mut Seen) -> Option<BackendSettings> {
     let name = read_name(table);
-    let policy = read_policy(table);
     let mut servers: Vec<ServerSettings> = Vec::new();
     for mut table in table.tables("server") {
         let server = read_server(&mut table);
@@ -100,6 +96,7 @@ pub(super) fn read_backend(table: &mut Table<'_, '_>, seen: &mut Seen) -> Option
         }
         servers.push(server);
     }
+    let policy = read_policy(table, servers.len());
     let name = name?;
     if seen.backends.insert(name.clone(), policy.check.kind()).is_some() {
         table.problem("name", format!("`{name}` is the name of another listen or backend section"));
@@ -107,12 +104,10 @@ pub(super) fn read_backend(table: &mut Table<'_, '_>, seen: &mut Seen) -> Option
     Some(BackendSettings { name, policy, servers })
 }
 
-fn read_policy(table: &mut Table<'_, '_>) -> Policy {
+fn read_policy(table: &mut Table<'_, '_>, servers: usize) -> Policy {
     let balance = table.choice("balance", &Balance::CHOICES).unwrap_or(Balance::LeastConnections);
     let on_down = table.choice("on_down", &[("close", OnDown::Close), ("keep", OnDown::Keep)]);
     let send_proxy = table.choice("send_proxy", &[("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)]);
-    let queue = table.number("queue", 0, MAX_QUEUE).and_then(|most| usize::try_from(most).ok());
-    let queue_timeout = table.duration("queue_timeout", &limits::DURATIONS).unwrap_or(limits::QUEUE_TIMEOUT);
     let connect_timeout =
         table.duration("connect_timeout", &limits::DURATIONS).unwrap_or(limits::CONNECT_TIMEOUT);
     let server_tls = server_tls::read(table);
@@ -127,8 +122,7 @@ fn read_policy(table: &mut Table<'_, '_>) -> Policy {
         send_proxy,
         server_tls,
         names: names::read(table),
-        queue: queue.unwrap_or(0),
-        queue_timeout,
+        arrivals: arrivals::read(table, servers),
         close_rate,
         duplicates: duplicates.unwrap_or(Duplicates::Close),
     }

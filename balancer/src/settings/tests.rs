@@ -1,6 +1,7 @@
 use nsd_wire::Version;
 
 use super::*;
+use crate::bucket::ConnectRate;
 use crate::gate::GateRules;
 use crate::gate::rates::Rate;
 use crate::rules::{Conditions, Pattern, Rule, Rules, Then};
@@ -68,8 +69,11 @@ fn both_forms_are_read_and_what_is_left_out_has_defaults() {
     assert_eq!((check.kind(), check.rise, check.fall), (CheckKind::Mqtt, 3, 4));
     assert_eq!((listen.policy.balance, listen.policy.on_down), (Balance::RoundRobin, OnDown::Keep));
     assert_eq!((listen.policy.send_proxy, pages.policy.send_proxy), (Some(ProxyVersion::V2), None));
-    assert_eq!((listen.policy.queue, listen.policy.queue_timeout), (100, Duration::from_secs(6)));
-    assert_eq!(pages.policy.queue, 0);
+    assert_eq!(
+        (listen.policy.arrivals.queue, listen.policy.arrivals.queue_timeout),
+        (100, Duration::from_secs(6))
+    );
+    assert_eq!(pages.policy.arrivals.queue, 0);
     let server = &listen.servers[0];
     assert_eq!((server.weight, server.max_sessions, server.backup), (5, 5000, true));
     assert_eq!(pages.policy.check, Check::default());
@@ -428,4 +432,29 @@ bind = ["0.0.0.0:1883"]
         "11: backend.check.password_file: needs a `user_name` beside it",
     ];
     assert_eq!(problems(text), expected);
+}
+
+#[test]
+fn a_rate_has_a_burst_and_a_queue_that_fit_it() {
+    let arrivals = |keys: &str| {
+        let server = |name| format!("[[listen.server]]\nname = \"{name}\"\naddress = \"10.0.0.3:1883\"\n");
+        let text = format!(
+            "[[listen]]\nname = \"l\"\nbind = [\"0.0.0.0:1883\"]\n{keys}\n{}{}",
+            server("a"),
+            server("b")
+        );
+        parse(&text).map(|settings| settings.backends[0].policy.arrivals.clone())
+    };
+    let told = arrivals("connects_per_second = 200\nqueue_timeout = \"10s\"\nslow_start = \"30s\"").unwrap();
+    assert_eq!(told.connect_rate, Some(ConnectRate { per_second: 200, burst: 20 }));
+    assert_eq!(
+        (told.queue, told.slow_start),
+        (4000, Duration::from_secs(30)),
+        "what two servers take in 10 s"
+    );
+    assert_eq!(arrivals("connects_per_second = 200\nqueue = 0").unwrap().queue, 0);
+    let none = arrivals("").unwrap();
+    assert_eq!((none.queue, none.connect_rate, none.slow_start), (0, None, Duration::ZERO));
+    let problem = arrivals("connects_burst = 5").unwrap_err();
+    assert_eq!(problem[0].to_string(), "4: listen.connects_burst: needs `connects_per_second` beside it");
 }

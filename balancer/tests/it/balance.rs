@@ -110,7 +110,7 @@ async fn a_full_server_falls_through_to_others_and_a_backup_comes_last() {
     let clients = Client::many(address, 5).await;
     assert_eq!(shares(&clients), HashMap::from([("b1", 3), ("b2", 2)]));
     assert!(Client::connect(address).await.is_err(), "all are full");
-    balancer.wait_for_log("end=\"no-server\"").await;
+    balancer.wait_for_log("end=\"servers-busy\"").await;
     balancer.rewrite(&section(4));
     balancer.wait_for_log("reloaded: mqtt: ~b1 max_sessions 3 → 4").await;
     assert_eq!(Client::connect(address).await.unwrap().broker, "b1");

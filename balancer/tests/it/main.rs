@@ -12,6 +12,7 @@ mod reload;
 mod rules;
 mod sessions;
 mod sources;
+mod storm;
 mod support;
 mod tls;
 mod tls_files;
