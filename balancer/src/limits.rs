@@ -20,6 +20,8 @@ pub(crate) const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
 pub(crate) const LOOKUP_PAUSE: Duration = Duration::from_secs(1);
 /// For the whole of a look-up; then the last address stays.
 pub(crate) const LOOKUP: Duration = Duration::from_secs(5);
+/// A client that waits in line, and has sent something that nobody reads yet, is looked at this often, whether it is there.
+pub(crate) const LEFT_IN_LINE: Duration = Duration::from_millis(500);
 /// Servers tried for one client; then it is closed, for it would have given up itself.
 pub(crate) const CONNECT_ATTEMPTS: usize = 4;
 /// After SIGTERM, below the 10 s after which container engines kill.

@@ -23,7 +23,7 @@ use crate::pool::{Entry, Pool};
 use crate::queue::Queue;
 use crate::registry::Registry;
 use crate::session;
-use crate::settings::Policy;
+use crate::settings::{Arrivals, Policy};
 use crate::workers::Workers;
 
 /// What all sessions share.
@@ -67,20 +67,22 @@ impl Backend {
         }
     }
 
-    /// A seat at the server that should get the client, leaving out those already tried. Where all are full, a client that
-    /// has tried none may wait for one.
+    /// A seat at the server that should get the client, leaving out those already tried. Where all are full a client that
+    /// has tried none may wait for one; where it is not their turn, any client may.
     pub(crate) async fn seat(&self, policy: &Policy, who: Who, tried: &[u64]) -> Option<Seat> {
-        let may_wait = policy.arrivals.queue > 0 && tried.is_empty();
-        if !(may_wait && self.queue.waiting() > 0)
-            && let Ok(seat) = self.choose(policy, who, tried)
-        {
-            return Some(seat);
+        let (Arrivals { queue, queue_timeout, .. }, first) = (&policy.arrivals, tried.is_empty());
+        // Who has tried a server in vain was in line before.
+        if *queue == 0 || !first || self.queue.waiting() == 0 {
+            match self.choose(policy, who, tried) {
+                Ok(seat) => return Some(seat),
+                Err(turn) if *queue == 0 || !(first || turn.is_some()) => return None,
+                Err(_) => {}
+            }
         }
-        if !(may_wait && self.is_usable()) {
+        if !self.is_usable() {
             return None;
         }
-        let take = || self.choose(policy, who, tried);
-        self.queue.wait(policy.arrivals.queue, policy.arrivals.queue_timeout, take).await
+        self.queue.wait(*queue, *queue_timeout, || self.choose(policy, who, tried)).await
     }
 
     /// A seat now; or, where servers have had their clients for now, how long until one has not.

@@ -31,6 +31,7 @@ use crate::workers::Place;
 mod access;
 mod admit;
 mod facts;
+mod line;
 mod reach;
 mod talk;
 mod upstream;

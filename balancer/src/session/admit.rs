@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{timeout, timeout_at};
 use tracing::debug;
 
-use super::{Client, Failed, Seated, Upstream, reach};
+use super::{Client, Failed, Seated, Upstream, line, reach};
 use crate::framing::Framing;
 use crate::gate::{
     Answer, Gate, GateRules, Passed, Refusal, Refused, Verdict, answer, connack, is_success, longest_silence,
@@ -110,7 +110,8 @@ where
     let mut tried = Vec::new();
     let mut last_word = None;
     while tried.len() < limits::CONNECT_ATTEMPTS {
-        let Some(seat) = backend.seat(&policy, who, &tried).await else { break };
+        let found = line::seat(stream.socket(), backend, &policy, who, &tried).await;
+        let Some(seat) = found.map_err(|end| failed(client, end, gate, 0))? else { break };
         let name = &seat.member().name;
         tried.push(seat.member().id);
         let Some(mut server) = reach(backend, seat.member(), &policy, stream, client)

@@ -19,29 +19,33 @@ struct Dns {
     directory: TempDir,
 }
 
+fn dnsmasq(address: SocketAddr, directory: &TempDir) -> Child {
+    let mut command = Command::new("/usr/sbin/dnsmasq");
+    command.args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--bind-interfaces"]);
+    command.args(["--conf-file=/dev/null", "--user=root", "--group=root", "--pid-file="]);
+    command.args(["--listen-address=127.0.0.1".to_owned(), format!("--port={}", address.port())]);
+    command.arg(format!("--addn-hosts={}", directory.path().join("hosts").display()));
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("dnsmasq is installed")
+}
+
 impl Dns {
     /// `names` as in `/etc/hosts`.
     async fn start(names: &str) -> Self {
         let directory = TempDir::new().unwrap();
-        let address = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        let hosts = directory.path().join("hosts");
-        std::fs::write(&hosts, names).unwrap();
-        let mut command = Command::new("/usr/sbin/dnsmasq");
-        command.args([
-            "--keep-in-foreground",
-            "--no-resolv",
-            "--no-hosts",
-            "--bind-interfaces",
-            "--conf-file=/dev/null",
-        ]);
-        command.args(["--user=root", "--group=root", "--pid-file=", "--listen-address=127.0.0.1"]);
-        command.arg(format!("--port={}", address.port())).arg(format!("--addn-hosts={}", hosts.display()));
-        let process =
-            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("dnsmasq is installed");
-        // It listens on TCP, too: then it is there.
-        let listens = async || tokio::net::TcpStream::connect(address).await.is_ok();
-        until("dnsmasq listens", listens).await;
-        Self { process, address, directory }
+        std::fs::write(directory.path().join("hosts"), names).unwrap();
+        loop {
+            // Free for UDP; who came to have it for TCP meanwhile makes us try another one.
+            let address = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+            let mut process = dnsmasq(address, &directory);
+            while process.try_wait().unwrap().is_none() {
+                let listens = tokio::net::TcpStream::connect(address).await.is_ok();
+                // If it was another one that took the connection, dnsmasq has ended by then.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                if listens && process.try_wait().unwrap().is_none() {
+                    return Self { process, address, directory };
+                }
+            }
+        }
     }
 
     fn hosts(&self) -> PathBuf {

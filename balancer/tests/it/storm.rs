@@ -123,6 +123,53 @@ async fn who_finds_no_room_to_wait_or_waits_in_vain_is_told() {
     Client::persist(address).await;
 }
 
+/// Devices give up sooner than a long line ends: what they leave behind must cost no server anything.
+#[tokio::test]
+async fn who_leaves_the_line_is_not_waited_for() {
+    let b1 = Broker::start("b1").await;
+    let address = free_address();
+    let options = format!("queue = 50\nqueue_timeout = \"10m\"\n{UNCHECKED}");
+    let settings = listen(address, &options, &servers(&["b1"], &[&b1])) + "max_sessions = 1\n";
+    let balancer = Balancer::start(address, &settings).await;
+    let first = Client::connect(address).await.unwrap();
+    let mut waiting = Vec::new();
+    for number in 0..50 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let mut bytes = Vec::new();
+        Connect::new(Version::V311, "waits").encode(Version::V311, &mut bytes).unwrap();
+        // Some say more than their CONNECT.
+        bytes.extend(std::iter::repeat_n([0xc0, 0], number % 3).flatten());
+        stream.write_all(&bytes).await.unwrap();
+        waiting.push(stream);
+    }
+    let queued = async |count: usize| backend(&balancer).await["queued"] == count;
+    until("all wait", async || queued(50).await).await;
+    let last = waiting.pop();
+    drop(waiting);
+    until("one is left", async || queued(1).await).await;
+    assert_eq!(b1.total(), 1);
+    drop(first);
+    until("it comes in", async || b1.total() == 2).await;
+    drop(last);
+}
+
+/// A server that is dead and not known to be: who tried it in vain waits for his turn at another one.
+#[tokio::test]
+async fn who_tried_a_server_in_vain_waits_for_his_turn_at_another() {
+    let b1 = Broker::start("b1").await;
+    let address = free_address();
+    // Never taken out.
+    let options = "mode = \"mqtt\"\nconnects_per_second = 50\nconnects_burst = 1\nqueue_timeout = \"30s\"\ncheck = { kind = \"none\", fall = 100 }";
+    let settings = listen(address, options, &[("nobody", free_address()), ("b1", b1.address)]);
+    let _balancer = Balancer::start(address, &settings).await;
+    let mut clients = JoinSet::new();
+    for _ in 0..60 {
+        clients.spawn(Client::connect(address));
+    }
+    let all = clients.join_all().await;
+    assert!(all.iter().all(|client| client.as_ref().unwrap().broker == "b1"));
+}
+
 #[tokio::test]
 async fn a_storm_does_not_spill_over_to_backups() {
     let (b1, spare) = (Broker::start("b1").await, Broker::start("spare").await);
