@@ -26,6 +26,7 @@ const PURE: &[&str] = &[
     "balancer/src/backend.rs",
     "balancer/src/bucket.rs",
     "balancer/src/framing.rs",
+    "balancer/src/convert",
     "balancer/src/gate.rs",
     "balancer/src/gate",
     "balancer/src/pace.rs",

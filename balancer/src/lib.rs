@@ -5,6 +5,7 @@
 //! | [`backend`] | pure | the state of one server: Joining, Healthy, Unhealthy, Draining, Gone |
 //! | [`framing`] | pure | where packets begin and end in a direction of a connection |
 //! | [`bucket`] | pure | how many clients a server may get a second |
+//! | [`convert`] | pure | `haproxy.cfg` → our settings |
 //! | [`gate`] | pure | a client's CONNECT → let in, or refused and in which words |
 //! | [`pace`] | pure | how fast many sessions are told to end |
 //! | [`pick`] | pure | which server gets the next session |
@@ -34,6 +35,7 @@
 
 pub mod backend;
 pub mod bucket;
+pub mod convert;
 pub mod framing;
 pub mod gate;
 pub mod pace;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use nsd_balancer::convert;
 use nsd_balancer::server::{self, StartError};
 use nsd_balancer::settings::{self, ADMIN_SOCKET};
 use nsd_edge::admin::{Method, StatusCode, call};
@@ -11,6 +12,8 @@ use nsd_edge::logs;
 use serde_json::{Value, json};
 
 const FAILED: u8 = 1;
+/// Something has no counterpart.
+const NOT_ALL: u8 = 2;
 const USAGE: u8 = 64;
 const BAD_FILE: u8 = 65;
 
@@ -44,6 +47,8 @@ enum Command {
         #[command(subcommand)]
         ask: Ask,
     },
+    /// A haproxy.cfg → settings for here, on stdout; exit code 2: not all of it could be carried over, stderr tells what
+    Convert { file: PathBuf },
 }
 
 #[derive(Subcommand)]
@@ -82,6 +87,7 @@ fn main() -> ExitCode {
     };
     match (cli.command, cli.serve.config) {
         (Some(Command::Admin { socket, ask }), _) => runtime.block_on(admin(&socket, ask)),
+        (Some(Command::Convert { file }), _) => convert(&file),
         (None, Some(config)) if cli.serve.check => check(&config),
         (None, Some(config)) => serve(&runtime, &config),
         (None, None) => fail("--config FILE is missing", USAGE),
@@ -128,6 +134,27 @@ async fn admin(socket: &std::path::Path, ask: Ask) -> ExitCode {
 fn query(path: &str, name: &str, value: &str) -> String {
     let pair = form_urlencoded::Serializer::new(String::new()).append_pair(name, value).finish();
     format!("{path}?{pair}")
+}
+
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the settings are for a file, the notes for people"
+)]
+fn convert(file: &std::path::Path) -> ExitCode {
+    let shown = file.display();
+    let text = match settings::read(file) {
+        Ok(text) => text,
+        Err(error) => return fail(&error.to_string(), BAD_FILE),
+    };
+    match convert::haproxy(&text) {
+        Ok(made) => {
+            print!("{}", made.toml);
+            made.notes.iter().for_each(|note| eprintln!("{shown}:{note}"));
+            if made.notes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(NOT_ALL) }
+        }
+        Err(note) => fail(&format!("{shown}:{note}"), BAD_FILE),
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "the answer to a command is for people and pipes")]

@@ -76,20 +76,25 @@ impl fmt::Display for Listed<'_> {
 
 /// Reads, parses and checks the file.
 pub fn load(path: &Path) -> Result<Settings, SettingsError> {
+    let text = read(path)?;
+    parse(&text).map_err(|problems| SettingsError::Wrong { path: path.to_owned(), problems })
+}
+
+/// The text of a file of settings.
+pub fn read(path: &Path) -> Result<String, SettingsError> {
     let unreadable = |source| SettingsError::Unreadable { path: path.to_owned(), source };
     let length = std::fs::metadata(path).map_err(unreadable)?.len();
     if length > limits::SETTINGS_FILE {
         return Err(unreadable(std::io::Error::other(format!("{length} bytes are too many for settings"))));
     }
-    let text = std::fs::read_to_string(path).map_err(unreadable)?;
-    parse(&text).map_err(|problems| SettingsError::Wrong { path: path.to_owned(), problems })
+    std::fs::read_to_string(path).map_err(unreadable)
 }
 
 pub fn parse(text: &str) -> Result<Settings, Vec<Problem>> {
-    config::parse(text, read)
+    config::parse(text, read_all)
 }
 
-fn read(root: &mut Table<'_, '_>) -> Option<Settings> {
+fn read_all(root: &mut Table<'_, '_>) -> Option<Settings> {
     let admin_socket = root.table("admin").and_then(|mut table| {
         let socket = table.string("socket");
         table.finish();

@@ -3,6 +3,7 @@
 
 mod balance;
 mod checks;
+mod convert;
 mod gate;
 mod health;
 mod names;
