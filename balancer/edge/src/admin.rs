@@ -1,141 +1,40 @@
 //! The admin socket: HTTP/1 with JSON on a unix socket that only its owner may open, and the small client behind the
 //! `admin` commands. The [`Router`] knows no socket: metrics are served by the same means on a port ([`serve_port`]).
 
-use std::convert::Infallible;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-pub use hyper::{Method, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tracing::debug;
 
 use crate::drain::Watch;
+use crate::http::Bounds;
+pub use crate::http::{Method, Reply, Request, Router, StatusCode};
 use crate::listen::{BindError, Listener, bind};
 
-/// A request's body; a larger one is refused with 413.
-const MAX_BODY: usize = 64 * 1024;
 /// An answer that the client takes.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// Connections served at once; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 32;
-/// From a connection to its request's last header line.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// From a connection to the last byte of its answer: who asks without listening does not keep others out.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// One request a connection. Who asks without listening does not keep others out.
+const BOUNDS: Bounds = Bounds {
+    body: 64 * 1024,
+    header: Duration::from_secs(5),
+    connection: Duration::from_secs(60),
+    keep_alive: false,
+};
 /// The client's patience. A drain may be asked to wait; the server answers it at once and drains on.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// What a handler gets to see.
-#[derive(Debug)]
-pub struct Request {
-    pub path: String,
-    /// What stands behind the `?`.
-    pub query: String,
-    pub body: Bytes,
-}
-
-impl Request {
-    /// A value of the query (`?name=value`), decoded; of one that is there twice, the first.
-    pub fn query(&self, name: &str) -> Option<String> {
-        let mut pairs = form_urlencoded::parse(self.query.as_bytes());
-        pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
-    }
-
-    /// The body as JSON. The error is an answer already.
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Reply> {
-        serde_json::from_slice(&self.body).map_err(|error| Reply::problem(StatusCode::BAD_REQUEST, error))
-    }
-}
-
-/// What a handler answers.
-#[derive(Debug)]
-pub struct Reply {
-    pub status: StatusCode,
-    pub content_type: &'static str,
-    pub body: Bytes,
-}
-
-impl Reply {
-    pub fn json(status: StatusCode, value: &impl Serialize) -> Self {
-        match serde_json::to_vec(value) {
-            Ok(body) => Self { status, content_type: "application/json", body: body.into() },
-            Err(error) => Self::problem(StatusCode::INTERNAL_SERVER_ERROR, error),
-        }
-    }
-
-    pub fn text(content_type: &'static str, text: String) -> Self {
-        Self { status: StatusCode::OK, content_type, body: text.into() }
-    }
-
-    /// `{"error": …}`.
-    pub fn problem(status: StatusCode, error: impl ToString) -> Self {
-        Self::json(status, &json!({ "error": error.to_string() }))
-    }
-}
-
-type Answer = Pin<Box<dyn Future<Output = Reply> + Send>>;
-type Handler = Box<dyn Fn(Request) -> Answer + Send + Sync>;
-
-/// Method and path → handler.
-#[derive(Default)]
-pub struct Router {
-    routes: Vec<(Method, &'static str, Handler)>,
-}
-
-impl Router {
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    #[must_use]
-    pub fn route<F, A>(mut self, method: Method, path: &'static str, handler: F) -> Self
-    where
-        F: Fn(Request) -> A + Send + Sync + 'static,
-        A: Future<Output = Reply> + Send + 'static,
-    {
-        self.routes.push((method, path, Box::new(move |request| Box::pin(handler(request)))));
-        self
-    }
-
-    /// A handler that answers at once.
-    #[must_use]
-    pub fn at_once<F>(self, method: Method, path: &'static str, handler: F) -> Self
-    where
-        F: Fn(&Request) -> Reply + Send + Sync + 'static,
-    {
-        self.route(method, path, move |request| std::future::ready(handler(&request)))
-    }
-
-    pub async fn answer(&self, method: &Method, request: Request) -> Reply {
-        let found = |(wanted, path, _): &&(Method, &str, Handler)| wanted == method && *path == request.path;
-        if let Some((_, _, handler)) = self.routes.iter().find(found) {
-            return handler(request).await;
-        }
-        if self.routes.iter().any(|(_, path, _)| *path == request.path) {
-            return Reply::problem(StatusCode::METHOD_NOT_ALLOWED, "this path takes another method");
-        }
-        let known: Vec<String> =
-            self.routes.iter().map(|(method, path, _)| format!("{method} {path}")).collect();
-        Reply::json(StatusCode::NOT_FOUND, &json!({ "error": "no such path", "paths": known }))
-    }
-}
 
 #[derive(Debug, Error)]
 pub enum AdminBindError {
@@ -188,7 +87,7 @@ impl AdminSocket {
             let Some((stream, permit)) = accepted else { continue };
             let router = Arc::clone(&router);
             tokio::spawn(async move {
-                serve_connection(stream, router).await;
+                router.serve(stream, BOUNDS).await;
                 drop(permit);
             });
         }
@@ -220,7 +119,7 @@ pub async fn serve_port(listener: Listener, router: Arc<Router>, mut end: Watch)
         let Ok(stream) = TcpStream::from_std(accepted.socket) else { continue };
         let router = Arc::clone(&router);
         tokio::spawn(async move {
-            serve_connection(stream, router).await;
+            router.serve(stream, BOUNDS).await;
             drop(accepted.permit);
         });
     }
@@ -237,45 +136,6 @@ impl Drop for AdminSocket {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
     }
-}
-
-async fn serve_connection<S>(stream: S, router: Arc<Router>)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let service = service_fn(|request| {
-        let router = Arc::clone(&router);
-        async move { Ok::<_, Infallible>(to_http(respond(&router, request).await)) }
-    });
-    let served = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(CONNECTION_TIMEOUT, served).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, "admin connection"),
-        Err(_elapsed) => debug!("admin connection: the answer was not taken in time"),
-    }
-}
-
-async fn respond(router: &Router, request: hyper::Request<Incoming>) -> Reply {
-    let (head, body) = request.into_parts();
-    let body = match tokio::time::timeout(HEADER_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) => return Reply::problem(StatusCode::PAYLOAD_TOO_LARGE, error),
-        Err(_elapsed) => return Reply::problem(StatusCode::REQUEST_TIMEOUT, "the body did not arrive"),
-    };
-    let (path, query) = (head.uri.path().to_owned(), head.uri.query().unwrap_or_default().to_owned());
-    router.answer(&head.method, Request { path, query, body }).await
-}
-
-fn to_http(reply: Reply) -> hyper::Response<Full<Bytes>> {
-    let mut response = hyper::Response::new(Full::new(reply.body));
-    *response.status_mut() = reply.status;
-    let content_type = hyper::header::HeaderValue::from_static(reply.content_type);
-    response.headers_mut().insert(hyper::header::CONTENT_TYPE, content_type);
-    response
 }
 
 #[derive(Debug, Error)]
@@ -336,6 +196,8 @@ async fn exchange(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::drain::Drain;
 
@@ -373,7 +235,7 @@ mod tests {
         assert_eq!(call(&path, Method::POST, "/echo", None).await.unwrap().0, StatusCode::BAD_REQUEST);
         assert_eq!(call(&path, Method::GET, "/echo", None).await.unwrap().0, StatusCode::METHOD_NOT_ALLOWED);
         assert_eq!(call(&path, Method::GET, "/nothing", None).await.unwrap().0, StatusCode::NOT_FOUND);
-        let large = json!("x".repeat(MAX_BODY));
+        let large = json!("x".repeat(BOUNDS.body));
         assert_eq!(
             call(&path, Method::POST, "/echo", Some(&large)).await.unwrap().0,
             StatusCode::PAYLOAD_TOO_LARGE

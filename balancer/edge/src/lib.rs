@@ -12,7 +12,9 @@
 //! | [`drain`] | graceful end: stop, tell, wait, abort |
 //! | [`signal`] | SIGTERM, SIGINT and SIGHUP as values |
 //! | [`watch`] | a file or directory changed |
+//! | [`http`] | HTTP/1 served on any stream: bounded requests, a router, answers |
 //! | [`admin`] | HTTP with JSON on a unix socket: server and client |
+//! | [`password`] | argon2id records, files of them, the work of `passwd` commands |
 //! | [`config`] | TOML read key by key; all problems at once, with lines |
 //! | [`metrics`] | what Prometheus reads (pure), and the port where it asks |
 //! | [`process`] | what the kernel says about this process |
@@ -21,9 +23,11 @@
 pub mod admin;
 pub mod config;
 pub mod drain;
+pub mod http;
 pub mod listen;
 pub mod logs;
 pub mod metrics;
+pub mod password;
 pub mod process;
 pub mod proxy_header;
 pub mod signal;

@@ -5,10 +5,10 @@
 //! its client may not read, and deliveries need no check of their own.
 
 use foldhash::HashMap;
+use nsd_edge::password::{LineProblem, numbered};
 use nsd_wire::topic;
 
 use super::filter::{Bound, Name, Names};
-use super::lines::{LineProblem, numbered};
 
 /// Rules of one file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -3,7 +3,6 @@
 mod acl;
 mod filter;
 mod grant;
-mod lines;
 pub mod passwords;
 pub mod scram;
 mod secret;
@@ -12,9 +11,9 @@ pub mod token;
 pub use acl::{Acl, Wish};
 pub use filter::{Name, Names};
 pub use grant::{Grant, Lists};
-pub use lines::LineProblem;
+pub use nsd_edge::password::LineProblem;
 pub use passwords::Passwords;
-pub use secret::{Check, Cost, StoredSecret, argon2id};
+pub use secret::{Check, Cost, StoredSecret};
 
 use token::TokenField;
 

@@ -5,13 +5,10 @@ use std::fmt;
 use std::num::NonZeroU32;
 
 use foldhash::HashMap;
+use nsd_edge::password::{LineProblem, check_name, numbered};
 use zeroize::Zeroizing;
 
-use super::lines::{LineProblem, numbered};
 use super::{Cost, StoredSecret, scram};
-
-/// Longest name of a user.
-const LONGEST_NAME: usize = 256;
 
 /// Users and their secrets.
 #[derive(Default, PartialEq, Eq)]
@@ -81,52 +78,6 @@ impl fmt::Debug for Passwords {
     }
 }
 
-/// A name that can stand in front of a colon.
-pub fn check_name(user: &str) -> Result<&str, &'static str> {
-    match user {
-        "" => Err("the user's name is empty"),
-        _ if user.len() > LONGEST_NAME => Err("the user's name is too long"),
-        _ if user.contains(':') || user.chars().any(char::is_control) => {
-            Err("the user's name has a colon or a control character")
-        }
-        _ if user.trim() != user || user.starts_with('#') => {
-            Err("the user's name begins with `#`, or has blanks around it")
-        }
-        _ => Ok(user),
-    }
-}
-
-/// The file's text with this user's secret in place of what it was, or without the user; every other line as it was.
-/// `None`: there was nothing to remove.
-pub fn edited(text: &str, user: &str, secret: Option<&str>) -> Option<Zeroizing<String>> {
-    let is_theirs = |line: &str| {
-        let line = line.trim();
-        !line.starts_with('#') && line.split_once(':').is_some_and(|(name, _)| name == user)
-    };
-    // Room for all of it, so that no half-grown copies are left behind.
-    let room = text.len() + user.len() + secret.map_or(0, str::len) + 8;
-    let mut edited = Zeroizing::new(String::with_capacity(room));
-    let mut done = false;
-    let mut write = |line: &str| {
-        edited.push_str(line);
-        edited.push('\n');
-    };
-    for line in text.lines() {
-        match secret {
-            _ if !is_theirs(line) => write(line),
-            Some(secret) if !done => write(&Zeroizing::new(format!("{user}:{secret}"))),
-            _ => {}
-        }
-        done |= is_theirs(line);
-    }
-    match secret {
-        Some(secret) if !done => write(&Zeroizing::new(format!("{user}:{secret}"))),
-        None if !done => return None,
-        _ => {}
-    }
-    Some(edited)
-}
-
 /// A new SCRAM secret for a password.
 pub fn scram_secret(password: &[u8], salt: &[u8], iterations: NonZeroU32) -> Zeroizing<String> {
     scram::written(&scram::Record::derive(password, salt, iterations))
@@ -172,19 +123,5 @@ mod tests {
                 "6: the user's name has a colon or a control character",
             ]
         );
-    }
-
-    #[test]
-    fn editing_touches_one_user() {
-        let text = "# x\nanna:1\nbert:2\nanna:3";
-        assert_eq!(edited(text, "anna", Some("9")).unwrap().as_str(), "# x\nanna:9\nbert:2\n");
-        assert_eq!(
-            edited(text, "carl", Some("9")).unwrap().as_str(),
-            "# x\nanna:1\nbert:2\nanna:3\ncarl:9\n"
-        );
-        assert_eq!(edited(text, "anna", None).unwrap().as_str(), "# x\nbert:2\n");
-        assert!(edited(text, "carl", None).is_none());
-        assert!(edited("#: a comment\n", "#", None).is_none(), "a comment is nobody's");
-        assert_eq!(edited("", "carl", Some("9")).unwrap().as_str(), "carl:9\n");
     }
 }

@@ -12,17 +12,15 @@
 use std::fmt;
 use std::num::NonZeroU32;
 
-use argon2::{Argon2, Params, PasswordHash, PasswordHasher, PasswordVerifier};
 use aws_lc_rs::pbkdf2;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use nsd_edge::password::{fits, is_argon2id};
 use sha2::{Digest, Sha256, Sha512};
 use subtle::ConstantTimeEq;
 
 use super::scram;
 
-/// What one check may cost at most: a record is no way to take the server's memory or a minute of its time.
-const MOST_KIB: u32 = 1024 * 1024;
-const MOST_PASSES: u32 = 100;
+/// What one check may cost at most: a record is no way to take a minute of the server's time.
 const MOST_ITERATIONS: u32 = 10_000_000;
 
 /// A record's secret, understood.
@@ -57,7 +55,7 @@ impl<'s> StoredSecret<'s> {
     pub fn parse(stored: &'s str) -> Option<Self> {
         let (kind, rest) = stored.strip_prefix('$')?.split_once('$')?;
         match kind {
-            "argon2id" => is_affordable(stored).then_some(Self::Argon2(stored)),
+            "argon2id" => is_argon2id(stored).then_some(Self::Argon2(stored)),
             "scram-sha-256" => scram::Record::parse(stored).map(Self::Scram),
             "sha256" => {
                 let (salt, digest) = rest.split_once('$')?;
@@ -111,9 +109,7 @@ impl<'s> StoredSecret<'s> {
     /// Whether this is the secret; takes its time where that is the point.
     pub fn is_of(&self, secret: &[u8]) -> bool {
         match self {
-            Self::Argon2(stored) => {
-                PasswordVerifier::<str>::verify_password(&Argon2::default(), secret, stored).is_ok()
-            }
+            Self::Argon2(stored) => fits(secret, stored),
             Self::Scram(record) => record.is_of(secret),
             Self::Pbkdf2 { algorithm, iterations, salt, hash } => {
                 pbkdf2::verify(*algorithm, *iterations, salt, secret, hash).is_ok()
@@ -143,23 +139,11 @@ impl fmt::Debug for StoredSecret<'_> {
     }
 }
 
-/// A new argon2id record, with a salt of its own.
-pub fn argon2id(secret: &[u8]) -> Result<String, argon2::password_hash::Error> {
-    Ok(Argon2::default().hash_password(secret)?.to_string())
-}
-
 /// Salt and 64 bytes of hash, as Mosquitto writes them.
 fn both(text: &str, length: usize) -> Option<(Vec<u8>, Vec<u8>)> {
     let (salt, hash) = text.split_once('$')?;
     let (salt, hash) = (BASE64.decode(salt).ok()?, BASE64.decode(hash).ok()?);
     (hash.len() == length && !salt.is_empty()).then_some((salt, hash))
-}
-
-fn is_affordable(phc: &str) -> bool {
-    let Ok(hash) = PasswordHash::new(phc) else { return false };
-    let whole = hash.salt.is_some() && hash.hash.is_some();
-    let params = Params::try_from(&hash).ok();
-    whole && params.is_some_and(|params| params.m_cost() <= MOST_KIB && params.t_cost() <= MOST_PASSES)
 }
 
 #[cfg(test)]
@@ -190,7 +174,7 @@ mod tests {
 
     #[test]
     fn records_for_people_take_time() {
-        let stored = argon2id(b"secret").unwrap();
+        let stored = nsd_edge::password::argon2id(b"secret").unwrap();
         let stored = StoredSecret::parse(&stored).unwrap();
         assert_eq!(stored.check(b"secret"), Check::Slow);
         assert!(stored.is_of(b"secret") && !stored.is_of(b"secreT"));
