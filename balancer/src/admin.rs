@@ -41,13 +41,27 @@ struct Which {
 
 #[derive(Serialize)]
 struct Status {
+    version: &'static str,
+    uptime_seconds: u64,
+    #[serde(flatten)]
+    health: Health,
     sessions: usize,
-    draining: bool,
     /// Why the last reload changed nothing.
     problem: Option<String>,
     frontends: Vec<FrontendReport>,
     backends: Vec<BackendReport>,
     certificates: Vec<CertificateReport>,
+}
+
+/// Whether clients can be taken.
+#[derive(Serialize)]
+struct Health {
+    live: bool,
+    /// Every frontend has a server for its clients.
+    ready: bool,
+    /// A server is down, or the last reload was refused.
+    degraded: bool,
+    draining: bool,
 }
 
 #[derive(Serialize)]
@@ -102,18 +116,24 @@ impl From<OwnCertificate> for OwnReport {
     }
 }
 
+impl Health {
+    fn of(balancer: &Balancer) -> Self {
+        let draining = balancer.drain.watch().is_draining();
+        let usable = balancer.running.lock().frontends.iter().all(|frontend| frontend.is_usable());
+        let down = balancer.members().iter().any(|entry| entry.member.state() == State::Unhealthy);
+        let degraded = down || balancer.last_reload.lock().is_err();
+        Self { live: true, ready: usable && !draining, degraded, draining }
+    }
+}
+
 fn health(balancer: &Balancer) -> Reply {
-    let draining = balancer.drain.watch().is_draining();
-    let usable = balancer.running.lock().frontends.iter().all(|frontend| frontend.is_usable());
-    let down = balancer.members().iter().any(|entry| entry.member.state() == State::Unhealthy);
-    let ready = usable && !draining;
-    let degraded = down || balancer.last_reload.lock().is_err();
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = json!({ "live": true, "ready": ready, "degraded": degraded, "draining": draining });
-    Reply::json(status, &body)
+    let health = Health::of(balancer);
+    let status = if health.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Reply::json(status, &health)
 }
 
 fn status(balancer: &Balancer) -> Reply {
+    let health = Health::of(balancer);
     let running = balancer.running.lock();
     let frontend = |frontend: &Arc<crate::frontend::Frontend>| FrontendReport {
         name: frontend.name.clone(),
@@ -144,8 +164,10 @@ fn status(balancer: &Balancer) -> Reply {
         certificates: kept.server.certificates().into_iter().map(OwnReport::from).collect(),
     });
     let status = Status {
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_seconds: balancer.since.elapsed().as_secs(),
+        health,
         sessions: balancer.shared.workers.sessions(),
-        draining: balancer.drain.watch().is_draining(),
         problem: balancer.last_reload.lock().clone().err(),
         frontends: running.frontends.iter().map(frontend).collect(),
         backends: running.backends.iter().map(backend).collect(),

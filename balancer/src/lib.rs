@@ -31,11 +31,13 @@
 //! | `running` | edge | all that runs: backends, frontends, bound addresses, certificates |
 //! | `reload` | edge | new settings → what runs, as a transaction |
 //! | `admin` | edge | the admin socket |
+//! | [`dashboard`] | edge | the status web page: logins, what it shows, the buttons on it |
 //! | [`server`] | edge | start, signals, reload, graceful stop |
 
 pub mod backend;
 pub mod bucket;
 pub mod convert;
+pub mod dashboard;
 pub mod framing;
 pub mod gate;
 pub mod pace;

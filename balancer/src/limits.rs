@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::gate::rates::Rate;
 use crate::pace::Pace;
 
 /// A larger settings file is something else: refused. Thousands of servers fit.
@@ -60,7 +61,21 @@ pub(crate) const HALF_CLOSED_IDLE: Duration = Duration::from_secs(60);
 /// A session that its server breaks off so soon after the client came brings the server's next check forward. It takes no server out: what
 /// clients send may be why.
 pub(crate) const YOUNG: Duration = Duration::from_secs(1);
-/// Open files kept free of sessions: listeners, checks, the admin socket, logs, certificates.
+/// Connections to the dashboard at once, and from one source: a browser makes up to six. More from one source are closed,
+/// others wait in the kernel's queue.
+pub(crate) const DASHBOARD_CONNECTIONS: usize = 64;
+pub(crate) const DASHBOARD_CONNECTIONS_BY_SOURCE: u32 = 24;
+/// Passwords that are tried, wrong or right; more are refused unseen. People mistype a few times; nobody guesses at this rate.
+pub(crate) const LOGINS_BY_SOURCE: Rate = Rate { per_minute: 6, burst: 6 };
+pub(crate) const LOGINS_IN_ALL: Rate = Rate { per_minute: 60, burst: 30 };
+/// Sets of eight sources whose tries are counted: 16 KiB.
+pub(crate) const LOGIN_SOURCES: usize = 128;
+/// A login that nobody uses, and any login.
+pub(crate) const LOGIN_IDLE: Duration = Duration::from_secs(30 * 60);
+pub(crate) const LOGIN_LIFETIME: Duration = Duration::from_secs(12 * 3600);
+pub(crate) const LOGIN_TIMES: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
+/// Open files kept free of sessions: listeners, checks, the admin socket, the dashboard, logs, certificates.
 /// Where there are few, half of them.
 const RESERVED_FILES: u64 = 256;
 /// Clients wait this long at the start for the first checks to tell which servers there are.

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use nsd_balancer::convert;
+use nsd_balancer::dashboard;
 use nsd_balancer::server::{self, StartError};
 use nsd_balancer::settings::{self, ADMIN_SOCKET};
 use nsd_edge::admin::{Method, StatusCode, call};
@@ -39,6 +40,15 @@ struct Serve {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Set the password of a user of the dashboard: asked for at the terminal, or read from stdin
+    Passwd {
+        /// The password file; made if it is not there
+        file: PathBuf,
+        user: String,
+        /// Remove the user
+        #[arg(long)]
+        delete: bool,
+    },
     /// Ask a running balancer
     Admin {
         /// Its admin socket
@@ -88,9 +98,17 @@ fn main() -> ExitCode {
     match (cli.command, cli.serve.config) {
         (Some(Command::Admin { socket, ask }), _) => runtime.block_on(admin(&socket, ask)),
         (Some(Command::Convert { file }), _) => convert(&file),
+        (Some(Command::Passwd { file, user, delete }), _) => passwd(&file, &user, delete),
         (None, Some(config)) if cli.serve.check => check(&config),
         (None, Some(config)) => serve(&runtime, &config),
         (None, None) => fail("--config FILE is missing", USAGE),
+    }
+}
+
+fn passwd(file: &std::path::Path, user: &str, delete: bool) -> ExitCode {
+    match dashboard::passwd(file, user, delete) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error.to_string(), FAILED),
     }
 }
 

@@ -38,6 +38,8 @@ pub(crate) struct Member {
     /// [`pick::key`] of its name: tells it from the others of its backend.
     pub(crate) id: u64,
     machine: Mutex<Machine>,
+    /// When its state changed last.
+    changed: Mutex<Instant>,
     /// Mirrors of the machine, for those who choose among many servers.
     takes: AtomicBool,
     suspect: AtomicBool,
@@ -97,6 +99,7 @@ impl Member {
             id: pick::key(&settings.name),
             takes: AtomicBool::new(machine.state() == State::Healthy),
             machine: Mutex::new(machine),
+            changed: Mutex::new(Instant::now()),
             suspect: AtomicBool::new(false),
             active: AtomicU32::new(0),
             sessions: AtomicU64::new(0),
@@ -181,6 +184,7 @@ impl Member {
             transition
         };
         if let Some(Transition { from, to }) = transition {
+            *self.changed.lock() = Instant::now();
             self.log(from, to);
             if to == State::Healthy {
                 self.admission.began();
@@ -270,6 +274,7 @@ impl Member {
             resolved: self.place.resolved(),
             name_problem: self.place.problem(),
             state: self.state(),
+            in_state_seconds: self.changed.lock().elapsed().as_secs(),
             weight,
             share: f64::from(self.admission.share(policy.arrivals.slow_start, Instant::now()))
                 / f64::from(pick::WHOLE),
@@ -294,6 +299,7 @@ pub(crate) struct MemberReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     name_problem: Option<String>,
     state: State,
+    in_state_seconds: u64,
     weight: u32,
     /// The part of its weight that it gets now; less than 1 while it starts slowly.
     share: f64,

@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 
 use nsd_edge::drain::Drain;
 use nsd_edge::listen;
@@ -14,6 +14,7 @@ use tracing::info;
 
 use crate::backend::Input;
 use crate::credentials::Credentials;
+use crate::dashboard::{self, Dashboard};
 use crate::entry::Entry;
 use crate::frontend::Frontend;
 use crate::gate::GateRules;
@@ -21,6 +22,7 @@ use crate::guard::Guard;
 use crate::member::{self, Member, rules};
 use crate::pool::{Change, Changes, Pool};
 use crate::running::{Backend, Bound, Certificates, Handshakes, Route, Running, Shared};
+use crate::server::Balancer;
 use crate::settings::{BackendSettings, EntrySettings, FrontendSettings, ServerSettings, Settings, TlsBind};
 use crate::{names, probe};
 
@@ -30,12 +32,14 @@ pub(crate) struct Prepared {
     certificates: HashMap<TlsSettings, Arc<TlsServer>>,
     /// By the name of the backend.
     credentials: HashMap<String, Credentials>,
+    dashboard: Option<dashboard::Prepared>,
 }
 
 /// What the balancer needs besides settings.
 pub(crate) struct Context<'a> {
     pub(crate) shared: &'a Arc<Shared>,
     pub(crate) drain: &'a Drain,
+    pub(crate) balancer: &'a Weak<Balancer>,
     /// Becomes true once clients may be accepted.
     pub(crate) ready: &'a tokio::sync::watch::Receiver<bool>,
 }
@@ -57,7 +61,8 @@ pub(crate) fn prepare(running: &Running, wanted: &Settings) -> Result<Prepared, 
         }
     }
     let secure = wanted.frontends.iter().filter_map(|frontend| frontend.tls.as_ref());
-    for settings in secure.map(|bind| &bind.tls) {
+    let of_dashboard = wanted.dashboard.iter().filter_map(|dashboard| dashboard.tls.as_ref());
+    for settings in secure.map(|bind| &bind.tls).chain(of_dashboard) {
         if certificates.contains_key(settings) {
             continue;
         }
@@ -68,6 +73,11 @@ pub(crate) fn prepare(running: &Running, wanted: &Settings) -> Result<Prepared, 
             Err(_first) => problems.extend(tls::problems(settings).iter().map(ToString::to_string)),
         }
     }
+    let dashboard = Dashboard::prepare(running.dashboard.as_ref(), wanted.dashboard.as_ref());
+    let dashboard = dashboard.unwrap_or_else(|found| {
+        problems.extend(found);
+        None
+    });
     let mut credentials = HashMap::new();
     for backend in &wanted.backends {
         match Credentials::load(&backend.policy) {
@@ -76,7 +86,11 @@ pub(crate) fn prepare(running: &Running, wanted: &Settings) -> Result<Prepared, 
         }
     }
     problems.dedup();
-    if problems.is_empty() { Ok(Prepared { sockets, certificates, credentials }) } else { Err(problems) }
+    if problems.is_empty() {
+        Ok(Prepared { sockets, certificates, credentials, dashboard })
+    } else {
+        Err(problems)
+    }
 }
 
 /// Takes the new settings into use, and says what changed.
@@ -100,6 +114,10 @@ pub(crate) fn commit(
     }
     running.backends = backends;
     commit_certificates(running, &mut prepared, context);
+    let tls = wanted.dashboard.as_ref().and_then(|wanted| wanted.tls.as_ref());
+    let tls = tls.and_then(|tls| running.certificates.get(tls)).map(|kept| Arc::clone(&kept.server));
+    let page = wanted.dashboard.as_ref().zip(prepared.dashboard.take());
+    plan.extend(Dashboard::commit(&mut running.dashboard, page, tls, context.balancer));
     plan.extend(wanted.frontends.iter().flat_map(|wanted| frontend_changes(running, wanted)));
     running.frontends = wanted.frontends.iter().map(|wanted| frontend(running, wanted)).collect();
     commit_binds(running, wanted, prepared, context, &mut plan);

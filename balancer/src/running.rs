@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tracing::error;
 
 use crate::credentials::Credentials;
+use crate::dashboard::Dashboard;
 use crate::frontend::Frontend;
 use crate::member::{Member, Seat};
 use crate::pick;
@@ -35,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) access_log: AtomicBool,
     pub(crate) log_user_names: AtomicBool,
+    /// Connections accepted since the start.
+    pub(crate) connections: AtomicU64,
 }
 
 /// Whom a server is chosen for.
@@ -163,6 +166,7 @@ pub(crate) struct Running {
     pub(crate) frontends: Vec<Arc<Frontend>>,
     pub(crate) bound: HashMap<SocketAddr, Bound>,
     pub(crate) certificates: HashMap<TlsSettings, Certificates>,
+    pub(crate) dashboard: Option<Dashboard>,
 }
 
 impl Bound {
@@ -207,6 +211,7 @@ async fn accept(
     };
     loop {
         let accepted = listener.accept().await;
+        shared.connections.fetch_add(1, Relaxed);
         let Route { frontend, tls } = &**route.load();
         let (worker, place) = shared.workers.least_loaded();
         let begun = session::begin(accepted, tls.clone(), Arc::clone(frontend), Arc::clone(&shared), place);

@@ -1,8 +1,8 @@
 //! The balancer as a whole: start, wait for signals and changed files, reload, stop gracefully.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nsd_edge::admin::{AdminBindError, AdminSocket};
@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::backend::State;
 use crate::credentials::Credentials;
+use crate::dashboard::{self, Totals};
 use crate::pool::Entry;
 use crate::relay::Order;
 use crate::running::{Running, Shared};
@@ -48,14 +49,18 @@ pub(crate) struct Balancer {
     pub(crate) last_reload: Mutex<Result<(), String>>,
     pub(crate) drain: Drain,
     ready: watch::Sender<bool>,
+    pub(crate) since: Instant,
+    /// For what answers in its name, and may outlive it.
+    me: Weak<Self>,
 }
 
 /// Checks a settings file and the certificates it names, without starting anything.
 pub fn check(path: &Path) -> Result<(), StartError> {
     let settings = settings::load(path)?;
-    let tls = settings.frontends.iter().filter_map(|frontend| frontend.tls.as_ref());
-    let mut problems: Vec<String> =
-        tls.flat_map(|tls| tls::problems(&tls.tls)).map(|error| error.to_string()).collect();
+    let tls = settings.frontends.iter().filter_map(|frontend| frontend.tls.as_ref()).map(|tls| &tls.tls);
+    let tls = tls.chain(settings.dashboard.iter().filter_map(|dashboard| dashboard.tls.as_ref()));
+    let mut problems: Vec<String> = tls.flat_map(tls::problems).map(|error| error.to_string()).collect();
+    problems.extend(settings.dashboard.iter().filter_map(|dashboard| dashboard::check(dashboard).err()));
     let backends = settings.backends.iter();
     problems.extend(backends.filter_map(|backend| Credentials::load(&backend.policy).err()));
     problems.dedup();
@@ -105,10 +110,11 @@ impl Balancer {
             registry: Arc::default(),
             access_log: AtomicBool::new(settings.access_log),
             log_user_names: AtomicBool::new(settings.log_user_names),
+            connections: AtomicU64::new(0),
         });
         tokio::spawn(Arc::clone(&shared.registry).look_after());
         info!(sessions, "room for this many sessions at once (from the limit of open files)");
-        let balancer = Self {
+        let balancer = Arc::new_cyclic(|me| Self {
             path: path.to_owned(),
             shared,
             running: Mutex::default(),
@@ -116,9 +122,11 @@ impl Balancer {
             last_reload: Mutex::new(Ok(())),
             drain: Drain::new(),
             ready: watch::Sender::new(false),
-        };
+            since: Instant::now(),
+            me: Weak::clone(me),
+        });
         balancer.apply(&settings).map_err(StartError::Resources)?;
-        Ok(Arc::new(balancer))
+        Ok(balancer)
     }
 
     /// Reads the file again. On any problem nothing has changed.
@@ -147,7 +155,8 @@ impl Balancer {
         let mut running = self.running.lock();
         let prepared = reload::prepare(&running, wanted)?;
         let ready = self.ready.subscribe();
-        let context = reload::Context { shared: &self.shared, drain: &self.drain, ready: &ready };
+        let context =
+            reload::Context { shared: &self.shared, drain: &self.drain, balancer: &self.me, ready: &ready };
         Ok(reload::commit(&mut running, wanted, prepared, &context))
     }
 
@@ -163,6 +172,15 @@ impl Balancer {
             warn!("some servers were not checked yet, accepting clients now");
         }
         self.ready.send_replace(true);
+    }
+
+    /// What was counted since the start.
+    pub(crate) fn totals(&self) -> Totals {
+        Totals {
+            sessions: self.shared.workers.sessions() as u64,
+            connections: self.shared.connections.load(Relaxed),
+            ..Totals::default()
+        }
     }
 
     /// All servers, the leaving ones included.

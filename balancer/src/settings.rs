@@ -15,6 +15,7 @@ use crate::limits;
 mod arrivals;
 mod backend;
 mod check;
+mod dashboard;
 mod entry;
 mod frontend;
 mod gate;
@@ -27,6 +28,7 @@ mod tls;
 pub use arrivals::Arrivals;
 pub use backend::{BackendSettings, Balance, Duplicates, OnDown, Policy, ProxyVersion};
 pub use check::{Ask, Check, CheckKind, HttpAsk, MqttAsk};
+pub use dashboard::DashboardSettings;
 pub use entry::EntrySettings;
 pub use frontend::FrontendSettings;
 pub use names::{NameServer, Names};
@@ -48,6 +50,8 @@ pub struct Settings {
     pub stop_grace: Duration,
     /// Worker threads; `None`: one a core.
     pub threads: Option<usize>,
+    /// `None`: there is no dashboard.
+    pub dashboard: Option<DashboardSettings>,
     pub frontends: Vec<FrontendSettings>,
     pub backends: Vec<BackendSettings>,
 }
@@ -132,6 +136,7 @@ fn read_all(root: &mut Table<'_, '_>) -> Option<Settings> {
         frontends.extend(frontend::read_frontend(&mut table, &mut seen));
         table.finish();
     }
+    let dashboard = dashboard::read(root, &mut seen.bound);
     if !(root.has("listen") || root.has("frontend")) {
         root.problem(
             "listen",
@@ -145,6 +150,7 @@ fn read_all(root: &mut Table<'_, '_>) -> Option<Settings> {
         log_format,
         stop_grace,
         threads,
+        dashboard,
         frontends,
         backends,
     })

@@ -76,13 +76,14 @@ impl Request {
 #[derive(Debug)]
 pub struct Reply {
     pub status: StatusCode,
-    pub headers: HeaderMap,
+    /// Each once; of one that is there twice, the last counts.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     pub body: Bytes,
 }
 
 impl Reply {
     pub fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
-        let reply = Self { status, headers: HeaderMap::new(), body: body.into() };
+        let reply = Self { status, headers: Vec::new(), body: body.into() };
         reply.with(header::CONTENT_TYPE, HeaderValue::from_static(content_type))
     }
 
@@ -100,7 +101,7 @@ impl Reply {
     /// The same with one more header.
     #[must_use]
     pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
+        self.headers.push((name, value));
         self
     }
 
@@ -213,6 +214,8 @@ async fn read(request: hyper::Request<Incoming>, bounds: Bounds) -> Result<Reque
 fn to_http(reply: Reply) -> hyper::Response<Full<Bytes>> {
     let mut response = hyper::Response::new(Full::new(reply.body));
     *response.status_mut() = reply.status;
-    *response.headers_mut() = reply.headers;
+    for (name, value) in reply.headers {
+        response.headers_mut().insert(name, value);
+    }
     response
 }

@@ -37,9 +37,14 @@ struct Bucket {
 
 impl Rates {
     pub fn new(rate: Rate) -> Self {
+        Self::sized(rate, SETS)
+    }
+
+    /// With so many `sets` of buckets, at least one.
+    pub fn sized(rate: Rate, sets: usize) -> Self {
         let interval = 60_000_000_000 / u64::from(rate.per_minute.max(1));
         let tolerance = interval * u64::from(rate.burst.max(1) - 1);
-        let buckets = vec![[Bucket::default(); WAYS]; SETS].into_boxed_slice();
+        let buckets = vec![[Bucket::default(); WAYS]; sets.max(1)].into_boxed_slice();
         Self { interval, tolerance, buckets, keys: RandomState::new() }
     }
 

@@ -4,6 +4,8 @@
 mod balance;
 mod checks;
 mod convert;
+mod dashboard;
+mod dashboard_page;
 mod gate;
 mod health;
 mod names;

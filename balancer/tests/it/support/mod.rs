@@ -1,8 +1,10 @@
 //! A balancer process, small brokers in this process, and clients.
 
 pub(crate) mod broker;
+pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod tls;
+pub(crate) mod visitor;
 
 use std::fs::File;
 use std::net::SocketAddr;
