@@ -43,6 +43,7 @@ prepare() {
   # What a workspace build needs, what the lab needs, and the peers that tests and benchmarks stand beside.
   tests/install.sh cc:build-essential make:build-essential prove:perl pkg-config:pkg-config shellcheck:shellcheck dnsmasq:dnsmasq-base \
     "${LAB_NEEDS[@]}" mosquitto:mosquitto mosquitto_pub:mosquitto-clients haproxy:haproxy openssl:openssl \
+    chromium:chromium \
     /usr/lib/python3/dist-packages/prometheus_client/parser.py:python3-prometheus-client
   local tool
   for tool in cargo rustfmt cargo-clippy; do

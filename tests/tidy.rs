@@ -27,6 +27,8 @@ const PURE: &[&str] = &[
     "balancer/src/bucket.rs",
     "balancer/src/framing.rs",
     "balancer/src/convert",
+    "balancer/src/dashboard/history.rs",
+    "balancer/src/dashboard/logins.rs",
     "balancer/src/gate.rs",
     "balancer/src/gate",
     "balancer/src/pace.rs",

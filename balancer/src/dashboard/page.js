@@ -180,13 +180,14 @@ const VERDICTS = { ok: "good", slow: "warn" };
 
 function serverView({ server: { name, address }, backend }) {
   const cell = (title, kind, ...children) => make("td", { "data-name": title, class: kind }, ...children);
+  const place = make("small", { text: address });
   const state = make("span", { class: "state" });
   const [sessions, share, filled, fairMark] = [make("span"), make("small"), make("i"), make("b")];
   const [rate, weight, verdict, took, failed, since] = ["span", "span", "span", "small", "span", "span"].map((tag) => make(tag));
   const button = make("button", { type: "button", class: "quiet" });
   const buttonCell = make("td", { class: "act wide" }, button);
   const element = make("tr", {},
-    make("th", { scope: "row" }, name, make("small", { text: address })),
+    make("th", { scope: "row" }, name, place),
     make("td", { class: "is" }, state),
     cell("Sessions", "share wide", sessions, " ", share, make("div", { class: "bar", "aria-hidden": "true" }, filled, fairMark)),
     cell("New/s", "number", rate), cell("Weight", "number", weight), cell("Connect failed", "number", failed),
@@ -196,6 +197,7 @@ function serverView({ server: { name, address }, backend }) {
   button.addEventListener("click", () => press(now.state === "draining" ? "ready" : "drain", now, backend));
   const update = ({ server, fair, most }) => {
     now = server;
+    say(place, server.name_problem ? `${address}: ${server.name_problem}` : server.resolved ? `${address} → ${server.resolved}` : address);
     mark(state, ...(STATES[server.state] ?? ["", server.state]));
     say(sessions, count(server.sessions));
     say(share, takes(server) ? `fair share ${count(Math.round(fair))}` : "");
@@ -209,8 +211,7 @@ function serverView({ server: { name, address }, backend }) {
     say(weight, count(server.weight));
     const check = server.check;
     mark(verdict, check ? (VERDICTS[check.verdict] ?? "bad") : "", check?.verdict ?? "none yet");
-    say(took, check ? `${count(check.milliseconds)} ms` : "");
-    verdict.title = check?.detail ?? "";
+    say(took, check ? `${count(check.milliseconds)} ms${check.detail ? ` · ${check.detail}` : ""}` : "");
     say(failed, count(server.connect_failures));
     say(since, server.in_state_seconds === undefined ? "–" : long(server.in_state_seconds));
     button.hidden = server.state === "gone";

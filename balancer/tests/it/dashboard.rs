@@ -366,3 +366,30 @@ fn the_passwd_command_writes_a_file_for_its_owner_alone() {
         assert!(String::from_utf8_lossy(&output.stderr).contains(told), "{output:?}");
     }
 }
+
+#[test]
+fn the_commands_and_settings_of_its_document_work() {
+    let directory = TempDir::new().unwrap();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/balancer-dashboard.md");
+    let document = std::fs::read_to_string(path).unwrap();
+    let document = document.replace("/etc/nsd/", &format!("{}/", directory.path().display()));
+    tls::write_documented(directory.path());
+    let commands = document.lines().filter_map(|line| line.strip_prefix("    nsd-balancer passwd "));
+    let commands: Vec<Vec<&str>> = commands.map(|command| command.split_whitespace().collect()).collect();
+    assert_eq!(commands.len(), 2);
+    // Whom the second command removes has to be there.
+    assert!(passwd(Path::new(commands[1][0]), &["bert"], "tea time").status.success());
+    for command in commands {
+        let output = passwd(Path::new(command[0]), &command[1..], "open sesame");
+        assert!(output.status.success(), "{command:?}: {output:?}");
+    }
+    let examples: Vec<&str> =
+        document.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(examples.len(), 2);
+    for example in examples {
+        let path = directory.path().join("balancer.toml");
+        std::fs::write(&path, example).unwrap();
+        let output = Command::new(BINARY).arg("--check").arg("--config").arg(path).output().unwrap();
+        assert!(output.status.success(), "{}\n{example}", String::from_utf8_lossy(&output.stderr));
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -25,7 +26,12 @@ async fn a_person_logs_in_sees_the_servers_and_drains_one() {
     with_anna(&directory.path().join("users"));
     let authority = tls::Authority::new("our authority");
     let pem = directory.path().join("mqtt.example.pem");
-    std::fs::write(&pem, authority.server(tls::NAME).combined()).unwrap();
+    let soon = |params: &mut rcgen::CertificateParams| {
+        params.not_after =
+            std::time::SystemTime::now().checked_add(Duration::from_secs(9 * 86_400 + 3600)).unwrap().into();
+    };
+    let card = authority.write(tls::NAME, 1, rcgen::KeyPair::generate().unwrap(), soon);
+    std::fs::write(&pem, card.combined()).unwrap();
     let (address, page) = (free_address(), free_address());
     let secure =
         format!("tls = {{ bind = [\"{}\"], certificates = [\"{}\"] }}", free_address(), pem.display());
@@ -47,7 +53,7 @@ async fn a_person_logs_in_sees_the_servers_and_drains_one() {
     browser.until("document.querySelector('#about').textContent.includes('40 sessions')");
     assert_eq!(state(&mut browser, "mqtt-3"), "down");
     browser.until("document.querySelector('#health').textContent === 'degraded'");
-    browser.until("document.querySelector('#certificates').textContent.includes('days left')");
+    browser.until("document.querySelector('#certificates').textContent.includes('9 days left')");
     browser.until("document.querySelectorAll('figure .curve')[0].getAttribute('d').length > 20");
 
     drain_by_keyboard(&mut browser, "mqtt-1");
