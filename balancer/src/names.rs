@@ -22,8 +22,7 @@ pub(crate) async fn follow(member: Arc<Member>, backend: Arc<Backend>) {
     while member.state() != State::Gone {
         let names = backend.policy.load().names.clone();
         let begun = Instant::now();
-        let found = timeout(limits::LOOKUP, look_up(host, &names.resolvers)).await;
-        let found = found.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+        let found = bounded(host.clone(), names.resolvers).await;
         let unreachable = member.place.is_unreachable();
         member.looked_up(found.map(|all| choose(&all, *port, member.place.now(), unreachable)));
         tokio::select! {
@@ -33,25 +32,39 @@ pub(crate) async fn follow(member: Arc<Member>, backend: Arc<Backend>) {
     }
 }
 
+/// In a task of its own: whatever happens in there, the name is looked up again.
+async fn bounded(host: String, resolvers: Vec<NameServer>) -> Result<Vec<IpAddr>, String> {
+    let look_up = async move { timeout(limits::LOOKUP, look_up(&host, &resolvers)).await };
+    match tokio::spawn(look_up).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(_elapsed)) => Err("no answer in time".to_owned()),
+        Err(error) => Err(format!("the look-up failed: {error}")),
+    }
+}
+
 /// All addresses of a name, one at least.
 async fn look_up(host: &str, resolvers: &[NameServer]) -> Result<Vec<IpAddr>, String> {
     let runtime = TokioRuntimeProvider::default();
     let asking = |config| TokioResolver::builder_with_config(config, runtime.clone());
-    let mut builder = if resolvers.is_empty() {
-        // Without `/etc/resolv.conf` there is nobody to ask, and still `/etc/hosts`.
-        let hosts_only = || asking(ResolverConfig::from_parts(None, Vec::new(), Vec::new()));
-        TokioResolver::builder_tokio().unwrap_or_else(|_| hosts_only())
-    } else {
-        asking(ResolverConfig::from_parts(None, Vec::new(), resolvers.iter().map(server).collect()))
+    let servers: Vec<NameServerConfig> = resolvers.iter().map(server).collect();
+    let (mut builder, nobody) = match (servers.is_empty(), TokioResolver::builder_tokio()) {
+        (true, Ok(system)) => (system, ""),
+        // There is still `/etc/hosts`.
+        (true, Err(_)) => (asking(config_of(servers)), " (and `/etc/resolv.conf` names no server to ask)"),
+        (false, _) => (asking(config_of(servers)), ""),
     };
     let options = builder.options_mut();
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     // Nothing is kept: each look-up asks anew.
     options.cache_size = 0;
     let resolver = builder.build().map_err(|error| error.to_string())?;
-    let found = resolver.lookup_ip(host).await.map_err(|error| error.to_string())?;
+    let found = resolver.lookup_ip(host).await.map_err(|error| format!("{error}{nobody}"))?;
     let found: Vec<IpAddr> = found.iter().collect();
     if found.is_empty() { Err("the name has no address".to_owned()) } else { Ok(found) }
+}
+
+fn config_of(servers: Vec<NameServerConfig>) -> ResolverConfig {
+    ResolverConfig::from_parts(None, Vec::new(), servers)
 }
 
 fn server(NameServer(address): &NameServer) -> NameServerConfig {
@@ -65,6 +78,7 @@ fn server(NameServer(address): &NameServer) -> NameServerConfig {
 fn choose(all: &[IpAddr], port: u16, current: Option<SocketAddr>, unreachable: bool) -> Option<SocketAddr> {
     let mut all: Vec<IpAddr> = all.to_vec();
     all.sort_unstable();
+    all.dedup();
     let known = current.and_then(|current| all.iter().position(|address| *address == current.ip()));
     let at = match known {
         Some(at) if unreachable => (at + 1) % all.len(),
@@ -103,6 +117,16 @@ mod tests {
         assert_eq!(seen, ["10.0.0.1", "10.0.0.2", "fd00::1", "10.0.0.1"]);
         let only = all("10.0.0.1");
         assert_eq!(choose(&only, 1, at, true).unwrap().ip(), only[0]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_chosen_is_one_of_them(octets in proptest::collection::vec(0..5_u8, 0..6), now in 0..6_u8, unreachable: bool) {
+            let all: Vec<IpAddr> = octets.iter().map(|last| IpAddr::from([10, 0, 0, *last])).collect();
+            let chosen = choose(&all, 9, Some(SocketAddr::from(([10, 0, 0, now], 9))), unreachable);
+            proptest::prop_assert_eq!(chosen.is_none(), all.is_empty());
+            proptest::prop_assert!(chosen.is_none_or(|chosen| all.contains(&chosen.ip())));
+        }
     }
 
     #[tokio::test]

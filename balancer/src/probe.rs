@@ -227,6 +227,9 @@ async fn talk(
             mqtt::Next::Say(bytes) => {
                 stream.write_all(&bytes).await.map_err(broken)?;
                 stream.flush().await.map_err(broken)?;
+                // There may be more of what was heard already.
+                next = talk.take(&[])?;
+                continue;
             }
             mqtt::Next::Listen => {}
             mqtt::Next::Done(goodbye) => {

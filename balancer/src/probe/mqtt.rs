@@ -164,6 +164,7 @@ fn refusing(reason: ReasonCode) -> Failed {
 #[cfg(test)]
 mod tests {
     use nsd_wire::{SubAck, Version};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -239,5 +240,36 @@ mod tests {
         let mut talk = Talk::new(&ask, "b1", 7);
         assert!(matches!(talk.take(&[0x20, 2, 0, 0]), Ok(Next::Say(_))));
         assert_eq!(talk.take(&[0x90, 3, 0, 1, 0x80]).unwrap_err().verdict, Verdict::Refusing);
+    }
+
+    proptest! {
+        /// However an answer is cut, the verdict is the same, and what is kept of it is bounded.
+        #[test]
+        fn any_bytes_are_judged_however_they_come(
+            mut bytes in prop::collection::vec(any::<u8>(), 1..300), connack: bool, looped: bool, at in 0..300_usize,
+        ) {
+            if connack {
+                bytes.splice(..0, [0x20, 2, 0, 0]);
+            }
+            let loop_back = looped.then(|| "nsd/check".to_owned());
+            let ask = MqttAsk { loop_back, ..MqttAsk::default() };
+            let verdict = |parts: &[&[u8]]| {
+                let mut talk = Talk::new(&ask, "b1", 7);
+                for part in parts.iter().filter(|part| !part.is_empty()) {
+                    let mut next = talk.take(part);
+                    while matches!(next, Ok(Next::Say(_))) {
+                        next = talk.take(&[]);
+                    }
+                    match next {
+                        Ok(Next::Done(_)) => return Ok(true),
+                        Ok(_) => assert!(talk.heard.len() <= bytes.len()),
+                        Err(failed) => return Err(failed.verdict),
+                    }
+                }
+                Ok(false)
+            };
+            let (front, back) = bytes.split_at(at.min(bytes.len()));
+            prop_assert_eq!(verdict(&[&bytes]), verdict(&[front, back]));
+        }
     }
 }
