@@ -115,6 +115,8 @@ function show(status) {
   showHealth(status);
   const wanted = status.backends.map((backend) => [backend.name, backend]);
   keep($("backends"), wanted, backendView);
+  canMove = status.moves !== undefined;
+  showMoves(status.moves ?? []);
   showFrontends(status.frontends);
   showCertificates(status.certificates);
 }
@@ -165,7 +167,7 @@ function backendView({ name }) {
     const weights = backend.servers.filter(takes).reduce((sum, server) => sum + server.weight, 0);
     const fair = (server) => (takes(server) && weights > 0 ? (sessions * server.weight) / weights : 0);
     const most = Math.max(1, ...servers.map((server) => Math.max(server.sessions, fair(server))));
-    const row = (server) => [`${server.name} ${server.address}`, { server, fair: fair(server), most, backend: name }];
+    const row = (server) => [`${server.name} ${server.address}`, { server, fair: fair(server), most }];
     keep(body, servers.map(row), serverView);
   };
   return { element, update };
@@ -178,7 +180,7 @@ const STATES = {
 };
 const VERDICTS = { ok: "good", slow: "warn" };
 
-function serverView({ server: { name, address }, backend }) {
+function serverView({ server: { name, address } }) {
   const cell = (title, kind, ...children) => make("td", { "data-name": title, class: kind }, ...children);
   const place = make("small", { text: address });
   const state = make("span", { class: "state" });
@@ -194,7 +196,7 @@ function serverView({ server: { name, address }, backend }) {
     cell("Check", "check", verdict, " ", took), cell("In state for", "number", since), buttonCell);
   let now;
   let before;
-  button.addEventListener("click", () => press(now.state === "draining" ? "ready" : "drain", now, backend));
+  button.addEventListener("click", () => press(now.state === "draining" ? "ready" : "drain", now));
   const update = ({ server, fair, most }) => {
     now = server;
     say(place, server.name_problem ? `${address}: ${server.name_problem}` : server.resolved ? `${address} → ${server.resolved}` : address);
@@ -238,6 +240,27 @@ function setCell(row, at, cell, kind) {
   mark(there.firstElementChild, ...cell);
 }
 
+const STAGES = {
+  closing: ["warn", "under way"], following: ["warn", "coming back"], done: ["good", "done"], stopped: ["", "stopped"],
+};
+
+// Drains and rebalances: how many were told to leave, and where they are now.
+function showMoves(moves) {
+  $("moves-section").hidden = moves.length === 0;
+  const told = ({ closed, planned, rate }) => `${count(closed)} of ${count(planned)} told to leave, ${rate}`;
+  const now = (move) => [
+    ...Object.entries(move.moved_to).map(([server, number]) => `${count(number)} at ${server}`),
+    ...(move.returned_to_it ? [`${count(move.returned_to_it)} back where they were`] : []),
+    ...(move.not_returned ? [`${count(move.not_returned)} not back yet`] : []),
+    ...(move.failed ? [`${count(move.failed)} not let in`] : []),
+  ].join(", ");
+  const row = (move, at) => [`${at}`, [
+    `${move.kind === "drain" ? `Drain of ${move.server}` : "Rebalance"}\n${move.backend}, ${long(move.seconds)}`,
+    STAGES[move.stage] ?? ["", move.stage], told(move), now(move) || "–",
+  ]];
+  rowsOf($("moves"), [["What", ""], ["Stage", ""], ["Progress", ""], ["Where they are", ""]], moves.map(row));
+}
+
 const rates = new Map();
 
 function showFrontends(frontends) {
@@ -270,14 +293,20 @@ function showCertificates(groups) {
 
 // --- the buttons -----------------------------------------------------------------------------------------------------
 
-async function press(what, server, backend) {
+let canMove = false; // whether a drain can tell sessions to leave
+
+async function press(what, server) {
   const sessions = server.sessions === 1 ? "1 session" : `${count(server.sessions)} sessions`;
   const text = what === "drain"
-    ? `${server.name} (${server.address}) gets no new sessions. Its ${sessions} may stay.`
+    ? `${server.name} (${server.address}) gets no new sessions. It has ${sessions} now.`
     : `${server.name} (${server.address}) gets sessions again once it has passed a check.`;
-  if (!(await agreed(what === "drain" ? `Drain ${server.name}?` : `Make ${server.name} ready?`, text, what === "drain" ? "Drain" : "Ready"))) return;
+  const mayMove = canMove && what === "drain" && server.sessions > 0;
+  const [title, yes] = what === "drain" ? [`Drain ${server.name}?`, "Drain"] : [`Make ${server.name} ready?`, "Ready"];
+  if (!(await agreed(title, text, yes, mayMove))) return;
+  const moves = mayMove && document.querySelector("[name=sessions]:checked").value === "leave";
+  const rate = moves ? { rate: `${$("ask-rate").value}/s` } : {};
   try {
-    const { servers } = await ask(`/api/${what}`, { server: server.name, backend });
+    const { servers } = await ask(`/api/${what}`, { server: server.name, ...rate });
     tell("", servers.map((told) => `${told.name} is ${(STATES[told.state] ?? ["", told.state])[1]} now.`).join(" "));
   } catch (error) {
     tell("bad", error instanceof Problem ? `${server.name}: ${error.message}` : "The balancer did not answer. Nothing is known to have changed.");
@@ -285,11 +314,14 @@ async function press(what, server, backend) {
   look();
 }
 
-function agreed(title, text, yes) {
+function agreed(title, text, yes, mayMove) {
   const dialog = $("ask");
   say($("ask-title"), title);
   say($("ask-text"), text);
   say($("ask-yes"), yes);
+  $("ask-sessions").hidden = !mayMove;
+  $("ask-sessions").disabled = !mayMove;
+  document.querySelector("[name=sessions][value=stay]").checked = true;
   dialog.returnValue = "no";
   dialog.showModal();
   return new Promise((resolve) => {

@@ -25,7 +25,8 @@ async fn a_person_logs_in_sees_the_servers_and_drains_one() {
     let directory = TempDir::new().unwrap();
     with_anna(&directory.path().join("users"));
     let authority = tls::Authority::new("our authority");
-    let pem = directory.path().join("mqtt.example.pem");
+    // A name that would be markup if it were not shown as text.
+    let pem = directory.path().join("<img src=x onerror=alert(1)>.pem");
     let soon = |params: &mut rcgen::CertificateParams| {
         params.not_after =
             std::time::SystemTime::now().checked_add(Duration::from_secs(9 * 86_400 + 3600)).unwrap().into();
@@ -54,6 +55,8 @@ async fn a_person_logs_in_sees_the_servers_and_drains_one() {
     assert_eq!(state(&mut browser, "mqtt-3"), "down");
     browser.until("document.querySelector('#health').textContent === 'degraded'");
     browser.until("document.querySelector('#certificates').textContent.includes('9 days left')");
+    assert_eq!(browser.eval("document.querySelectorAll('img').length"), 0);
+    browser.until("document.querySelector('#certificates').textContent.includes('<img src=x')");
     browser.until("document.querySelectorAll('figure .curve')[0].getAttribute('d').length > 20");
 
     drain_by_keyboard(&mut browser, "mqtt-1");
