@@ -71,11 +71,11 @@ async fn of_user(site: &Site, asker: &Asker, request: Request) -> Reply {
         (&Method::GET, "/api/status") => ask(site, request, "/status").await,
         (&Method::GET, "/api/health") => ask(site, request, "/health").await,
         (&Method::POST, "/api/drain") => {
-            info!(user, body = %String::from_utf8_lossy(&request.body), "dashboard: drain");
+            info!(user, body = ?String::from_utf8_lossy(&request.body), "dashboard: drain");
             ask(site, request, "/drain").await
         }
         (&Method::POST, "/api/ready") => {
-            info!(user, body = %String::from_utf8_lossy(&request.body), "dashboard: ready");
+            info!(user, body = ?String::from_utf8_lossy(&request.body), "dashboard: ready");
             ask(site, request, "/ready").await
         }
         (&Method::POST, "/logout") => {
