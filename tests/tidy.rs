@@ -34,6 +34,7 @@ const PURE: &[&str] = &[
     "balancer/src/pace.rs",
     "balancer/src/pool.rs",
     "balancer/src/pick.rs",
+    "balancer/src/session/http/headers.rs",
     "balancer/src/rules.rs",
     "balancer/src/rules",
     "balancer/src/probe/mqtt.rs",

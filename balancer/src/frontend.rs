@@ -6,6 +6,7 @@ use crate::entry::Entry;
 use crate::guard::Guard;
 use crate::rules::{Rules, Then};
 use crate::running::Backend;
+use crate::settings::HttpSettings;
 
 #[derive(Debug)]
 pub(crate) struct Frontend {
@@ -14,6 +15,8 @@ pub(crate) struct Frontend {
     pub(crate) entry: Option<Arc<Entry>>,
     /// `None`: any bytes are passed on, to whoever is chosen when the client connects.
     pub(crate) guard: Option<Arc<Guard>>,
+    /// `None`: clients do not speak HTTP.
+    pub(crate) http: Option<HttpSettings>,
     pub(crate) rules: Rules,
     /// Those that the rules name, each once.
     pub(crate) backends: Vec<Arc<Backend>>,

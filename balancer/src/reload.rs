@@ -216,6 +216,7 @@ fn frontend(running: &Running, wanted: &FrontendSettings) -> Arc<Frontend> {
         rules: wanted.rules.clone(),
         backends: running.backends.iter().filter(named).cloned().collect(),
         entry: entry(running, wanted),
+        http: wanted.http.clone(),
         guard: wanted.gate.as_ref().map(|rules| guard(running, &wanted.name, rules)),
     })
 }
@@ -230,6 +231,7 @@ fn frontend_changes(running: &Running, wanted: &FrontendSettings) -> Vec<String>
     let same = [
         ("entry", *entry == wanted.entry),
         ("gate", gate == wanted.gate.as_ref()),
+        ("http", before.http == wanted.http),
         ("rules", before.rules == wanted.rules),
     ];
     let changed = same.into_iter().filter(|(_, same)| !same);

@@ -22,6 +22,17 @@ pub struct Facts<'a> {
     pub certified: Option<&'a str>,
     /// `None` where bytes are passed on unseen.
     pub connect: Option<&'a Connect<'a>>,
+    /// `None` where clients do not speak HTTP.
+    pub request: Option<Asked<'a>>,
+}
+
+/// What one request is about.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Without a port, in lower case.
+    pub host: Option<&'a str>,
+    /// Without its query, otherwise as it came.
+    pub path: &'a str,
 }
 
 /// What must hold of a client. Within one list any entry will do; an empty list asks nothing.
@@ -36,6 +47,9 @@ pub struct Conditions {
     pub client_ids: Vec<Pattern>,
     pub user_names: Vec<Pattern>,
     pub versions: Vec<Version>,
+    /// In lower case.
+    pub hosts: Vec<Pattern>,
+    pub paths: Vec<Pattern>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +85,8 @@ impl Conditions {
             && (self.client_ids.is_empty() || any_fits(&self.client_ids, said.map(|said| said.client_id)))
             && (self.user_names.is_empty()
                 || any_fits(&self.user_names, said.and_then(|said| said.user_name)))
+            && (self.hosts.is_empty() || any_fits(&self.hosts, facts.request.and_then(|asked| asked.host)))
+            && (self.paths.is_empty() || any_fits(&self.paths, facts.request.map(|asked| asked.path)))
             && (self.versions.is_empty() || said.is_some_and(|said| self.versions.contains(&said.version)))
     }
 

@@ -31,6 +31,7 @@ use crate::workers::Place;
 mod access;
 mod admit;
 mod facts;
+mod http;
 mod line;
 mod reach;
 mod talk;
@@ -132,6 +133,10 @@ async fn seat<C>(mut stream: C, mut client: Client)
 where
     C: AsyncRead + AsyncWrite + Origin + Unpin + Send + 'static,
 {
+    if let Some(settings) = client.frontend.http.clone() {
+        // Boxed: few frontends are of HTTP, and idle clients of others should not pay for it.
+        return Box::pin(http::serve(stream, client, settings)).await;
+    }
     let seated = match client.frontend.guard.clone() {
         Some(guard) => admit(&mut stream, &client, &guard).await,
         None => connect(&stream, &client).await,
@@ -185,7 +190,7 @@ async fn connect(stream: &impl Origin, client: &Client) -> Result<Seated, Failed
     let mut tried = Vec::new();
     while tried.len() < limits::CONNECT_ATTEMPTS {
         let Some(seat) = backend.seat(&policy, who, &tried).await else { break };
-        if let Some(server) = reach(backend, seat.member(), &policy, stream, client).await? {
+        if let Some(server) = reach(backend, seat.member(), &policy, || client.header(stream)).await? {
             seat.member().connected(&policy);
             return Ok(Seated {
                 server,
@@ -209,6 +214,14 @@ impl Client {
     fn ended_by(&self, error: &io::Error, end: End) {
         debug!(client = %self.peer, %error, "ended");
         self.turned_away(&end.into());
+    }
+
+    /// Of bytes that nobody looked into.
+    fn ended(&self, server: &str, moved: Moved, end: End) {
+        let (listener, peer, since) = (&*self.frontend.name, self.peer, self.since);
+        let (names, version, messages, clean) = (None, None, None, None);
+        Line { listener, peer, since, names, version, server, messages, moved, end, clean }
+            .write(&self.shared);
     }
 
     fn turned_away(&self, failed: &Failed) {

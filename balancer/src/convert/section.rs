@@ -102,7 +102,7 @@ impl Section {
             "stats" => {
                 self.stats = true;
                 return Err(
-                    "statistics: `nsd-balancer admin status`, and the status page of docs/balancer.md".into(),
+                    "statistics: `nsd-balancer admin status`, and a status web page with `[dashboard]` (docs/balancer-dashboard.md)".into(),
                 );
             }
             "tcp-check" if self.mqtt || first == "connect" => {}

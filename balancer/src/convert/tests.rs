@@ -113,6 +113,45 @@ backend eu
     assert_eq!((eu.policy.check.kind(), eu.policy.on_down), (CheckKind::None, OnDown::Keep));
 }
 
+/// As the article shows it for the web.
+#[test]
+fn a_frontend_of_http_with_a_rule_about_paths() {
+    let text = "
+defaults
+  mode http
+  timeout http-request 5s
+frontend www
+  bind *:80
+  option forwardfor
+  acl blog path_beg /blog
+  acl api hdr_beg(host) -i api.
+  http-request deny if { path_beg /private }
+  use_backend blog if blog !{ ssl_fc }
+  use_backend api if api
+  default_backend web
+backend web
+  balance roundrobin
+  server web01 10.0.0.11:80 check
+  server web02 10.0.0.12:80 check
+backend blog
+  option httpchk GET /health
+  http-check expect status 200
+  server blog01 10.0.0.13:80 check
+backend api
+  server api01 10.0.0.14:80
+";
+    let (settings, notes) = converted(text);
+    assert_eq!(notes, [""; 0]);
+    let www = &settings.frontends[0];
+    assert_eq!(www.http.as_ref().unwrap().request_timeout.as_secs(), 5);
+    let [private, blog, api] = &www.rules.in_order[..] else { panic!("three rules") };
+    assert_eq!((&private.then, private.when.paths[0].to_string()), (&Then::Refuse, "/private*".to_owned()));
+    assert_eq!((blog.when.over_tls, blog.when.paths[0].to_string()), (Some(false), "/blog*".to_owned()));
+    assert_eq!(api.when.hosts[0].to_string(), "api.*");
+    let kinds: Vec<_> = settings.backends.iter().map(|backend| backend.policy.check.kind()).collect();
+    assert_eq!(kinds, [CheckKind::Tcp, CheckKind::Http, CheckKind::None]);
+}
+
 #[test]
 fn limits_by_source() {
     let text = "

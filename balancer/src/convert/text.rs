@@ -107,6 +107,9 @@ impl Draft {
         }
         if section.kind != Kind::Backend {
             self.tls(text, section, table);
+            if let (Speaks::Http, Some(timeout)) = (speaks, &section.request_timeout) {
+                let _ = writeln!(text, "\n[{table}.http]\nrequest_timeout = {}", quoted(timeout));
+            }
             if let (Speaks::Mqtt, Some(deadline)) = (speaks, &section.connect_deadline) {
                 let _ = writeln!(text, "\n[{table}.gate]\ndeadline = {}", quoted(deadline));
             }

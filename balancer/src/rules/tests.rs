@@ -16,6 +16,7 @@ fn facts<'a>(connect: Option<&'a Connect<'a>>) -> Facts<'a> {
         server_name: Some("EU.Example.com"),
         certified: Some("gateway-7"),
         connect,
+        request: Some(Asked { host: Some("example.com"), path: "/api/x" }),
     }
 }
 
@@ -23,7 +24,15 @@ fn facts<'a>(connect: Option<&'a Connect<'a>>) -> Facts<'a> {
 fn each_condition_holds_or_not_by_itself() {
     let connect = connect("factory-7", Some("lelylan"));
     let all = facts(Some(&connect));
-    let bare = Facts { server_name: None, certified: None, connect: None, over_tls: false, port: 1, ..all };
+    let bare = Facts {
+        server_name: None,
+        certified: None,
+        connect: None,
+        request: None,
+        over_tls: false,
+        port: 1,
+        ..all
+    };
     let networks = |text: &str| vec![text.parse::<Network>().unwrap()];
     for (fits, fits_not) in [
         (
@@ -49,6 +58,14 @@ fn each_condition_holds_or_not_by_itself() {
         (
             Conditions { client_ids: patterns(&["factory-*"]), ..Conditions::default() },
             Conditions { client_ids: patterns(&["factory"]), ..Conditions::default() },
+        ),
+        (
+            Conditions { hosts: patterns(&["example.*"]), ..Conditions::default() },
+            Conditions { hosts: patterns(&["example"]), ..Conditions::default() },
+        ),
+        (
+            Conditions { paths: patterns(&["/api/*"]), ..Conditions::default() },
+            Conditions { paths: patterns(&["/api"]), ..Conditions::default() },
         ),
         (
             Conditions { user_names: patterns(&["lelylan"]), ..Conditions::default() },

@@ -114,7 +114,7 @@ where
         let Some(seat) = found.map_err(|end| failed(client, end, gate, 0))? else { break };
         let name = &seat.member().name;
         tried.push(seat.member().id);
-        let Some(mut server) = reach(backend, seat.member(), &policy, stream, client)
+        let Some(mut server) = reach(backend, seat.member(), &policy, || client.header(stream))
             .await
             .map_err(|end| failed(client, end, gate, 0))?
         else {

@@ -9,7 +9,7 @@ use nsd_wire::Connect;
 use super::Client;
 use crate::entry::Told;
 use crate::origin::Origin;
-use crate::rules::Facts;
+use crate::rules::{Asked, Facts};
 use crate::running::Backend;
 
 impl Client {
@@ -23,14 +23,25 @@ impl Client {
         if self.frontend.rules.in_order.is_empty() {
             return self.frontend.backend(&self.frontend.rules.otherwise);
         }
-        let extras = self.extras(stream);
+        let port = stream.socket().local_addr().map_or(0, |ours| ours.port());
+        self.choose(&self.extras(stream), port, connect, None)
+    }
+
+    pub(super) fn choose(
+        &self,
+        extras: &Extras,
+        port: u16,
+        connect: Option<&Connect<'_>>,
+        request: Option<Asked<'_>>,
+    ) -> Option<&Arc<Backend>> {
         let facts = Facts {
-            port: stream.socket().local_addr().map_or(0, |ours| ours.port()),
+            port,
             source: self.peer.ip(),
             over_tls: extras.tls.as_ref().is_some_and(|tls| tls.over_tls),
             server_name: extras.authority.as_deref(),
             certified: extras.identity(),
             connect,
+            request,
         };
         self.frontend.backend(self.frontend.rules.choose(&facts))
     }
@@ -50,7 +61,7 @@ impl Client {
     }
 
     /// Where a proxy has ended the client's TLS, what we see of TLS is the proxy's own.
-    fn extras(&self, stream: &impl Origin) -> Extras {
+    pub(super) fn extras(&self, stream: &impl Origin) -> Extras {
         let told = self.told().map(|told| &*told.extras);
         let ended_there = told.filter(|extras| extras.tls.as_ref().is_some_and(|tls| tls.over_tls));
         ended_there.cloned().unwrap_or_else(|| stream.extras())

@@ -3,13 +3,14 @@
 use std::io;
 
 use nsd_edge::listen;
+use nsd_edge::proxy_header::ProxyHeader;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
-use super::{Client, Upstream};
+use super::Upstream;
 use crate::member::Member;
-use crate::origin::{self, Origin};
+use crate::origin;
 use crate::relay::End;
 use crate::running::Backend;
 use crate::settings::Policy;
@@ -20,15 +21,14 @@ pub(super) async fn reach(
     backend: &Backend,
     member: &Member,
     policy: &Policy,
-    stream: &impl Origin,
-    client: &Client,
+    header: impl Fn() -> ProxyHeader,
 ) -> Result<Option<Upstream>, End> {
     let mut connected = false;
     let connect = async {
         let mut server = listen::connect(member.place.reachable_at()?).await?;
         connected = true;
         if let Some(version) = policy.send_proxy {
-            origin::tell(&mut server, version, &client.header(stream)).await?;
+            origin::tell(&mut server, version, &header()).await?;
         }
         secure(server, member, policy, backend).await
     };

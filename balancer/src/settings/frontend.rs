@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 
 use nsd_edge::config::Table;
 
+use super::gate::Reading;
 use super::rules::{self, Knows};
-use super::{EntrySettings, Seen, TlsBind, entry, gate, read_name, tls};
+use super::{EntrySettings, HttpSettings, Seen, TlsBind, entry, gate, read_name, tls};
 use crate::gate::GateRules;
 use crate::rules::Rules;
 
@@ -20,6 +21,8 @@ pub struct FrontendSettings {
     pub rules: Rules,
     /// How CONNECTs are judged; `None`: bytes are not looked at.
     pub gate: Option<GateRules>,
+    /// How requests are taken; `None`: clients do not speak HTTP.
+    pub http: Option<HttpSettings>,
 }
 
 /// A `listen` section is a frontend and its backend in one, both of its name.
@@ -41,15 +44,16 @@ fn read(table: &mut Table<'_, '_>, name: String, own: Option<&str>, seen: &mut S
     }
     let entry = entry::read(table);
     let rules = rules::read(table, own, seen);
-    let gate = gate::read(table, rules.check(seen));
+    let Reading { gate, http } = gate::read(table, rules.check(seen));
     let bound = bind.iter().chain(tls.iter().flat_map(|tls| &tls.bind));
     let ports = bound.map(SocketAddr::port).collect();
     let rules = rules.checked(&Knows {
         ports,
         tls: tls.is_some() || !entry.proxy_from.is_empty(),
         connect: gate.is_some(),
+        request: http.is_some(),
     });
-    FrontendSettings { name, bind, tls, entry, rules, gate }
+    FrontendSettings { name, bind, tls, entry, rules, gate, http }
 }
 
 fn read_binds(

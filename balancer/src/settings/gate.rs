@@ -6,7 +6,7 @@ use std::time::Duration;
 use nsd_edge::config::Table;
 use nsd_wire::Version;
 
-use super::CheckKind;
+use super::{CheckKind, HttpSettings, http};
 use crate::gate::rates::Rate;
 use crate::gate::{CONNECT_SIZES, GateRules};
 use crate::limits;
@@ -19,11 +19,19 @@ const MAX_RATE: u64 = 1_000_000;
 enum Mode {
     Mqtt,
     Tcp,
+    Http,
+}
+
+/// How what clients send is read; neither: not at all.
+#[derive(Default)]
+pub(super) struct Reading {
+    pub(super) gate: Option<GateRules>,
+    pub(super) http: Option<HttpSettings>,
 }
 
 /// Unless the section says otherwise, clients are taken for MQTT's where the servers are checked for MQTT.
-pub(super) fn read(table: &mut Table<'_, '_>, check: Option<CheckKind>) -> Option<GateRules> {
-    let told = table.choice("mode", &[("mqtt", Mode::Mqtt), ("tcp", Mode::Tcp)]);
+pub(super) fn read(table: &mut Table<'_, '_>, check: Option<CheckKind>) -> Reading {
+    let told = table.choice("mode", &[("mqtt", Mode::Mqtt), ("tcp", Mode::Tcp), ("http", Mode::Http)]);
     let by_check = if check == Some(CheckKind::Mqtt) { Mode::Mqtt } else { Mode::Tcp };
     let mode = told.unwrap_or(by_check);
     let rules = table.table("gate").map(|mut gate| {
@@ -31,13 +39,22 @@ pub(super) fn read(table: &mut Table<'_, '_>, check: Option<CheckKind>) -> Optio
         gate.finish();
         rules
     });
-    if mode == Mode::Tcp {
-        if rules.is_some() {
-            table.problem("gate", "only MQTT has a CONNECT to judge; add `mode = \"mqtt\"`");
-        }
-        return None;
+    let http = table.table("http").map(|mut http| {
+        let settings = http::read(&mut http);
+        http.finish();
+        settings
+    });
+    if rules.is_some() && mode != Mode::Mqtt {
+        table.problem("gate", "only MQTT has a CONNECT to judge; add `mode = \"mqtt\"`");
     }
-    Some(rules.unwrap_or_default())
+    if http.is_some() && mode != Mode::Http {
+        table.problem("http", "only HTTP has requests; add `mode = \"http\"`");
+    }
+    match mode {
+        Mode::Mqtt => Reading { gate: Some(rules.unwrap_or_default()), ..Reading::default() },
+        Mode::Http => Reading { http: Some(http.unwrap_or_default()), ..Reading::default() },
+        Mode::Tcp => Reading::default(),
+    }
 }
 
 fn read_rules(table: &mut Table<'_, '_>) -> GateRules {

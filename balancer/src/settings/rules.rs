@@ -10,12 +10,15 @@ use crate::rules::{Conditions, Pattern, Rule, Rules, Then};
 const OF_CONNECT: [&str; 3] = ["client_id", "user_name", "version"];
 /// Keys that only a TLS handshake answers.
 const OF_TLS: [&str; 2] = ["sni", "certificate"];
+/// Keys that only a request answers.
+const OF_REQUEST: [&str; 2] = ["host", "path"];
 
 /// What a frontend can know of its clients.
 pub(super) struct Knows {
     pub(super) ports: Vec<u16>,
     pub(super) tls: bool,
     pub(super) connect: bool,
+    pub(super) request: bool,
 }
 
 /// Rules as they were written, not checked against what their frontend knows yet.
@@ -64,8 +67,10 @@ fn read_rule(table: &mut Table<'_, '_>, seen: &Seen) -> Option<Rule> {
         client_ids: patterns(table, "client_id", |id| id),
         user_names: patterns(table, "user_name", |name| name),
         versions: gate::read_versions(table, "version").unwrap_or_default(),
+        hosts: patterns(table, "host", |name| name.to_ascii_lowercase()),
+        paths: patterns(table, "path", |path| path),
     };
-    for key in ["port", "source"].into_iter().chain(OF_TLS).chain(OF_CONNECT) {
+    for key in ["port", "source"].into_iter().chain(OF_TLS).chain(OF_CONNECT).chain(OF_REQUEST) {
         if table.is_empty_list(key) {
             table.problem(key, "an empty list fits nobody; leave it out, or name one");
         }
@@ -136,6 +141,9 @@ impl Rule {
         }
         for key in OF_CONNECT.into_iter().filter(|key| !knows.connect && table.has(key)) {
             table.problem(key, "stands in a CONNECT, which is only read with `mode = \"mqtt\"`");
+        }
+        for key in OF_REQUEST.into_iter().filter(|key| !knows.request && table.has(key)) {
+            table.problem(key, "stands in a request, which is only read with `mode = \"http\"`");
         }
     }
 }

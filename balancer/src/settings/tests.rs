@@ -263,6 +263,40 @@ bind = ["0.0.0.0:1884"]
 }
 
 #[test]
+fn http_is_asked_for_and_knows_requests() {
+    let section = |keys: &str| format!("[[listen]]\nname = \"m\"\nbind = [\"0.0.0.0:80\"]\n{keys}\n");
+    let frontend = |keys: &str| parse(&section(keys)).unwrap().frontends.remove(0);
+    assert_eq!(frontend("mode = \"http\"").http, Some(HttpSettings::default()));
+    assert_eq!(frontend("check = { kind = \"http\" }").http, None, "not by the check alone");
+    let full = frontend(
+        "mode = \"http\"\nhttp = { request_timeout = \"3s\", answer_timeout = \"4s\", max_head = 9000 }\n\
+         [[listen.rule]]\nhost = [\"*.Example.com\"]\npath = [\"/Api/*\"]\nrefuse = true",
+    );
+    let (request_timeout, answer_timeout) = (Duration::from_secs(3), Duration::from_secs(4));
+    assert_eq!(full.http, Some(HttpSettings { request_timeout, answer_timeout, max_head: 9000 }));
+    let when = &full.rules.in_order[0].when;
+    assert_eq!((&when.hosts[0], &when.paths[0]), (&Pattern::new("*.example.com"), &Pattern::new("/Api/*")));
+    for (keys, problem) in [
+        ("http = {}", "4: listen.http: only HTTP has requests; add `mode = \"http\"`"),
+        ("mode = \"http\"\ngate = {}", "5: listen.gate: only MQTT has a CONNECT to judge"),
+        (
+            "mode = \"http\"\nhttp = { max_head = 1 }",
+            "5: listen.http.max_head: must be between 8192 and 262144",
+        ),
+        (
+            "rule = [{ path = [\"/\"], refuse = true }]",
+            "4: listen.rule.path: stands in a request, which is only read with `mode = \"http\"`",
+        ),
+        (
+            "mode = \"http\"\nrule = [{ client_id = [\"/\"], refuse = true }]",
+            "5: listen.rule.client_id: stands in a CONNECT, which is only read with `mode = \"mqtt\"`",
+        ),
+    ] {
+        assert!(problems(&section(keys))[0].starts_with(problem), "{:?}", problems(&section(keys)));
+    }
+}
+
+#[test]
 fn who_may_come_is_read_with_the_keys_of_the_broker() {
     let section = |keys: &str| format!("[[listen]]\nname = \"m\"\nbind = [\"0.0.0.0:1883\"]\n{keys}\n");
     let entry = |keys: &str| parse(&section(keys)).unwrap().frontends[0].entry.clone();

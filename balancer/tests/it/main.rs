@@ -8,6 +8,7 @@ mod dashboard;
 mod dashboard_page;
 mod gate;
 mod health;
+mod http;
 mod names;
 mod operations;
 mod proxy;
