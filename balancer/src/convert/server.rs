@@ -18,6 +18,7 @@ pub(super) struct Shared {
     pub(super) check: bool,
     pub(super) interval: Option<String>,
     pub(super) fast_interval: Option<String>,
+    pub(super) slow_start: Option<String>,
     pub(super) rise: Option<u64>,
     pub(super) fall: Option<u64>,
     pub(super) check_port: Option<u64>,
@@ -67,6 +68,7 @@ impl Server {
             "port" => shared.check_port = number(),
             "inter" => shared.interval = time(&value()),
             "fastinter" => shared.fast_interval = time(&value()),
+            "slowstart" => shared.slow_start = time(&value()),
             "send-proxy" => shared.send_proxy = Some("v1"),
             "send-proxy-v2" | "send-proxy-v2-ssl" | "send-proxy-v2-ssl-cn" => shared.send_proxy = Some("v2"),
             "ssl" => shared.tls = true,
@@ -86,12 +88,12 @@ impl Server {
             "check-ssl" | "check-send-proxy" | "no-sslv3" | "no-tlsv10" | "no-tlsv11" | "no-backup"
             | "enabled" => {}
             "id" | "downinter" | "minconn" | "init-addr" | "resolvers" => drop(value()),
-            "slowstart" | "cookie" | "observe" | "error-limit" | "on-error" | "addr" | "track" | "source"
-            | "tcp-ut" | "maxqueue" | "ciphers" | "ciphersuites" | "alpn" | "proto" | "redir"
-            | "namespace" | "pool-max-conn" | "max-reuse" | "crl-file" | "socks4" | "ssl-min-ver"
-            | "ssl-max-ver" | "check-sni" | "check-alpn" | "proxy-v2-options" | "resolve-prefer"
-            | "resolve-net" | "resolve-opts" | "agent-check" | "agent-port" | "agent-addr"
-            | "agent-inter" | "agent-send" | "on-marked-up" | "shard" | "ws" => {
+            "cookie" | "observe" | "error-limit" | "on-error" | "addr" | "track" | "source" | "tcp-ut"
+            | "maxqueue" | "ciphers" | "ciphersuites" | "alpn" | "proto" | "redir" | "namespace"
+            | "pool-max-conn" | "max-reuse" | "crl-file" | "socks4" | "ssl-min-ver" | "ssl-max-ver"
+            | "check-sni" | "check-alpn" | "proxy-v2-options" | "resolve-prefer" | "resolve-net"
+            | "resolve-opts" | "agent-check" | "agent-port" | "agent-addr" | "agent-inter" | "agent-send"
+            | "on-marked-up" | "shard" | "ws" => {
                 if !matches!(option, "agent-check") {
                     drop(value());
                 }

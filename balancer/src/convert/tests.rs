@@ -69,7 +69,7 @@ global
   nbthread 2
 backend brokers
   balance roundrobin
-  default-server check inter 500ms fastinter 100 rise 1 fall 4
+  default-server check inter 500ms fastinter 100 slowstart 30s rise 1 fall 4
   server a 10.0.0.3:1883 weight 5 maxconn 100 backup send-proxy-v2 on-marked-down shutdown-sessions
   server b 10.0.0.4:1883 send-proxy-v2
 backend eu
@@ -107,6 +107,7 @@ backend eu
     assert_eq!(brokers.policy.send_proxy, Some(ProxyVersion::V2));
     assert_eq!((brokers.policy.check.interval.as_millis(), brokers.policy.check.fall), (500, 4));
     assert_eq!(brokers.policy.connect_timeout.as_secs(), 3);
+    assert_eq!(brokers.policy.arrivals.slow_start.as_secs(), 30);
     let server = &brokers.servers[0];
     assert_eq!((server.weight, server.max_sessions, server.backup), (5, 100, true));
     assert!(brokers.policy.arrivals.queue > 0);
@@ -195,7 +196,7 @@ listen mqtt
   use_backend other if star
   use_backend %[src] if TRUE
   use_backend other if { req.ssl_sni a }
-  server a 10.0.0.3:1883 slowstart 5s
+  server a 10.0.0.3:1883 cookie a
   frobnicate
 peers mine
   peer a 10.0.0.1:1

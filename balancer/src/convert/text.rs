@@ -218,6 +218,9 @@ impl Draft {
         if let Some(version) = shared.send_proxy {
             let _ = writeln!(text, "send_proxy = \"{version}\"");
         }
+        if let Some(time) = &shared.slow_start {
+            let _ = writeln!(text, "slow_start = {}", quoted(time));
+        }
         if section.servers.iter().any(|server| server.max_sessions.is_some()) {
             let waits = section.queue_timeout.as_ref().or(section.connect_timeout.as_ref());
             let _ = writeln!(text, "queue = {QUEUE}");
