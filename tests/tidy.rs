@@ -33,6 +33,8 @@ const PURE: &[&str] = &[
     "balancer/src/gate",
     "balancer/src/pace.rs",
     "balancer/src/pool.rs",
+    "balancer/src/telemetry/counts.rs",
+    "balancer/src/telemetry/prometheus.rs",
     "balancer/src/pick.rs",
     "balancer/src/session/http/headers.rs",
     "balancer/src/rules.rs",

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nsd_edge::admin::{Method, Reply, Request, Router, StatusCode};
+use nsd_edge::metrics::CONTENT_TYPE;
 use nsd_edge::tls::{Ocsp, OwnCertificate};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -15,6 +16,7 @@ use crate::member::MemberReport;
 use crate::rules::Then;
 use crate::server::Balancer;
 use crate::settings::{Address, Policy};
+use crate::telemetry;
 
 pub(crate) fn router(balancer: Arc<Balancer>) -> Router {
     let with = |answer: fn(&Balancer, &Request) -> Reply| {
@@ -27,6 +29,11 @@ pub(crate) fn router(balancer: Arc<Balancer>) -> Router {
     Router::new()
         .route(Method::GET, "/health", with(|balancer, _| health(balancer)))
         .route(Method::GET, "/status", with(|balancer, _| status(balancer)))
+        .route(
+            Method::GET,
+            "/metrics",
+            with(|balancer, _| Reply::text(CONTENT_TYPE, telemetry::page(balancer))),
+        )
         .route(Method::GET, "/who", with(clients::who))
         .route(Method::GET, "/sessions", with(|balancer, _| clients::sessions(balancer)))
         .route(Method::POST, "/drain", with(|balancer, request| tell(balancer, request, Input::Drain)))

@@ -18,6 +18,17 @@ pub enum State {
     Gone,
 }
 
+impl State {
+    /// Each with its name.
+    pub const ALL: [(Self, &str); 5] = [
+        (Self::Joining, "joining"),
+        (Self::Healthy, "healthy"),
+        (Self::Unhealthy, "unhealthy"),
+        (Self::Draining, "draining"),
+        (Self::Gone, "gone"),
+    ];
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Input {
     CheckPassed,

@@ -7,6 +7,7 @@ use crate::guard::Guard;
 use crate::rules::{Rules, Then};
 use crate::running::Backend;
 use crate::settings::HttpSettings;
+use crate::telemetry::Tally;
 
 #[derive(Debug)]
 pub(crate) struct Frontend {
@@ -20,6 +21,7 @@ pub(crate) struct Frontend {
     pub(crate) rules: Rules,
     /// Those that the rules name, each once.
     pub(crate) backends: Vec<Arc<Backend>>,
+    pub(crate) tally: Arc<Tally>,
 }
 
 impl Frontend {

@@ -363,11 +363,16 @@ pub fn answer(bytes: &[u8], version: Version) -> Answer {
     if unavailable { Answer::Unavailable } else { Answer::ForClient }
 }
 
+/// The code of a CONNACK, as it is on the wire. `None`: not one, or not all of it that matters.
+pub fn connack_code(answer: &[u8]) -> Option<u8> {
+    let frame = nsd_wire::frame(answer, usize::MAX).ok().flatten()?;
+    let code = answer.get(frame.header + 1);
+    code.filter(|_| frame.kind == PacketType::ConnAck).copied()
+}
+
 /// Whether the server's answer lets the client in. One that cannot be told to, does not.
 pub fn is_success(answer: &[u8]) -> bool {
-    let Ok(Some(frame)) = nsd_wire::frame(answer, usize::MAX) else { return false };
-    let code = answer.get(frame.header + 1);
-    frame.kind == PacketType::ConnAck && code == Some(&(ReasonCode::Success as u8))
+    connack_code(answer) == Some(ReasonCode::Success as u8)
 }
 
 /// How long the client may be silent: one and a half keep alives [MQTT-3.1.2-22], and the grace. `None`: for ever, or it

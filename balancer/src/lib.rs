@@ -27,6 +27,7 @@
 //! | `guard` | edge | the gate of one frontend, with the rates that its clients share |
 //! | `session` | edge | one client: handshake, gate, choice, connect or another, relay, access log |
 //! | `waves` | edge | many sessions told to end at a pace |
+//! | `telemetry` | edge | what is counted, and the page that Prometheus reads |
 //! | `workers` | edge | a thread and a runtime a core |
 //! | `running` | edge | all that runs: backends, frontends, bound addresses, certificates |
 //! | `reload` | edge | new settings → what runs, as a transaction |
@@ -64,5 +65,6 @@ mod relay;
 mod reload;
 mod running;
 mod session;
+mod telemetry;
 mod waves;
 mod workers;

@@ -20,6 +20,7 @@ use crate::queue::Queue;
 use crate::registry::Registry;
 use crate::relay::Order;
 use crate::settings::{CheckKind, OnDown, Policy, ServerSettings};
+use crate::telemetry::{Checks, Traffic};
 use crate::waves;
 
 mod admission;
@@ -56,6 +57,8 @@ pub(crate) struct Member {
     last_check: Mutex<Option<CheckResult>>,
     /// What watches it.
     attendants: Mutex<Vec<JoinHandle<()>>>,
+    pub(crate) checks: Checks,
+    pub(crate) traffic: Traffic,
     /// Of its backend: who waits for a seat.
     queue: Arc<Queue>,
     /// Where its sessions are found.
@@ -111,6 +114,8 @@ impl Member {
             nudge: Notify::new(),
             last_check: Mutex::new(None),
             attendants: Mutex::default(),
+            checks: Checks::default(),
+            traffic: Traffic::default(),
             queue,
             registry,
         }
@@ -139,6 +144,18 @@ impl Member {
 
     pub(crate) fn active(&self) -> u32 {
         self.active.load(Relaxed)
+    }
+
+    pub(crate) fn sessions_total(&self) -> u64 {
+        self.sessions.load(Relaxed)
+    }
+
+    pub(crate) fn connect_failures(&self) -> u64 {
+        self.connect_failures.load(Relaxed)
+    }
+
+    pub(crate) fn last_check(&self) -> Option<CheckResult> {
+        self.last_check.lock().clone()
     }
 
     pub(crate) fn load(
@@ -240,6 +257,7 @@ impl Member {
     /// Whether the verdict is another one than before.
     pub(crate) fn checked(&self, result: CheckResult, policy: &Policy) -> bool {
         let verdict = result.verdict;
+        self.checks.count(verdict.as_str());
         let detail = result.detail.clone();
         let before = self.last_check.lock().replace(result);
         let input = if verdict.is_alive() { Input::CheckPassed } else { Input::CheckFailed };
@@ -279,10 +297,10 @@ impl Member {
             share: f64::from(self.admission.share(policy.arrivals.slow_start, Instant::now()))
                 / f64::from(pick::WHOLE),
             sessions: self.active(),
-            sessions_total: self.sessions.load(Relaxed),
-            connect_failures: self.connect_failures.load(Relaxed),
+            sessions_total: self.sessions_total(),
+            connect_failures: self.connect_failures(),
             suspicions: self.suspicions.load(Relaxed),
-            check: self.last_check.lock().clone(),
+            check: self.last_check(),
         }
     }
 }

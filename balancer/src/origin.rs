@@ -48,10 +48,11 @@ impl Origin for TlsStream {
         let certified = common_name.is_some();
         let tls = ClientTls {
             over_tls: true,
-            certificate_now: certified,
+            certificate_now: certified && !self.is_resumed(),
+            certificate_before: certified && self.is_resumed(),
             verified: certified,
+            version: Some(format!("TLSv{}", self.version())),
             common_name,
-            ..ClientTls::default()
         };
         Extras { authority: self.server_name().map(str::to_owned), tls: Some(tls), ..Extras::default() }
     }

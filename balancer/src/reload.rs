@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 
 use nsd_edge::drain::Drain;
 use nsd_edge::listen;
+use nsd_edge::metrics::MetricsPort;
 use nsd_edge::tls::{self, TlsServer, TlsSettings};
 use tokio::sync::Semaphore;
 use tracing::info;
@@ -24,6 +25,7 @@ use crate::pool::{Change, Changes, Pool};
 use crate::running::{Backend, Bound, Certificates, Handshakes, Route, Running, Shared};
 use crate::server::Balancer;
 use crate::settings::{BackendSettings, EntrySettings, FrontendSettings, ServerSettings, Settings, TlsBind};
+use crate::telemetry::{self, Tally};
 use crate::{names, probe};
 
 /// What [`prepare`] made, not in use yet.
@@ -33,6 +35,8 @@ pub(crate) struct Prepared {
     /// By the name of the backend.
     credentials: HashMap<String, Credentials>,
     dashboard: Option<dashboard::Prepared>,
+    /// Where it is another one than before.
+    metrics: Option<MetricsPort>,
 }
 
 /// What the balancer needs besides settings.
@@ -85,12 +89,16 @@ pub(crate) fn prepare(running: &Running, wanted: &Settings) -> Result<Prepared, 
             Err(problem) => problems.push(problem),
         }
     }
-    problems.dedup();
-    if problems.is_empty() {
-        Ok(Prepared { sockets, certificates, credentials, dashboard })
-    } else {
-        Err(problems)
+    let mut metrics = None;
+    if wanted.metrics != running.metrics.address() {
+        match MetricsPort::bind(wanted.metrics) {
+            Ok(port) => metrics = Some(port),
+            Err(error) => problems.push(error.to_string()),
+        }
     }
+    problems.dedup();
+    let prepared = Prepared { sockets, certificates, credentials, dashboard, metrics };
+    if problems.is_empty() { Ok(prepared) } else { Err(problems) }
 }
 
 /// Takes the new settings into use, and says what changed.
@@ -118,6 +126,7 @@ pub(crate) fn commit(
     let tls = tls.and_then(|tls| running.certificates.get(tls)).map(|kept| Arc::clone(&kept.server));
     let page = wanted.dashboard.as_ref().zip(prepared.dashboard.take());
     plan.extend(Dashboard::commit(&mut running.dashboard, page, tls, context.balancer));
+    commit_metrics(running, &mut prepared, context);
     plan.extend(wanted.frontends.iter().flat_map(|wanted| frontend_changes(running, wanted)));
     running.frontends = wanted.frontends.iter().map(|wanted| frontend(running, wanted)).collect();
     commit_binds(running, wanted, prepared, context, &mut plan);
@@ -209,6 +218,13 @@ fn commit_certificates(running: &mut Running, prepared: &mut Prepared, context: 
     }
 }
 
+fn commit_metrics(running: &mut Running, prepared: &mut Prepared, context: &Context<'_>) {
+    let Some(mut port) = prepared.metrics.take() else { return };
+    let balancer = Weak::clone(context.balancer);
+    port.serve(move || balancer.upgrade().map(|balancer| telemetry::page(&balancer)).unwrap_or_default());
+    running.metrics = port;
+}
+
 fn frontend(running: &Running, wanted: &FrontendSettings) -> Arc<Frontend> {
     let named = |backend: &&Arc<Backend>| wanted.rules.backends().any(|name| name == backend.name);
     Arc::new(Frontend {
@@ -218,7 +234,14 @@ fn frontend(running: &Running, wanted: &FrontendSettings) -> Arc<Frontend> {
         entry: entry(running, wanted),
         http: wanted.http.clone(),
         guard: wanted.gate.as_ref().map(|rules| guard(running, &wanted.name, rules)),
+        tally: tally(running, &wanted.name),
     })
+}
+
+/// What was counted goes on.
+fn tally(running: &Running, name: &str) -> Arc<Tally> {
+    let before = running.frontends.iter().find(|frontend| frontend.name == name);
+    before.map(|before| Arc::clone(&before.tally)).unwrap_or_default()
 }
 
 /// `~mqtt gate` and the like, where a frontend that was there treats its clients in another way.

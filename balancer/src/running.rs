@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use nsd_edge::listen::Listener;
+use nsd_edge::metrics::MetricsPort;
 use nsd_edge::tls::{TlsServer, TlsSettings};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
@@ -167,6 +168,7 @@ pub(crate) struct Running {
     pub(crate) bound: HashMap<SocketAddr, Bound>,
     pub(crate) certificates: HashMap<TlsSettings, Certificates>,
     pub(crate) dashboard: Option<Dashboard>,
+    pub(crate) metrics: MetricsPort,
 }
 
 impl Bound {

@@ -50,8 +50,16 @@ pub(crate) struct Balancer {
     pub(crate) drain: Drain,
     ready: watch::Sender<bool>,
     pub(crate) since: Instant,
+    pub(crate) reloads: Reloads,
     /// For what answers in its name, and may outlive it.
     me: Weak<Self>,
+}
+
+/// Settings that were read again, by what became of them.
+#[derive(Debug, Default)]
+pub(crate) struct Reloads {
+    pub(crate) taken: AtomicU64,
+    pub(crate) refused: AtomicU64,
 }
 
 /// Checks a settings file and the certificates it names, without starting anything.
@@ -123,6 +131,7 @@ impl Balancer {
             drain: Drain::new(),
             ready: watch::Sender::new(false),
             since: Instant::now(),
+            reloads: Reloads::default(),
             me: Weak::clone(me),
         });
         balancer.apply(&settings).map_err(StartError::Resources)?;
@@ -144,6 +153,8 @@ impl Balancer {
             Ok(plan) => info!("reloaded: {}", plan.join(", ")),
             Err(problems) => error!("not reloaded, the old settings stay in use:\n{}", problems.join("\n")),
         }
+        let Reloads { taken, refused } = &self.reloads;
+        if outcome.is_ok() { taken } else { refused }.fetch_add(1, Relaxed);
         *self.last_reload.lock() = outcome.as_ref().map(drop).map_err(|problems| problems.join("\n"));
         outcome
     }

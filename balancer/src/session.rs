@@ -66,6 +66,7 @@ pub(crate) async fn begin(
 ) {
     let Accepted { socket, peer, permit } = accepted;
     let since = Instant::now();
+    frontend.tally.count(|counts| counts.accepted += 1);
     let mut client = Client { peer, since, frontend, shared, pass: None, _permit: permit, _place: place };
     let socket = match TcpStream::from_std(socket) {
         Ok(socket) => socket,
@@ -121,6 +122,8 @@ async fn shake_hands(socket: TcpStream, tls: Arc<Handshakes>, client: Client) {
     let left = deadline.saturating_duration_since(Instant::now());
     match tls.server.handshake_in_turn(socket, left, &tls.turns).await {
         Ok(stream) => {
+            let (version, resumed) = (stream.version(), stream.is_resumed());
+            client.frontend.tally.count(|counts| counts.handshake(version, resumed));
             tokio::spawn(seat(stream, client));
         }
         Err(HandshakeError::TimedOut) => client.turned_away(&End::HandshakeTimeout.into()),
@@ -227,6 +230,14 @@ impl Client {
     fn turned_away(&self, failed: &Failed) {
         let Failed { end, names, version, moved } = failed;
         let names = names.as_ref();
+        let tally = &self.frontend.tally;
+        tally.traffic.add(*moved);
+        tally.count(|counts| {
+            counts.ended(end.as_str(), None);
+            if matches!(end, End::Handshake | End::HandshakeTimeout) {
+                counts.handshake_failed(end.as_str());
+            }
+        });
         Line {
             listener: &self.frontend.name,
             peer: self.peer,

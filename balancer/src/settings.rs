@@ -54,6 +54,8 @@ pub struct Settings {
     pub threads: Option<usize>,
     /// `None`: there is no dashboard.
     pub dashboard: Option<DashboardSettings>,
+    /// Where Prometheus asks.
+    pub metrics: Option<SocketAddr>,
     pub frontends: Vec<FrontendSettings>,
     pub backends: Vec<BackendSettings>,
 }
@@ -117,6 +119,7 @@ fn read_all(root: &mut Table<'_, '_>) -> Option<Settings> {
     let stop_grace = root.duration("stop_grace", &limits::DURATIONS).unwrap_or(limits::STOP_GRACE);
     let threads = root.number("threads", 1, 256).and_then(|threads| usize::try_from(threads).ok());
     let mut seen = Seen::default();
+    let metrics = read_metrics(root, &mut seen);
     let mut frontends = Vec::new();
     let mut backends = Vec::new();
     // Backends first: a rule may name one that stands further down.
@@ -153,9 +156,22 @@ fn read_all(root: &mut Table<'_, '_>) -> Option<Settings> {
         stop_grace,
         threads,
         dashboard,
+        metrics,
         frontends,
         backends,
     })
+}
+
+fn read_metrics(root: &mut Table<'_, '_>, seen: &mut Seen) -> Option<SocketAddr> {
+    let mut table = root.table("metrics")?;
+    table.require("bind");
+    let bind = table.parsed::<SocketAddr>("bind", "127.0.0.1:9404");
+    if bind.is_some_and(|bind| bind.port() == 0) {
+        table.problem("bind", "port 0 would be another one at each start");
+    }
+    table.finish();
+    seen.bound.extend(bind);
+    bind
 }
 
 /// Names and addresses so far: each may be used once.

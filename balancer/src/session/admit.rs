@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{timeout, timeout_at};
 use tracing::debug;
 
-use super::{Client, Failed, Seated, Upstream, line, reach};
+use super::{Client, Failed, Seated, Upstream, line, number, reach};
 use crate::framing::Framing;
 use crate::gate::{
     Answer, Gate, GateRules, Passed, Refusal, Refused, Verdict, answer, connack, is_success, longest_silence,
@@ -42,8 +42,13 @@ where
         Err(_elapsed) => Err(Refused::new(Refusal::TooSlow, None)),
     };
     match verdict {
-        Ok((backend, passed)) => offer(stream, client, backend, &guard.rules, &gate, passed).await,
+        Ok((backend, passed)) => {
+            let version = number(passed.version);
+            client.frontend.tally.count(|counts| counts.connect(version, passed.keep_alive));
+            offer(stream, client, backend, &guard.rules, &gate, passed).await
+        }
         Err(refused) => {
+            client.frontend.tally.count(|counts| counts.connack(&refused.answer));
             say_goodbye(stream, &refused.answer).await;
             Err(failed(client, End::Refused(refused.why), &gate, refused.answer.len()))
         }
@@ -132,6 +137,7 @@ where
         match asked {
             Ok(Ok((Answer::ForClient, answer))) => {
                 seat.member().connected(&policy);
+                client.frontend.tally.count(|counts| counts.connack(&answer));
                 pass_on(stream, rules, &answer).await.map_err(|end| failed(client, end, gate, 0))?;
                 return Ok(seated(server, seat, (client, &policy), (rules, gate, passed), &answer));
             }
@@ -151,6 +157,7 @@ where
         (End::NoServer, ReasonCode::ServerUnavailable)
     };
     let answer = last_word.unwrap_or_else(|| connack(reason, passed.version));
+    client.frontend.tally.count(|counts| counts.connack(&answer));
     say_goodbye(stream, &answer).await;
     Err(failed(client, end, gate, answer.len()))
 }

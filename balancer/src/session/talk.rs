@@ -65,6 +65,7 @@ where
 {
     fn log(&self, end: End) {
         let Live { names, frontend, peer, since, version, handle, member, .. } = &*self.live;
+        frontend.tally.count(|counts| counts.ended(end.as_str(), Some(since.elapsed())));
         Line {
             listener: &frontend.name,
             peer: *peer,
@@ -104,6 +105,10 @@ where
 
 impl<C> Drop for Talk<C> {
     fn drop(&mut self) {
+        let Live { frontend, member, handle, .. } = &*self.live;
+        // In this order, for what has moved must never be counted twice.
         self.shared.registry.remove(&self.live);
+        frontend.tally.traffic.add(handle.moved());
+        member.traffic.add(handle.moved());
     }
 }

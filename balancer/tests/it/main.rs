@@ -9,6 +9,7 @@ mod dashboard_page;
 mod gate;
 mod health;
 mod http;
+mod metrics;
 mod names;
 mod operations;
 mod proxy;

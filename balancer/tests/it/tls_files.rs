@@ -7,7 +7,7 @@ use nsd_edge::admin::Method;
 use rcgen::{KeyPair, date_time_ymd};
 
 use crate::support::tls::{NAME, Place, s_client};
-use crate::support::{Broker, CHECK, until};
+use crate::support::{Broker, UNCHECKED, until};
 
 /// As an operator's job makes it: OpenSSL answers for the authority. `state`: `V` good, `R` revoked.
 fn respond(place: &Path, state: char, seconds: &str) -> Vec<u8> {
@@ -28,7 +28,7 @@ async fn an_ocsp_response_beside_the_certificate_is_stapled_and_changes_live() {
     place.write("ca.key", &place.authority.key);
     let b1 = Broker::start("b1").await;
     let good = respond(place.directory.path(), 'V', "60");
-    let secure = place.start(CHECK, "", &[&b1]).await;
+    let secure = place.start(UNCHECKED, "", &[&b1]).await;
     let shown = || {
         let ca = secure.balancer.path("ca.pem");
         s_client(secure.tls, &["-status", "-CAfile", ca.to_str().unwrap()])
@@ -82,7 +82,7 @@ async fn a_certificate_that_ends_soon_is_warned_about_and_told() {
     });
     place.write("soon.pem", &soon.combined());
     let secure = place
-        .start(CHECK, r#"certificates = ["DIR/own.pem", "DIR/ended.pem", "DIR/soon.pem"]"#, &[&b1])
+        .start(UNCHECKED, r#"certificates = ["DIR/own.pem", "DIR/ended.pem", "DIR/soon.pem"]"#, &[&b1])
         .await;
     secure.balancer.wait_for_log("the certificate has expired").await;
     secure.balancer.wait_for_log("the certificate expires soon").await;

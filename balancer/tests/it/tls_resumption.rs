@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::tls::{Place, Secure, keep_session, s_client};
-use crate::support::{BINARY, Broker, CHECK, until};
+use crate::support::{BINARY, Broker, UNCHECKED, until};
 
 const VERSIONS: [(&str, &str); 2] = [("-tls1_3", "TLSv1.3"), ("-tls1_2", "TLSv1.2")];
 const KEYS: &str = "ticket_keys = \"DIR/tickets.keys\"";
@@ -46,8 +46,8 @@ async fn a_restart_and_a_twin_resume_sessions_under_shared_keys() {
     write_keys(place.directory.path(), &format!("# first\n{}\n", key('A')));
     let twin = Place::new();
     write_keys(twin.directory.path(), &format!("{}\n{}\n", key('B'), key('A')));
-    let mut secure = place.start(CHECK, KEYS, &[&b1]).await;
-    let twin = twin.start(CHECK, KEYS, &[&b1]).await;
+    let mut secure = place.start(UNCHECKED, KEYS, &[&b1]).await;
+    let twin = twin.start(UNCHECKED, KEYS, &[&b1]).await;
     let files = sessions(&secure).await;
     for (version, file) in VERSIONS.into_iter().zip(&files) {
         assert!(resumes(&secure, version, file), "the same process, {version:?}");
@@ -64,7 +64,7 @@ async fn keys_are_rotated_live_and_a_bad_file_keeps_the_old() {
     let place = Place::new();
     let b1 = Broker::start("b1").await;
     write_keys(place.directory.path(), &key('A'));
-    let secure = place.start(CHECK, KEYS, &[&b1]).await;
+    let secure = place.start(UNCHECKED, KEYS, &[&b1]).await;
     let directory = secure.balancer.directory.path();
     let files = sessions(&secure).await;
     let all = async |wanted: bool| {
@@ -91,7 +91,7 @@ async fn keys_are_rotated_live_and_a_bad_file_keeps_the_old() {
 async fn without_shared_keys_a_reload_keeps_sessions_and_a_restart_ends_them() {
     let place = Place::new();
     let b1 = Broker::start("b1").await;
-    let mut secure = place.start(CHECK, "", &[&b1]).await;
+    let mut secure = place.start(UNCHECKED, "", &[&b1]).await;
     let files = sessions(&secure).await;
     secure.balancer.ask(nsd_edge::admin::Method::POST, "/reload", None).await;
     for (version, file) in VERSIONS.into_iter().zip(&files) {
@@ -108,7 +108,7 @@ fn a_key_file_is_checked_before_the_start() {
     let place = Place::new();
     let check = |tls: &str| {
         let path = place.path("checked.toml");
-        std::fs::write(&path, place.settings(CHECK, tls, &[])).unwrap();
+        std::fs::write(&path, place.settings(UNCHECKED, tls, &[])).unwrap();
         let output = Command::new(BINARY).arg("--check").arg("--config").arg(path).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };

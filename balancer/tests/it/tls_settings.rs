@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::tls::{Authority, NAME, Place, connect, s_client};
-use crate::support::{BINARY, Broker, CHECK, Client, PATIENCE, until};
+use crate::support::{BINARY, Broker, CHECK, Client, PATIENCE, UNCHECKED, until};
 
 /// Names that the balancer has told servers.
 fn identities(broker: &Broker) -> Vec<String> {
@@ -26,7 +26,7 @@ async fn the_name_and_the_clients_ciphers_choose_among_certificates() {
     place.write("more/other.pem", &place.authority.server("*.other.example").combined());
     let b1 = Broker::start("b1").await;
     let files = r#"certificates = ["DIR/own.pem", "DIR/more"]"#;
-    let secure = place.start(CHECK, files, &[&b1]).await;
+    let secure = place.start(UNCHECKED, files, &[&b1]).await;
     secure.connect().await.unwrap();
     assert!(s_client(secure.tls, &["-sigalgs", "ECDSA+SHA256"]).contains("id-ecPublicKey"));
     assert!(s_client(secure.tls, &["-sigalgs", "RSA-PSS+SHA256"]).contains("rsaEncryption"));
@@ -84,9 +84,9 @@ async fn optional_means_none_or_a_good_one() {
 async fn versions_and_key_exchanges_are_the_operators_and_change_live() {
     let place = Place::new();
     let b1 = Broker::start("b1").await;
-    let strict = place.settings(CHECK, "min_version = \"1.3\"\npost_quantum = false", &[&b1]);
+    let strict = place.settings(UNCHECKED, "min_version = \"1.3\"\npost_quantum = false", &[&b1]);
     let ours = place.path("ca.pem");
-    let secure = place.start(CHECK, "", &[&b1]).await;
+    let secure = place.start(UNCHECKED, "", &[&b1]).await;
     let old = s_client(secure.tls, &["-tls1_2", "-CAfile", ours.to_str().unwrap()]);
     assert!(old.contains("Protocol  : TLSv1.2") && old.contains("Verify return code: 0"), "{old}");
     assert!(s_client(secure.tls, &["-tls1_1", "-cipher", "DEFAULT:@SECLEVEL=0"]).contains("alert"));
@@ -108,7 +108,7 @@ async fn silent_handshakes_end_at_the_deadline_and_leave_others_unharmed() {
     let b1 = Broker::start("b1").await;
     // One turn: who has sent a byte and goes on with nothing must not hold it.
     let bounds = "handshake_deadline = \"3s\"\nhandshakes = 1";
-    let secure = place.start("mode = \"mqtt\"\ncheck = { kind = \"none\" }", bounds, &[&b1]).await;
+    let secure = place.start(UNCHECKED, bounds, &[&b1]).await;
     let mut kept = secure.connect().await.unwrap();
     let mut silent = Vec::new();
     for number in 0..SILENT {
@@ -137,7 +137,7 @@ async fn handshakes_at_once_wait_for_their_turn_and_all_come_through() {
     let place = Place::new();
     let b1 = Broker::start("b1").await;
     let bounds = "handshake_deadline = \"30s\"\nhandshakes = 1";
-    let secure = place.start("mode = \"mqtt\"\ncheck = { kind = \"none\" }", bounds, &[&b1]).await;
+    let secure = place.start(UNCHECKED, bounds, &[&b1]).await;
     let mut kept = secure.connect().await.unwrap();
     let config = secure.authority.client_config(None);
     let coming: Vec<_> = (0..100)
@@ -159,7 +159,7 @@ async fn five_hundred_sessions_stay_while_certificates_change() {
     const SESSIONS: usize = 500;
     let place = Place::new();
     let b1 = Broker::start("b1").await;
-    let secure = place.start("mode = \"mqtt\"\ncheck = { kind = \"none\" }", "", &[&b1]).await;
+    let secure = place.start(UNCHECKED, "", &[&b1]).await;
     let mut clients = Vec::new();
     for _ in 0..SESSIONS {
         clients.push(secure.connect().await.unwrap());

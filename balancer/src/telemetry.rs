@@ -1,0 +1,17 @@
+//! What the balancer tells about itself: counts that a message costs nothing for, one sample of everything, and the
+//! page that Prometheus reads. A connection is counted when it comes, shakes hands, connects and ends; what a running
+//! session has moved is read from the session itself, by whoever asks.
+
+mod counts;
+mod prometheus;
+mod sample;
+mod tally;
+
+use crate::server::Balancer;
+
+pub(crate) use tally::{Checks, Tally, Traffic};
+
+/// As Prometheus reads it, as of now.
+pub(crate) fn page(balancer: &Balancer) -> String {
+    prometheus::page(&sample::take(balancer))
+}

@@ -1,0 +1,163 @@
+//! Everything there is to tell, at one moment. Taken by the edge; what is made of it is pure.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use nsd_edge::process::Process;
+use nsd_edge::tls::Ocsp;
+
+use super::counts::{Counts, Times};
+use crate::backend::State;
+use crate::member::Member;
+use crate::pool::Entry;
+use crate::relay::Moved;
+use crate::running::Backend;
+use crate::server::Balancer;
+use crate::settings::Address;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Sample {
+    pub(crate) uptime: Duration,
+    pub(crate) draining: bool,
+    /// Whether each frontend has a server that takes clients.
+    pub(crate) usable: bool,
+    /// Settings that were taken, and those that were refused.
+    pub(crate) reloads: (u64, u64),
+    /// Whether the last settings were taken.
+    pub(crate) reload_ok: bool,
+    /// Connections now, and how many there may be.
+    pub(crate) connections: usize,
+    pub(crate) limit: usize,
+    pub(crate) frontends: Vec<FrontendSample>,
+    pub(crate) backends: Vec<BackendSample>,
+    pub(crate) certificates: Vec<CertificateSample>,
+    pub(crate) process: Process,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct FrontendSample {
+    pub(crate) name: String,
+    pub(crate) counts: Counts,
+    pub(crate) moved: Moved,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct BackendSample {
+    pub(crate) name: String,
+    pub(crate) queued: usize,
+    /// Those that leave included.
+    pub(crate) servers: Vec<ServerSample>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct ServerSample {
+    pub(crate) name: String,
+    pub(crate) address: Address,
+    pub(crate) state: State,
+    pub(crate) weight: u32,
+    pub(crate) backup: bool,
+    pub(crate) sessions: u32,
+    pub(crate) sessions_total: u64,
+    pub(crate) connect_failures: u64,
+    pub(crate) moved: Moved,
+    pub(crate) checks: Times<&'static str>,
+    /// Of the last check.
+    pub(crate) check_milliseconds: Option<u64>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct CertificateSample {
+    pub(crate) file: PathBuf,
+    pub(crate) name: String,
+    /// Seconds since 1970.
+    pub(crate) ends: Option<i64>,
+    pub(crate) ocsp: Ocsp,
+    /// Whether newer files could not be taken.
+    pub(crate) stale: bool,
+}
+
+/// What running sessions have moved, by what they belong to.
+#[derive(Default)]
+struct Running(HashMap<usize, Moved>);
+
+impl Running {
+    fn add<T>(&mut self, of: &Arc<T>, moved: Moved) {
+        let sum = self.0.entry(Arc::as_ptr(of).addr()).or_default();
+        sum.up += moved.up;
+        sum.down += moved.down;
+    }
+
+    fn of<T>(&self, of: &Arc<T>) -> Moved {
+        self.0.get(&Arc::as_ptr(of).addr()).copied().unwrap_or_default()
+    }
+}
+
+/// Looks at everything. Costs a look at each session, so it is for every second, not for every message.
+pub(crate) fn take(balancer: &Balancer) -> Sample {
+    let shared = &balancer.shared;
+    let mut moved = Running::default();
+    shared.registry.each(|live| {
+        moved.add(&live.frontend.tally, live.handle.moved());
+        moved.add(&live.member, live.handle.moved());
+    });
+    let running = balancer.running.lock();
+    let frontends = running.frontends.iter().map(|frontend| FrontendSample {
+        name: frontend.name.clone(),
+        counts: frontend.tally.counts(),
+        moved: frontend.tally.traffic.with(moved.of(&frontend.tally)),
+    });
+    let certificates = running.certificates.values().flat_map(|kept| {
+        let stale = kept.server.problem().is_some();
+        kept.server.certificates().into_iter().map(move |own| CertificateSample {
+            file: own.file,
+            name: own.names.into_iter().next().unwrap_or_default(),
+            ends: own.ends,
+            ocsp: own.ocsp,
+            stale,
+        })
+    });
+    let mut certificates: Vec<_> = certificates.collect();
+    // The same file may serve several frontends.
+    certificates.sort_by(|one, other| one.file.cmp(&other.file));
+    certificates.dedup_by(|one, other| one.file == other.file);
+    Sample {
+        uptime: balancer.since.elapsed(),
+        draining: balancer.drain.watch().is_draining(),
+        usable: running.frontends.iter().all(|frontend| frontend.is_usable()),
+        reloads: (balancer.reloads.taken.load(Relaxed), balancer.reloads.refused.load(Relaxed)),
+        reload_ok: balancer.last_reload.lock().is_ok(),
+        connections: shared.workers.sessions(),
+        limit: shared.workers.sessions() + shared.sessions.available_permits(),
+        frontends: frontends.collect(),
+        backends: running.backends.iter().map(|backend| of_backend(backend, &moved)).collect(),
+        certificates,
+        process: Process::now(),
+    }
+}
+
+fn of_backend(backend: &Backend, moved: &Running) -> BackendSample {
+    let pool = backend.pool.load();
+    let leaving = pool.leaving.iter().filter(|entry| entry.member.active() > 0);
+    let servers = pool.members.iter().chain(leaving).map(|entry| of_server(entry, moved)).collect();
+    BackendSample { name: backend.name.clone(), queued: backend.queue.waiting(), servers }
+}
+
+fn of_server(entry: &Entry<Member>, moved: &Running) -> ServerSample {
+    let Entry { settings, member } = entry;
+    ServerSample {
+        name: member.name.clone(),
+        address: member.place.address.clone(),
+        state: member.state(),
+        weight: settings.weight,
+        backup: settings.backup,
+        sessions: member.active(),
+        sessions_total: member.sessions_total(),
+        connect_failures: member.connect_failures(),
+        moved: member.traffic.with(moved.of(member)),
+        checks: member.checks.all(),
+        check_milliseconds: member.last_check().map(|check| check.milliseconds),
+    }
+}

@@ -1,0 +1,92 @@
+//! Counts at run time. Their locks are taken a few times in the life of a connection, never for a message.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use parking_lot::Mutex;
+
+use super::counts::{Counts, Times};
+use crate::relay::Moved;
+
+/// Of one frontend. A reload keeps it.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    counts: Mutex<Counts>,
+    pub(crate) traffic: Traffic,
+}
+
+impl Tally {
+    pub(crate) fn count(&self, count: impl FnOnce(&mut Counts)) {
+        count(&mut self.counts.lock());
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.counts.lock().clone()
+    }
+}
+
+/// Bytes that ended connections have moved; those of the running ones are in their sessions.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    up: Total,
+    down: Total,
+}
+
+#[derive(Debug, Default)]
+struct Total {
+    ended: AtomicU64,
+    /// The most that was ever told.
+    told: AtomicU64,
+}
+
+impl Traffic {
+    /// Of a connection that is not among the running ones any more.
+    pub(crate) fn add(&self, moved: Moved) {
+        self.up.ended.fetch_add(moved.up, Relaxed);
+        self.down.ended.fetch_add(moved.down, Relaxed);
+    }
+
+    /// All so far. `running`: of the sessions that run.
+    pub(crate) fn with(&self, running: Moved) -> Moved {
+        Moved { up: self.up.with(running.up), down: self.down.with(running.down) }
+    }
+}
+
+impl Total {
+    /// A session that ends meanwhile may be missing for a moment: a counter that fell would be taken for a restart.
+    fn with(&self, running: u64) -> u64 {
+        let now = self.ended.load(Relaxed).saturating_add(running);
+        self.told.fetch_max(now, Relaxed).max(now)
+    }
+}
+
+/// Verdicts of the checks of one server.
+#[derive(Debug, Default)]
+pub(crate) struct Checks(Mutex<Times<&'static str>>);
+
+impl Checks {
+    pub(crate) fn count(&self, verdict: &'static str) {
+        *self.0.lock().entry(verdict).or_default() += 1;
+    }
+
+    pub(crate) fn all(&self) -> Times<&'static str> {
+        self.0.lock().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_told_never_falls() {
+        let traffic = Traffic::default();
+        assert_eq!(traffic.with(Moved { up: 10, down: 1 }), Moved { up: 10, down: 1 });
+        assert_eq!(
+            traffic.with(Moved::default()),
+            Moved { up: 10, down: 1 },
+            "between its end and its count"
+        );
+        traffic.add(Moved { up: 12, down: 1 });
+        assert_eq!(traffic.with(Moved { up: 0, down: 5 }), Moved { up: 12, down: 6 });
+    }
+}
