@@ -221,6 +221,7 @@ impl Client {
 
     /// Of bytes that nobody looked into.
     fn ended(&self, server: &str, moved: Moved, end: End) {
+        self.frontend.tally.traffic.add(moved);
         let (listener, peer, since) = (&*self.frontend.name, self.peer, self.since);
         let (names, version, messages, clean) = (None, None, None, None);
         Line { listener, peer, since, names, version, server, messages, moved, end, clean }

@@ -45,6 +45,14 @@ struct Connection {
     header: ProxyHeader,
 }
 
+/// Counted once, whatever became of its requests.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let Client { frontend, since, .. } = &self.client;
+        frontend.tally.count(|counts| counts.ended("http", Some(since.elapsed())));
+    }
+}
+
 /// How a request ended, for the access log.
 struct Outcome {
     answer: Answer,
