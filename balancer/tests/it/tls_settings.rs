@@ -82,6 +82,7 @@ async fn optional_means_none_or_a_good_one() {
 /// A reload with other TLS settings is for new clients; the old ones, and the address, stay.
 #[tokio::test]
 async fn versions_and_key_exchanges_are_the_operators_and_change_live() {
+    // `openssl` keeps this thread busy, and with it the broker.
     let place = Place::new();
     let b1 = Broker::start("b1").await;
     let strict = place.settings(UNCHECKED, "min_version = \"1.3\"\npost_quantum = false", &[&b1]);
