@@ -8,10 +8,11 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use foldhash::{HashMap, HashMapExt};
 use nsd_wire::ReasonCode;
 use parking_lot::{Mutex, RwLock};
+use tracing::warn;
 
 use crate::access::DeviceRecord;
 use crate::access::Grant;
-use crate::bus::Bus;
+use crate::bus::{Bus, Origin};
 use crate::door::Door;
 use crate::hub::{self, Capacity, Entered, Hub, Keepsake, Newcomer, Outbox, Parting};
 use crate::journal::{Journal, ToStore};
@@ -19,8 +20,8 @@ use crate::limits::{self, Limits};
 use crate::message::{Message, Will};
 use crate::session::Opening;
 use crate::settings::Settings;
-use crate::store::Store;
 use crate::store::change::Stored;
+use crate::store::{Claim, Claimed, Store, StoreError};
 use crate::telemetry::{Connections, Sys};
 
 /// How long a kick is remembered at least, unless there are too many: longer than an admission takes.
@@ -119,7 +120,7 @@ impl Node {
     pub fn complaints(&self) -> Vec<String> {
         let stores = self.hub.journal.as_ref().is_none_or(|journal| journal.is_working());
         let all = [
-            (stores, "the disk store cannot be written: what must be kept is refused"),
+            (stores, "the store cannot be written: what must be kept is refused"),
             (self.store.is_there(), "the store does not answer"),
             (self.hears.load(Ordering::Acquire), "other nodes are not heard"),
         ];
@@ -146,15 +147,67 @@ impl Node {
         self.kicks.lock().newest(client_id).is_some_and(|claimed| claimed > epoch)
     }
 
-    /// How long a session is kept whose client asks for so many seconds. In a cluster, sessions end with their
-    /// connections so far.
+    /// The store takes what it is given, or does not. Tells whether it did before.
+    pub fn stores(&self, works: bool) -> bool {
+        self.hub.journal.as_ref().is_none_or(|journal| journal.set_working(works))
+    }
+
+    /// How long a session is kept whose client asks for so many seconds.
     pub fn expiry(&self, asked: u32) -> u32 {
         let most = u32::try_from(self.limits.load().session_expiry.as_secs()).unwrap_or(u32::MAX);
-        if self.hub.bus.is_some() { 0 } else { asked.min(most) }
+        asked.min(most)
+    }
+
+    /// Makes this node the owner of a client id that was granted. A session that its client must not hear any more is ended.
+    pub async fn claim(&self, opening: &Opening, grant: &Grant) -> Result<Claimed, ReasonCode> {
+        self.has_room_for(opening)?;
+        if let Some(journal) = self.hub.journal.as_ref().filter(|_| self.hub.is_leaving(&opening.client_id)) {
+            journal.stored().await;
+        }
+        let claim = Claim {
+            client_id: &opening.client_id,
+            will: opening.will.as_ref(),
+            expiry: self.expiry(opening.expiry),
+            clean_start: opening.clean_start,
+            instead_of: None,
+        };
+        let away = |error: StoreError| {
+            warn!(client = &*opening.client_id, %error, "cannot claim a client id");
+            ReasonCode::ServerUnavailable
+        };
+        let mut claimed = self.store.claim(&claim).await.map_err(away)?;
+        let is_fit = claimed.stored.as_ref().is_none_or(|stored| hub::is_fit(stored, grant));
+        if !is_fit {
+            let owed = claimed.owed.take();
+            let anew = Claim { clean_start: true, instead_of: Some(claimed.epoch), ..claim };
+            claimed = self.store.claim(&anew).await.map_err(away)?;
+            claimed.owed = claimed.owed.or(owed);
+        }
+        if let Some(owed) = claimed.owed.take() {
+            self.publish_owed(&owed.message, owed.name.into());
+        }
+        Ok(claimed)
+    }
+
+    fn has_room_for(&self, opening: &Opening) -> Result<(), ReasonCode> {
+        // Who comes back to a session takes what waits there, and is welcome.
+        if self.hub.knows(&opening.client_id) {
+            return Ok(());
+        }
+        let keeps = self.expiry(opening.expiry) > 0;
+        if self.hub.is_pressed() || (keeps && self.hub.sessions() >= self.limits.load().sessions) {
+            return Err(ReasonCode::QuotaExceeded);
+        }
+        Ok(())
     }
 
     /// The client is let in; what it must be able to rely on is stored.
-    pub async fn enter(&self, opening: &Opening, grant: &Grant, epoch: u64) -> Result<Entered, ReasonCode> {
+    pub async fn enter(
+        &self,
+        opening: &Opening,
+        grant: &Grant,
+        claimed: Claimed,
+    ) -> Result<Entered, ReasonCode> {
         let capacity = Capacity {
             version: opening.version,
             window: opening.receive_maximum.min(self.limits.load().send_window),
@@ -166,16 +219,16 @@ impl Node {
             capacity,
             clean_start: opening.clean_start,
             expiry: self.expiry(opening.expiry),
-            epoch,
+            epoch: claimed.epoch,
             will: opening.will.clone(),
             grant,
         };
-        // Who comes back to a session takes what waits there, and is welcome.
-        if !self.hub.knows(&opening.client_id)
-            && (self.hub.is_pressed()
-                || (newcomer.expiry > 0 && self.hub.sessions() >= self.limits.load().sessions))
-        {
-            return Err(ReasonCode::QuotaExceeded);
+        if let Some(bus) = &self.hub.bus {
+            let entered = self.hub.welcome(newcomer, claimed.session, claimed.stored);
+            let entered = entered.ok_or(ReasonCode::ServerBusy)?;
+            // What came to its queue between the reading and now was told to nobody.
+            bus.look_at(&entered.outbox);
+            return Ok(entered);
         }
         let mut entered = self.hub.enter(newcomer).ok_or(ReasonCode::ServerBusy)?;
         if let Some(will) = entered.will.take() {
@@ -276,13 +329,22 @@ impl Node {
         }
     }
 
+    /// Publishes a will that the shared store has given this node to publish, under this name.
+    pub fn publish_owed(&self, message: &Message, name: Box<str>) {
+        self.publish_from(message, Origin { owed: Some(name), ..Origin::default() });
+    }
+
     /// Publishes on behalf of nobody who is connected: a will. There is no publisher to slow down.
     pub fn publish(&self, message: &Message) {
+        self.publish_from(message, Origin::default());
+    }
+
+    fn publish_from(&self, message: &Message, origin: Origin) {
         let publish = message.publish();
         let routed = hub::route(&self.hub, &publish, None, 0, &mut Vec::new());
         hub::wake_receivers();
         if let Some(bus) = &self.hub.bus {
-            bus.send(&publish, &routed, None);
+            bus.send(&publish, &routed, origin, None);
             return bus.flush();
         }
         let (message, now) = (Arc::new(message.clone()), SystemTime::now());

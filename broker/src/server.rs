@@ -85,7 +85,8 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
             let link = Arc::new(Link::new(redis)?);
             let bus = Arc::new(Bus::new(threads + 2));
             let store = Store::Redis(RedisStore::new(Arc::clone(&link), bus.node));
-            let node = Arc::new(Node::new(settings, store, Some(Arc::clone(&bus)), None));
+            let journal = Arc::new(Journal::shared(threads + 2, Arc::clone(&bus.work)));
+            let node = Arc::new(Node::new(settings, store, Some(Arc::clone(&bus)), Some(journal)));
             cluster = Some(join_cluster(Arc::clone(&node), bus, link).await?);
             node
         }

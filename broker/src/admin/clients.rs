@@ -8,7 +8,7 @@ use nsd_wire::ReasonCode;
 use serde_json::{Value, json};
 
 use super::{page, wanted};
-use crate::hub::{Event, Outbox};
+use crate::hub::{Ending, Event, Outbox};
 use crate::node::Node;
 use crate::telemetry::version_name;
 
@@ -118,7 +118,11 @@ pub(super) async fn kick(node: Arc<Node>, request: Request) -> Reply {
         while client.is_attached() && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        if let Some(will) = node.hub.end_session(&client.client_id) {
+        let (will, hub) = (node.hub.end_session(&client.client_id), &node.hub);
+        if let (Some(_), Some(journal)) = (&hub.bus, &hub.journal) {
+            journal.part(&client, Ending { expiry: 0, keep_will: true });
+            journal.flush();
+        } else if let Some(will) = will {
             node.publish_will(&client, will);
         }
     }

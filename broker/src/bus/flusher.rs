@@ -1,32 +1,35 @@
-//! The flusher: takes what all threads have gathered, writes it to Redis in one pipeline, answers those who wait. It
-//! also keeps this node's place in the cluster: lease, registration, and the reaping of dead nodes.
+//! The flusher: takes what all threads have gathered, writes it to Redis in one pipeline, answers those who wait.
 //!
 //! After a batch, nothing of it depends on this process any more, so QoS 1 and 2 are answered then. The batch reads
-//! the versions of routes and retained messages: if a subscription elsewhere is newer than our mirror, the mirror
+//! the versions of subscriptions and retained messages: if a subscription elsewhere is newer than our mirror, the mirror
 //! catches up and the batch's messages go there too before anybody is answered.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use foldhash::HashMap;
-use nsd_wire::ReasonCode;
+use nsd_wire::{Qos, ReasonCode};
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisError, Value};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::mirror::{Mirror, write_stored};
-use super::{Bus, Load, RouteChange, Waiter, codec};
-use crate::hub::Event;
+use super::membership::Rounds;
+use super::mirror::{Mirror, Versions};
+use super::packets::Packets;
+use super::writes::{Author, Writes};
+use super::{Bus, Load, RouteChange, Waiter};
+use crate::hub::{Addressee, Event, Outbox};
+use crate::journal::{self, Work};
+use crate::lanes::Receipts;
 use crate::limits;
-use crate::message::{self, Message};
+use crate::message;
 use crate::node::Node;
 use crate::store::keys::node_name;
-use crate::store::{LEASE, Link, scripts};
+use crate::store::redis::codec;
+use crate::store::{Link, scripts};
 
-/// How often the lease is renewed and the dead are looked for.
-const UPKEEP: Duration = Duration::from_secs(2);
 /// How often an idle node looks at the change logs.
 const IDLE: Duration = Duration::from_millis(500);
 /// How long those who wait for Redis are kept waiting before they are told that it is away.
@@ -34,44 +37,66 @@ const STORE_PATIENCE: Duration = Duration::from_secs(10);
 /// Pauses between attempts to reach Redis again: doubled from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
+/// Sessions whose queues are looked at with one question.
+const LOOKED_AT: usize = 256;
+/// Versions that a batch reads at its end.
+const VERSIONS: usize = 4;
+/// How long a hint may be on its way before it counts as lost.
+const HINT_PATIENCE: Duration = Duration::from_millis(400);
+
 /// Everything gathered since the last batch.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Batch {
     lanes: Vec<Load>,
     changes: Vec<RouteChange>,
     waiters: Vec<Waiter>,
-}
-
-/// Packets per node, each no larger than what one Redis message should be.
-#[derive(Default)]
-struct Packets {
-    by_node: HashMap<u64, Vec<Vec<u8>>>,
+    /// For sessions of the store: messages, steps, and who waits for either.
+    work: Vec<Work>,
+    messages: Receipts,
+    steps: Receipts,
+    stored: Vec<journal::Waiter>,
 }
 
 pub struct Flusher {
-    node: Arc<Node>,
-    bus: Arc<Bus>,
-    link: Arc<Link>,
-    mirror: Mirror,
+    pub(super) node: Arc<Node>,
+    pub(super) bus: Arc<Bus>,
+    pub(super) link: Arc<Link>,
+    pub(super) mirror: Mirror,
+    pub(super) author: Author,
+    pub(super) rounds: Rounds,
     /// Of the last packet to another node.
     number: u64,
-    /// When the lease was renewed last.
-    renewed: Option<Instant>,
     /// Packets that nobody heard, for nodes that are not known to be gone: their inboxes may only be cut off for a
     /// moment. They go with the next batch; beyond `limits::LANE_MARK` bytes they are lost, counted.
     unheard: Packets,
+    /// Steps that were taken already and are not stored yet, and the answers that wait for that.
+    owed: Vec<Work>,
+    owed_answers: Receipts,
+    /// Wills that are among the messages by now, by their names.
+    pub(super) owing: HashSet<Box<str>>,
+    /// Answers were lost that may have told of wills.
+    pub(super) collects: bool,
+    /// Hints that were sent here and not heard when this was looked at.
+    pub(super) missing: Option<(u64, Instant)>,
 }
 
 impl Flusher {
     pub fn new(node: Arc<Node>, bus: Arc<Bus>, link: Arc<Link>) -> Self {
+        let author = Author { keys: link.keys.clone(), node: bus.node, number: 0, steps: 0 };
         Self {
             node,
             bus,
             link,
             mirror: Mirror::default(),
+            author,
+            rounds: Rounds::default(),
             number: 0,
-            renewed: None,
             unheard: Packets::default(),
+            owed: Vec::new(),
+            owed_answers: Receipts::default(),
+            owing: HashSet::new(),
+            collects: false,
+            missing: None,
         }
     }
 
@@ -104,29 +129,51 @@ impl Flusher {
     }
 
     async fn turn(&mut self) {
-        let batch = self.gather();
+        let mut batch = self.gather();
         let since = Instant::now();
-        let mut pipeline = None;
+        let (mut prepared, mut refused) = (None, false);
         loop {
-            match self.attempt(&batch, &mut pipeline).await {
-                Ok(()) => return batch.answer(ReasonCode::Success),
+            match self.attempt(&batch, &mut prepared).await {
+                Ok(()) => return batch.answer(),
                 Err(error) if is_refusal(&error) => {
-                    warn!(redis = self.link.place(), %error, "redis refused a batch");
-                    return batch.answer(ReasonCode::QuotaExceeded);
+                    if self.node.stores(false) {
+                        warn!(redis = self.link.place(), %error, "redis takes nothing more: what must be stored is refused");
+                    }
+                    // Once without messages: the rest needs less room, and makes some.
+                    let before = std::mem::replace(&mut refused, true);
+                    self.bus.put_back(std::mem::take(&mut batch.changes));
+                    self.refuse(&mut batch, ReasonCode::QuotaExceeded);
+                    prepared = None;
+                    if before {
+                        break;
+                    }
+                    continue;
                 }
                 Err(error) => self.lose(&error),
             }
             if !self.reconnect(since + STORE_PATIENCE).await {
-                return batch.answer(ReasonCode::UnspecifiedError);
+                break;
             }
         }
+        self.refuse(&mut batch, ReasonCode::UnspecifiedError);
+        // Those who wait for these answers wait until it works again; others have been told that it does not.
+        (self.owed, self.owed_answers) = (batch.work, batch.steps);
+    }
+
+    /// Messages are refused, and who waits is told; steps stay. Wills among the messages are looked for again.
+    fn refuse(&mut self, batch: &mut Batch, reason: ReasonCode) {
+        for will in batch.wills() {
+            self.owing.remove(will);
+        }
+        self.collects = true;
+        batch.take_back();
+        batch.tell(reason);
+        batch.work.retain(|work| !matches!(work, Work::Message(_)));
     }
 
     async fn attempt(&mut self, batch: &Batch, prepared: &mut Option<Prepared>) -> Result<(), RedisError> {
         let mut connection = self.link.get().map_err(|_| not_connected())?;
-        if self.renewed.is_none_or(|at| at.elapsed() >= UPKEEP) {
-            self.upkeep(&mut connection).await?;
-        }
+        self.upkeep(&mut connection).await?;
         // A repeated attempt sends the same packets under the same numbers: receivers take them once.
         if prepared.is_none() {
             *prepared = Some(self.prepare(batch));
@@ -136,44 +183,108 @@ impl Flusher {
         let replies: Vec<Value> = prepared.pipeline.query_async(&mut connection).await?;
         self.bus.counters.batches.fetch_add(1, Ordering::Relaxed);
         self.bus.counters.commands.fetch_add(replies.len() as u64, Ordering::Relaxed);
-        let first = replies.len().saturating_sub(prepared.packets.len() + 2);
+        let (replies, versions) = replies.split_at(replies.len().saturating_sub(VERSIONS));
+        let (replies, heard) = replies.split_at(replies.len().saturating_sub(prepared.packets.len()));
         // What an attempt before this one kept is part of this one.
         self.unheard = Packets::default();
-        self.keep_unheard(&prepared.packets, &replies[first..]);
-        let mut newest = replies.iter().rev().map(scripts::version);
-        let (retained, routes) = (newest.next().unwrap_or(0), newest.next().unwrap_or(0));
-        // A repeated batch may have been cut off after the mirror caught up and before the newcomers were sent to.
-        if !repeated && !self.mirror.is_behind(routes, retained) {
-            return Ok(());
+        self.keep_unheard(&prepared.packets, heard);
+        self.take_in(&prepared.writes, &replies[replies.len().saturating_sub(prepared.commands)..]);
+        for will in batch.wills() {
+            self.owing.remove(will);
         }
-        let (keys, hub) = (&self.link.keys, &self.node.hub);
-        self.mirror.follow((routes, retained), &mut connection, keys, hub, &self.bus).await?;
-        self.send_to_newcomers(batch, &prepared.targets, &mut connection).await
+        if prepared.writes.has_messages() && !self.node.stores(true) {
+            info!(redis = self.link.place(), "redis takes messages again");
+        }
+        let versions: Vec<u64> = versions.iter().map(scripts::version).collect();
+        let [routes, retained, sessions, hints] = versions[..] else { return Ok(()) };
+        self.miss(hints);
+        let versions = Versions { routes, retained, sessions };
+        // A repeated batch may have been cut off after the mirror caught up and before the newcomers were sent to.
+        if repeated || self.mirror.is_behind(versions) {
+            let (keys, hub) = (&self.link.keys, &self.node.hub);
+            self.mirror.follow(versions, &mut connection, keys, hub, &self.bus).await?;
+            self.send_to_newcomers(batch, &prepared.targets, &mut connection).await?;
+        }
+        self.catch_up(&mut connection).await
+    }
+
+    /// What Redis has answered about sessions.
+    fn take_in(&mut self, writes: &Writes, replies: &[Value]) {
+        let answered = writes.read(replies, &self.node.hub, &self.node.limits.load());
+        if answered.again {
+            self.collects = true;
+            self.bus.look_at_all();
+        }
+        answered.owed.into_iter().for_each(|owed| self.publish_owed(owed));
+    }
+
+    /// Hints are only hints: if some do not come, the queues are looked at.
+    fn miss(&mut self, sent: u64) {
+        let heard = self.bus.heard();
+        match self.missing {
+            Some((sent, since)) if heard < sent => {
+                if since.elapsed() >= HINT_PATIENCE {
+                    self.missing = None;
+                    self.bus.hear(sent);
+                    self.bus.look_at_all();
+                }
+            }
+            _ => self.missing = (heard < sent).then(|| (sent, Instant::now())),
+        }
+    }
+
+    /// Reads what has come to queues and was not told of.
+    async fn catch_up(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        let stale = self.bus.take_stale();
+        let outboxes = if stale.all { self.node.hub.all_here() } else { stale.some };
+        let known = |outbox: Arc<Outbox>| Some((outbox.session?, outbox.next_place()?, outbox));
+        let wanted: Vec<_> = outboxes.into_iter().filter_map(known).collect();
+        for wanted in wanted.chunks(LOOKED_AT) {
+            let places: Vec<_> = wanted.iter().map(|(session, place, _)| (*session, *place)).collect();
+            let read = crate::store::redis::read_on(connection, &self.link.keys, &places).await;
+            let read = read.inspect_err(|_| self.bus.look_at_all())?;
+            for ((_, _, outbox), found) in wanted.iter().zip(read) {
+                match found {
+                    Some((entries, next)) => outbox.catch_up(entries, next, &self.node.limits.load()),
+                    None => self.node.hub.supersede(outbox),
+                }
+                outbox.wake();
+            }
+        }
+        Ok(())
     }
 
     /// Messages of this batch for subscriptions that we had not heard of when it was made.
     async fn send_to_newcomers(
         &mut self,
         batch: &Batch,
-        targets: &[Arc<[u64]>],
+        targets: &[Targets],
         connection: &mut MultiplexedConnection,
     ) -> Result<(), RedisError> {
-        let mut packets = Packets::default();
-        for ((bytes, _), sent) in batch.messages().zip(targets) {
+        let (mut packets, mut writes, now) = (Packets::default(), Writes::default(), SystemTime::now());
+        for ((bytes, entry), sent) in batch.messages().zip(targets) {
             let Some(publish) = message::read(bytes) else { continue };
             for node in self.bus.interested(publish.topic) {
-                if !sent.contains(&node) {
+                if !sent.nodes.contains(&node) {
                     packets.add(node, bytes, self.bus.node, &mut self.number);
                 }
             }
-        }
-        if packets.by_node.is_empty() {
-            return Ok(());
+            if entry.durable && publish.qos != Qos::AtMostOnce {
+                let mut addressees = self.bus.addressees(publish.topic);
+                addressees.retain(|one| !sent.addressees.iter().any(|known| known.session == one.session));
+                writes.more(bytes, &addressees, &entry.origin, now);
+            }
         }
         let mut pipeline = redis::pipe();
+        let commands = writes.write(&mut self.author, &self.node.limits.load(), &mut pipeline);
         let packets = packets.write(&mut pipeline, &self.link);
+        if pipeline.is_empty() {
+            return Ok(());
+        }
         let replies: Vec<Value> = pipeline.query_async(connection).await?;
-        self.keep_unheard(&packets, &replies);
+        let (about, heard) = replies.split_at(commands.min(replies.len()));
+        self.take_in(&writes, about);
+        self.keep_unheard(&packets, heard);
         Ok(())
     }
 
@@ -206,134 +317,84 @@ impl Flusher {
         let mut packets = std::mem::take(&mut self.unheard);
         packets.by_node.retain(|node, _| self.mirror.knows(*node));
         packets.number_anew(&mut self.number);
-        let nobody: Arc<[u64]> = Arc::default();
+        let mut writes = Writes::default();
         for (bytes, entry) in batch.messages() {
             if entry.retain
                 && let Some(publish) = message::read(bytes)
             {
-                let stored = if publish.payload.is_empty() { Vec::new() } else { write_stored(bytes, now) };
+                let stored =
+                    if publish.payload.is_empty() { Vec::new() } else { codec::write_retained(bytes, now) };
                 let names = [keys.retained(), keys.retained_log(), keys.retained_version()];
                 scripts::add(&mut pipeline, &scripts::RETAIN, &names, &[publish.topic.as_bytes(), &stored]);
             }
-            // Matched under an older generation: routes may have come since.
-            let nodes = if entry.generation == generation {
-                entry.nodes.clone()
-            } else {
-                message::read(bytes).map(|publish| self.bus.interested(publish.topic).into())
-            };
-            let nodes = nodes.unwrap_or_else(|| Arc::clone(&nobody));
-            for node in nodes.iter() {
+            let found = self.targets_of(bytes, entry, generation);
+            for node in found.nodes.iter() {
                 packets.add(*node, bytes, self.bus.node, &mut self.number);
                 self.bus.counters.sent.fetch_add(1, Ordering::Relaxed);
             }
-            targets.push(nodes);
+            if entry.durable {
+                writes.message(bytes, &found.addressees, &entry.origin, now);
+            }
+            targets.push(found);
         }
+        for work in &batch.work {
+            match work {
+                Work::Message(to_store) => writes.retained(to_store),
+                work => writes.step(work, &mut self.author),
+            }
+        }
+        let commands = writes.write(&mut self.author, &self.node.limits.load(), &mut pipeline);
         let packets = packets.write(&mut pipeline, &self.link);
-        pipeline.cmd("GET").arg(keys.route_version()).cmd("GET").arg(keys.retained_version());
-        Prepared { pipeline, packets, targets, tried: false }
+        for version in [
+            keys.route_version(),
+            keys.retained_version(),
+            keys.subscription_version(),
+            keys.hints(self.bus.node),
+        ] {
+            pipeline.cmd("GET").arg(version);
+        }
+        Prepared { pipeline, packets, writes, commands, targets, tried: false }
+    }
+
+    /// Where a message goes, as far as we know by now.
+    fn targets_of(&self, bytes: &[u8], entry: &super::Entry, generation: u64) -> Targets {
+        if entry.generation == generation {
+            let (nodes, addressees) = (entry.nodes.clone(), entry.addressees.clone());
+            return Targets { nodes: nodes.unwrap_or_default(), addressees: addressees.unwrap_or_default() };
+        }
+        // Matched under an older one: subscriptions may have come since.
+        let Some(publish) = message::read(bytes) else { return Targets::default() };
+        let nodes = self.bus.interested(publish.topic).into();
+        let lasts = publish.qos != Qos::AtMostOnce;
+        let addressees = if lasts { self.bus.addressees(publish.topic).into() } else { Arc::default() };
+        Targets { nodes, addressees }
     }
 
     /// The waiters first: what they wait for was announced before them.
-    fn gather(&self) -> Batch {
-        let waiters = std::mem::take(&mut *self.bus.waiters.lock());
-        let changes = std::mem::take(&mut *self.bus.changes.lock());
-        Batch { lanes: self.bus.lanes.take(), changes, waiters }
-    }
-
-    async fn upkeep(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
-        if !self.renew(connection).await? {
-            info!("this node was not registered, registering");
-            self.register(connection).await?;
-        }
-        self.renewed = Some(Instant::now());
-        self.reap(connection).await
-    }
-
-    /// Whether this node was registered.
-    async fn renew(&self, connection: &mut MultiplexedConnection) -> Result<bool, RedisError> {
-        let keys = &self.link.keys;
-        scripts::RENEW
-            .key(keys.lease(self.bus.node))
-            .key(keys.nodes())
-            .arg(node_name(self.bus.node))
-            .arg(&self.node.name)
-            .arg(u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX))
-            .invoke_async(connection)
-            .await
-    }
-
-    /// Says everything that this node wants and owns, after the store may have forgotten it.
-    async fn register(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
-        let (keys, own) = (&self.link.keys, node_name(self.bus.node));
-        let mut register = scripts::REGISTER.prepare_invoke();
-        register.key(keys.routes(self.bus.node)).key(keys.route_log()).key(keys.route_version()).arg(&own);
-        for filter in self.node.hub.filters() {
-            register.arg(filter);
-        }
-        register.invoke_async::<Option<u64>>(connection).await?;
-        let mut pipeline = redis::pipe();
-        for outbox in self.node.hub.clients() {
-            let epoch = outbox.ownership();
-            pipeline.cmd("HSETNX").arg(keys.client(&outbox.client_id)).arg("node").arg(&own).ignore();
-            pipeline.cmd("HSETNX").arg(keys.client(&outbox.client_id)).arg("epoch").arg(epoch).ignore();
-            pipeline.cmd("SADD").arg(keys.clients_on(self.bus.node)).arg(&*outbox.client_id).ignore();
-            if let Some(will) = outbox.will() {
-                pipeline
-                    .cmd("HSET")
-                    .arg(keys.wills(self.bus.node))
-                    .arg(epoch)
-                    .arg(will.message.bytes())
-                    .ignore();
+    fn gather(&mut self) -> Batch {
+        let mut batch = Batch {
+            work: std::mem::take(&mut self.owed),
+            steps: std::mem::take(&mut self.owed_answers),
+            waiters: std::mem::take(&mut *self.bus.waiters.lock()),
+            ..Batch::default()
+        };
+        if let Some(journal) = &self.node.hub.journal {
+            let (stored, loads) = journal.take();
+            batch.stored = stored;
+            for load in loads {
+                batch.work.extend(load.work);
+                batch.messages.extend(load.messages);
+                batch.steps.extend(load.steps);
             }
         }
-        if pipeline.cmd_iter().next().is_some() {
-            pipeline.query_async::<()>(connection).await?;
-        }
-        Ok(())
-    }
-
-    async fn reap(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
-        let keys = &self.link.keys;
-        let nodes: Vec<String> = redis::cmd("SMEMBERS").arg(keys.nodes()).query_async(connection).await?;
-        let others = nodes.iter().filter_map(|name| crate::store::keys::node_of(name));
-        for dead in others.filter(|node| *node != self.bus.node) {
-            let alive: bool = redis::cmd("EXISTS").arg(keys.lease(dead)).query_async(connection).await?;
-            if !alive {
-                self.reap_one(dead, connection).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes over the wills of a dead node: published first, then forgotten.
-    async fn reap_one(&self, dead: u64, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
-        let (keys, own) = (&self.link.keys, self.bus.node);
-        let wills: Vec<(String, Vec<u8>)> = scripts::REAP
-            .key(keys.lease(dead))
-            .key(keys.nodes())
-            .key(keys.routes(dead))
-            .key(keys.route_log())
-            .key(keys.route_version())
-            .key(keys.wills(dead))
-            .key(keys.wills(own))
-            .key(keys.clients_on(dead))
-            .arg(node_name(dead))
-            .arg(keys.client_prefix())
-            .invoke_async(connection)
-            .await?;
-        info!(node = node_name(dead), wills = wills.len(), "a node is gone");
-        for (epoch, will) in wills {
-            if let Some(will) = Message::from_bytes(&will) {
-                self.node.publish(&will);
-            }
-            redis::cmd("HDEL").arg(keys.wills(own)).arg(epoch).query_async::<()>(connection).await?;
-        }
-        Ok(())
+        batch.changes = std::mem::take(&mut *self.bus.changes.lock());
+        batch.lanes = self.bus.lanes.take();
+        batch
     }
 
     fn lose(&mut self, error: &RedisError) {
         self.link.lose();
-        self.renewed = None;
+        self.rounds.begin_anew();
         if self.bus.set_connected(false) {
             warn!(redis = self.link.place(), %error, "redis is away: local QoS 0 goes on, the rest waits");
             self.bus.wake_blocked();
@@ -359,22 +420,24 @@ impl Flusher {
         }
         false
     }
+}
 
-    /// Registers anew and reads everything anew: nobody knows what was missed.
-    async fn join(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
-        self.renew(connection).await?;
-        self.register(connection).await?;
-        self.renewed = Some(Instant::now());
-        self.mirror.load(connection, &self.link.keys, &self.node.hub, &self.bus).await
-    }
+/// Where one message goes.
+#[derive(Debug, Default)]
+struct Targets {
+    nodes: Arc<[u64]>,
+    addressees: Arc<[Addressee]>,
 }
 
 /// A batch as Redis gets it, and where each of its messages goes.
 struct Prepared {
     pipeline: Pipeline,
-    /// What its PUBLISHes carry and to whom, in their order; two more commands follow them.
+    /// What its PUBLISHes carry and to whom, in their order; those for the versions follow them.
     packets: Vec<(u64, Vec<u8>)>,
-    targets: Vec<Arc<[u64]>>,
+    /// What it writes to sessions, with so many commands before the PUBLISHes.
+    writes: Writes,
+    commands: usize,
+    targets: Vec<Targets>,
     tried: bool,
 }
 
@@ -390,64 +453,35 @@ impl Batch {
         })
     }
 
-    fn answer(self, reason: ReasonCode) {
-        for lane in self.lanes {
+    /// Wills among the messages, by their names.
+    fn wills(&self) -> impl Iterator<Item = &str> {
+        let entries = self.lanes.iter().flat_map(|lane| &lane.entries);
+        entries.filter_map(|entry| entry.origin.owed.as_deref())
+    }
+
+    fn answer(mut self) {
+        self.tell(ReasonCode::Success);
+        self.steps.answer(ReasonCode::Success);
+    }
+
+    fn tell(&mut self, reason: ReasonCode) {
+        for lane in self.lanes.drain(..) {
             lane.receipts.answer(reason);
         }
-        for Waiter { caller, token } in self.waiters {
+        std::mem::take(&mut self.messages).answer(reason);
+        for Waiter { caller, token } in self.waiters.drain(..) {
             caller.notify(Event::Known { token, reason });
         }
-    }
-}
-
-impl Packets {
-    fn add(&mut self, node: u64, message: &[u8], sender: u64, number: &mut u64) {
-        let packets = self.by_node.entry(node).or_default();
-        if packets.last().is_none_or(|packet| packet.len() + message.len() > limits::BUS_PACKET) {
-            *number += 1;
-            packets.push(codec::begin(sender, *number));
-        }
-        if let Some(packet) = packets.last_mut() {
-            codec::push(packet, message);
-        }
+        self.stored.drain(..).for_each(|waiter| waiter.answer(reason));
     }
 
-    /// Nobody heard them, so under a new number they are not taken for a repetition, and come in order.
-    fn number_anew(&mut self, number: &mut u64) {
-        for packet in self.by_node.values_mut().flatten() {
-            *number += 1;
-            codec::set_number(packet, *number);
+    /// Identifiers of messages that are not kept are not held either.
+    fn take_back(&self) {
+        for entry in self.lanes.iter().flat_map(|lane| &lane.entries) {
+            if let (Some(sender), Some(id)) = (&entry.origin.sender, entry.origin.hold) {
+                sender.with_persistent(|persistent| persistent.held.remove(&id));
+            }
         }
-    }
-
-    /// Gives up the newest until no more than `most` bytes are left; how many packets that were.
-    fn shorten(&mut self, most: usize) -> u64 {
-        let (mut left, mut lost) = (most, 0);
-        for packets in self.by_node.values_mut() {
-            let kept = packets.iter().take_while(|packet| match left.checked_sub(packet.len()) {
-                Some(less) => {
-                    left = less;
-                    true
-                }
-                None => false,
-            });
-            let kept = kept.count();
-            lost += (packets.len() - kept) as u64;
-            packets.truncate(kept);
-        }
-        lost
-    }
-
-    fn write(self, pipeline: &mut Pipeline, link: &Link) -> Vec<(u64, Vec<u8>)> {
-        let each = self
-            .by_node
-            .into_iter()
-            .flat_map(|(node, packets)| packets.into_iter().map(move |packet| (node, packet)));
-        let packets: Vec<_> = each.collect();
-        for (node, packet) in &packets {
-            pipeline.cmd("PUBLISH").arg(link.keys.inbox(*node)).arg(packet);
-        }
-        packets
     }
 }
 

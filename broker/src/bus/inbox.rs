@@ -54,6 +54,9 @@ async fn hear(
     let pubsub =
         tokio::time::timeout(Duration::from_secs(5), connecting).await.map_err(|_elapsed| timed_out())??;
     node.hear(true);
+    if let Some(bus) = &node.hub.bus {
+        bus.look_at_all();
+    }
     match ready.take() {
         Some(ready) => drop(ready.send(())),
         None => info!("the inbox is heard again"),
@@ -78,6 +81,7 @@ async fn hear(
                     make_room(&mut full).await;
                 }
             }
+            Some(Inbound::Hints { number, hints }) => take_hints(node, number, hints),
             Some(Inbound::Kick { epoch, client_id }) => node.taken_over(client_id, epoch, Instant::now()),
             None => warn!("the inbox got something that no node of this version writes"),
         }
@@ -110,6 +114,31 @@ fn deliver(node: &Node, messages: codec::Messages<'_>, full: &mut Vec<Arc<Outbox
         }
     }
     hub::wake_receivers();
+}
+
+/// What was put into queues of sessions here.
+fn take_hints(node: &Node, number: u64, hints: codec::Hints<'_>) {
+    let Some(bus) = &node.hub.bus else { return };
+    if number != bus.heard() + 1 {
+        bus.look_at_all();
+    }
+    bus.hear(number);
+    let mut last: Option<Arc<Outbox>> = None;
+    let limits = node.limits.load();
+    for hint in hints {
+        let Some(outbox) = node.hub.here(hint.session) else { continue };
+        if hint.place == 0 {
+            outbox.overrun();
+        } else if let Some(entry) = crate::store::redis::codec::read_entry(hint.place, hint.entry) {
+            outbox.arrive(entry, &limits);
+            bus.counters.received.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(before) = last.filter(|last| last.id != outbox.id) {
+            before.wake();
+        }
+        last = Some(outbox);
+    }
+    last.inspect(|last| last.wake());
 }
 
 async fn make_room(full: &mut Vec<Arc<Outbox>>) {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use foldhash::{HashMap, HashSet};
 use redis::aio::MultiplexedConnection;
@@ -13,24 +13,37 @@ use tracing::{debug, warn};
 use super::Bus;
 use crate::hub::{Hub, Retained};
 use crate::message::Message;
+use crate::store::change::SessionId;
 use crate::store::keys::{Keys, node_of};
+use crate::store::redis::codec;
+use crate::topic::Tree;
 
 /// Entries of a log read at once.
 const SLICE: usize = 5000;
 
+/// Sessions whose filters are read at once.
+const SESSIONS: usize = 500;
+
 #[derive(Debug, Default)]
 pub(super) struct Mirror {
-    routes: u64,
-    retained: u64,
+    versions: Versions,
     filters: HashMap<u64, HashSet<Box<str>>>,
+}
+
+/// How far the change logs go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Versions {
+    pub(super) routes: u64,
+    pub(super) retained: u64,
+    pub(super) sessions: u64,
 }
 
 type LogEntries = Vec<(String, HashMap<String, Vec<u8>>)>;
 
 impl Mirror {
     /// Whether these versions of Redis are another state than the mirrored one.
-    pub(super) fn is_behind(&self, routes: u64, retained: u64) -> bool {
-        self.routes != routes || self.retained != retained
+    pub(super) fn is_behind(&self, versions: Versions) -> bool {
+        self.versions != versions
     }
 
     /// Whether a node wants something, as far as we know.
@@ -48,6 +61,7 @@ impl Mirror {
     ) -> Result<(), RedisError> {
         self.load_routes(connection, keys, bus).await?;
         self.load_retained(connection, keys, hub).await?;
+        self.load_sessions(connection, keys, bus).await?;
         hub.routes_changed();
         Ok(())
     }
@@ -55,35 +69,48 @@ impl Mirror {
     /// Follows the logs up to these versions.
     pub(super) async fn follow(
         &mut self,
-        (routes, retained): (u64, u64),
+        versions: Versions,
         connection: &mut MultiplexedConnection,
         keys: &Keys,
         hub: &Hub,
         bus: &Bus,
     ) -> Result<(), RedisError> {
-        while self.routes < routes {
-            let entries = read_log(connection, &keys.route_log(), self.routes).await?;
-            if !follows(&entries, self.routes) {
+        let known = self.versions;
+        while self.versions.routes < versions.routes {
+            let entries = read_log(connection, &keys.route_log(), self.versions.routes).await?;
+            if !follows(&entries, self.versions.routes) {
                 self.load_routes(connection, keys, bus).await?;
                 break;
             }
             for (id, fields) in entries {
                 self.apply_route(&fields, bus);
-                self.routes = number(&id);
+                self.versions.routes = number(&id);
             }
         }
-        while self.retained < retained {
-            let entries = read_log(connection, &keys.retained_log(), self.retained).await?;
-            if !follows(&entries, self.retained) {
+        while self.versions.retained < versions.retained {
+            let entries = read_log(connection, &keys.retained_log(), self.versions.retained).await?;
+            if !follows(&entries, self.versions.retained) {
                 self.load_retained(connection, keys, hub).await?;
                 break;
             }
             for (id, fields) in entries {
                 apply_retained(&fields, hub);
-                self.retained = number(&id);
+                self.versions.retained = number(&id);
             }
         }
-        if self.routes > routes || self.retained > retained {
+        while self.versions.sessions < versions.sessions {
+            let entries = read_log(connection, &keys.subscription_log(), self.versions.sessions).await?;
+            if !follows(&entries, self.versions.sessions) {
+                self.load_sessions(connection, keys, bus).await?;
+                break;
+            }
+            for (id, fields) in entries {
+                apply_subscription(&fields, bus);
+                self.versions.sessions = number(&id);
+            }
+        }
+        let Versions { routes, retained, sessions } = versions;
+        if known.routes > routes || known.retained > retained || known.sessions > sessions {
             // Behind us: Redis lost what it had. What is there now counts.
             debug!("the store is older than the mirror");
             self.load(connection, keys, hub, bus).await?;
@@ -115,7 +142,7 @@ impl Mirror {
         for (node, filters) in others.into_iter().zip(wanted) {
             filters.into_iter().for_each(|filter| self.add(node, filter.into(), bus));
         }
-        self.routes = version.unwrap_or(0);
+        self.versions.routes = version.unwrap_or(0);
         Ok(())
     }
 
@@ -140,12 +167,50 @@ impl Mirror {
             }
         }
         let mut retained = Retained::new(usize::MAX, usize::MAX);
-        for (message, since) in found.iter().filter_map(|stored| read_stored(stored)) {
+        for (message, since) in found.iter().filter_map(|stored| codec::read_retained(stored)) {
             retained.set(Arc::new(message), since);
         }
         // The old ones are freed after the lock.
         let _old = std::mem::replace(&mut *hub.retained.write(), retained);
-        self.retained = version.unwrap_or(0);
+        self.versions.retained = version.unwrap_or(0);
+        Ok(())
+    }
+
+    /// Which session wants what. In slices, the version first, as above.
+    async fn load_sessions(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        keys: &Keys,
+        bus: &Bus,
+    ) -> Result<(), RedisError> {
+        let version: Option<u64> =
+            redis::cmd("GET").arg(keys.subscription_version()).query_async(connection).await?;
+        let (mut tree, mut cursor) = (Tree::default(), "0".to_owned());
+        loop {
+            let mut scan = redis::cmd("SSCAN");
+            scan.arg(keys.sessions()).arg(&cursor).arg("COUNT").arg(SESSIONS);
+            let (next, sessions): (String, Vec<SessionId>) = scan.query_async(connection).await?;
+            let mut ask = redis::pipe();
+            sessions.iter().for_each(|session| {
+                ask.cmd("HGETALL").arg(keys.of(*session, "f"));
+            });
+            let wanted: Vec<HashMap<String, Vec<u8>>> =
+                if sessions.is_empty() { Vec::new() } else { ask.query_async(connection).await? };
+            for (session, filters) in sessions.into_iter().zip(wanted) {
+                for (filter, terms) in filters {
+                    if let Some(terms) = codec::read_terms(&terms) {
+                        tree.insert(&filter, session, terms);
+                    }
+                }
+            }
+            cursor = next;
+            if cursor == "0" {
+                break;
+            }
+        }
+        // The old ones are freed after the lock.
+        let _old = std::mem::replace(&mut *bus.sessions.write(), tree);
+        self.versions.sessions = version.unwrap_or(0);
         Ok(())
     }
 
@@ -198,9 +263,22 @@ fn number(id: &str) -> u64 {
     id.split('-').next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
+fn apply_subscription(fields: &HashMap<String, Vec<u8>>, bus: &Bus) {
+    let text = |name: &str| fields.get(name).and_then(|bytes| std::str::from_utf8(bytes).ok());
+    let session = text("s").and_then(|session| session.parse::<SessionId>().ok());
+    let (Some(session), Some(filter)) = (session, text("f")) else {
+        return warn!("an entry of the log of subscriptions makes no sense");
+    };
+    let mut sessions = bus.sessions.write();
+    match fields.get("t").and_then(|terms| codec::read_terms(terms)) {
+        Some(terms) => drop(sessions.insert(filter, session, terms)),
+        None => drop(sessions.remove(filter, &session)),
+    }
+}
+
 fn apply_retained(fields: &HashMap<String, Vec<u8>>, hub: &Hub) {
     let Some(stored) = fields.get("m") else { return };
-    if let Some((message, since)) = read_stored(stored) {
+    if let Some((message, since)) = codec::read_retained(stored) {
         hub.retained.write().set(Arc::new(message), since);
     } else if stored.is_empty()
         && let Some(topic) = fields.get("t").and_then(|topic| std::str::from_utf8(topic).ok())
@@ -208,20 +286,6 @@ fn apply_retained(fields: &HashMap<String, Vec<u8>>, hub: &Hub) {
     {
         hub.retained.write().set(Arc::new(nothing), SystemTime::UNIX_EPOCH);
     }
-}
-
-/// A retained message as it is stored: milliseconds since 1970, then the message.
-pub(super) fn write_stored(message: &[u8], since: SystemTime) -> Vec<u8> {
-    let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
-    let mut stored = u64::try_from(since).unwrap_or(u64::MAX).to_be_bytes().to_vec();
-    stored.extend_from_slice(message);
-    stored
-}
-
-fn read_stored(stored: &[u8]) -> Option<(Message, SystemTime)> {
-    let (since, message) = stored.split_first_chunk::<8>()?;
-    let since = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(u64::from_be_bytes(*since)))?;
-    Some((Message::from_bytes(message)?, since))
 }
 
 fn bytes(value: &Value) -> Option<&[u8]> {

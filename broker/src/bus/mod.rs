@@ -7,24 +7,29 @@
 pub mod codec;
 mod flusher;
 mod inbox;
+mod membership;
 mod mirror;
+mod packets;
+mod writes;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use nsd_wire::{Publish, Qos};
+use foldhash::{HashMap, HashMapExt};
+use nsd_wire::{PacketId, Publish, Qos};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 pub use flusher::Flusher;
 pub use inbox::listen;
 
-use crate::hub::Routed;
+use crate::hub::{Addressee, Outbox, Routed, Wanted};
 use crate::lanes::{Caller, Lanes, Receipts};
 use crate::limits;
 use crate::message::Message;
 use crate::session::Receipt;
+use crate::store::change::SessionId;
 use crate::topic::Tree;
 
 /// This node's side of the cluster.
@@ -35,9 +40,16 @@ pub struct Bus {
     lanes: Lanes<Load>,
     changes: Mutex<Vec<RouteChange>>,
     waiters: Mutex<Vec<Waiter>>,
-    work: Notify,
+    /// Rings the flusher.
+    pub work: Arc<Notify>,
     /// Which other node wants which filter.
     routes: RwLock<Tree<u64, ()>>,
+    /// Which session that outlives its connections wants which filter, wherever its client is.
+    sessions: RwLock<Tree<SessionId, Wanted>>,
+    /// Sessions here whose queues are to be looked at: something may have come that nobody told of.
+    stale: Mutex<Stale>,
+    /// Of the hints that were sent to this node, the last one that it heard.
+    heard: AtomicU64,
     connected: AtomicBool,
     pub counters: Counters,
 }
@@ -50,6 +62,23 @@ pub struct Counters {
     pub received: AtomicU64,
     /// QoS 0 that did not leave this node: Redis was away, or did not keep up.
     pub dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Stale {
+    some: Vec<Arc<Outbox>>,
+    all: bool,
+}
+
+/// Where a message comes from, as far as that must be known to keep it.
+#[derive(Debug, Default)]
+pub struct Origin {
+    /// The client's own outbox.
+    pub sender: Option<Arc<Outbox>>,
+    /// QoS 2 from a session that outlives its connection: the same identifier again is a repetition.
+    pub hold: Option<PacketId>,
+    /// The will that it is, by its name: with the message it is written that it is published.
+    pub owed: Option<Box<str>>,
 }
 
 /// A filter got its first subscriber here, or lost its last.
@@ -82,6 +111,9 @@ pub(crate) struct Entry {
     /// Under which the nodes were found.
     pub(crate) generation: u64,
     pub(crate) retain: bool,
+    pub(crate) durable: bool,
+    pub(crate) addressees: Option<Arc<[Addressee]>>,
+    pub(crate) origin: Origin,
 }
 
 impl Bus {
@@ -91,8 +123,11 @@ impl Bus {
             lanes: Lanes::new(lanes),
             changes: Mutex::default(),
             waiters: Mutex::default(),
-            work: Notify::new(),
+            work: Arc::default(),
             routes: RwLock::default(),
+            sessions: RwLock::default(),
+            stale: Mutex::default(),
+            heard: AtomicU64::new(0),
             connected: AtomicBool::new(true),
             counters: Counters::default(),
         }
@@ -112,6 +147,57 @@ impl Bus {
         nodes
     }
 
+    /// Sessions that want this topic above QoS 0, each once.
+    pub fn addressees(&self, topic: &str) -> Vec<Addressee> {
+        let (mut at, mut found) = (HashMap::new(), Vec::new());
+        self.sessions.read().visit(topic, &mut |session, (options, id)| {
+            let index = *at.entry(*session).or_insert(found.len());
+            if index == found.len() {
+                found.push(Addressee::new(*session));
+            }
+            found[index].add(*options, *id);
+        });
+        found.retain(Addressee::is_lasting);
+        found
+    }
+
+    /// How many subscriptions there are of all sessions that outlive their connections.
+    pub fn durable_subscriptions(&self) -> usize {
+        self.sessions.read().len()
+    }
+
+    /// Something may have come to this session's queue that nobody told of.
+    pub fn look_at(&self, outbox: &Arc<Outbox>) {
+        self.stale.lock().some.push(Arc::clone(outbox));
+        self.work.notify_one();
+    }
+
+    /// The same, to any of them.
+    pub fn look_at_all(&self) {
+        self.stale.lock().all = true;
+        self.work.notify_one();
+    }
+
+    fn take_stale(&self) -> Stale {
+        std::mem::take(&mut *self.stale.lock())
+    }
+
+    /// The last hint that was heard.
+    fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Acquire)
+    }
+
+    fn hear(&self, number: u64) {
+        self.heard.store(number, Ordering::Release);
+    }
+
+    /// Changes that were not taken: they come before all others.
+    fn put_back(&self, mut changes: Vec<RouteChange>) {
+        let mut now = self.changes.lock();
+        changes.append(&mut now);
+        *now = changes;
+    }
+
     /// Must be called under the lock that decides what is first and last, so that the order is kept.
     pub fn announce(&self, filter: &str, added: bool) {
         self.changes.lock().push(RouteChange { filter: filter.into(), added });
@@ -129,8 +215,15 @@ impl Bus {
 
     /// Takes a message for the next batch. Each goes along, wanted elsewhere or not: only the batch learns whether
     /// another node's subscription is older than the message but newer than our mirror. `false`: wait for room.
-    pub fn send(&self, publish: &Publish<'_>, routed: &Routed, receipt: Option<(Caller, Receipt)>) -> bool {
-        let durable = publish.qos != Qos::AtMostOnce || publish.retain;
+    pub fn send(
+        &self,
+        publish: &Publish<'_>,
+        routed: &Routed,
+        origin: Origin,
+        receipt: Option<(Caller, Receipt)>,
+    ) -> bool {
+        let lasting = publish.qos != Qos::AtMostOnce || origin.owed.is_some();
+        let durable = lasting || publish.retain;
         let waiting = self.lanes.bytes();
         if !durable && (waiting > 2 * limits::LANE_MARK || !self.is_connected()) {
             if routed.nodes.is_some() {
@@ -143,7 +236,15 @@ impl Bus {
             if Message::write(publish, &mut load.bytes) {
                 let length = load.bytes.len() - before;
                 let (nodes, generation) = (routed.nodes.clone(), routed.generation);
-                load.entries.push(Entry { length, nodes, generation, retain: publish.retain });
+                load.entries.push(Entry {
+                    length,
+                    nodes,
+                    generation,
+                    retain: publish.retain,
+                    durable: lasting,
+                    addressees: routed.addressees.clone(),
+                    origin,
+                });
             }
             if let Some((caller, receipt)) = receipt {
                 load.receipts.push(caller, receipt);

@@ -10,12 +10,13 @@ use nsd_wire::{
     Ack, AckKind, Auth, Authentication, ConnAck, Disconnect, PacketId, Publish, Qos, ReasonCode,
     RetainHandling, SubAck, UnsubAck, Version, connack,
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::Peer;
 use super::tally::Tally;
 use crate::access::Grant;
 use crate::access::scram::{self, Exchange};
+use crate::bus::Origin;
 use crate::hub::{self, Card, Keepsake, Lasting, Outbox, Parcel, Parting, Settlement, Terms};
 use crate::journal::ToStore;
 use crate::lanes::Caller;
@@ -74,7 +75,6 @@ pub(super) struct Hands {
     becoming_known: VecDeque<(u32, Subscribing)>,
     tokens: u32,
     retained: VecDeque<Wanted>,
-    epoch: u64,
     pub(super) tally: Tally,
 }
 
@@ -102,7 +102,6 @@ impl Hands {
             becoming_known: VecDeque::new(),
             tokens: 0,
             retained: VecDeque::new(),
-            epoch: 0,
             tally: Tally::default(),
         }
     }
@@ -113,11 +112,9 @@ impl Hands {
         self.packet_bytes = opening.maximum_packet_size;
         let deciding = async {
             let grant = self.node.door.load_full().admit(opening, &self.peer).await?;
-            let epoch = self.node.store.claim(client, opening.will.as_ref()).await.map_err(|error| {
-                warn!(client, %error, "cannot claim a client id");
-                ReasonCode::ServerUnavailable
-            })?;
-            let entered = self.node.enter(opening, &grant, epoch).await?;
+            let claimed = self.node.claim(opening, &grant).await?;
+            let epoch = claimed.epoch;
+            let entered = self.node.enter(opening, &grant, claimed).await?;
             Ok((grant, epoch, entered))
         };
         let decided = tokio::time::timeout(limits::ADMISSION_DEADLINE, deciding).await;
@@ -131,7 +128,6 @@ impl Hands {
                 }
             })?;
         let outbox = entered.outbox;
-        self.epoch = epoch;
         self.attachment = entered.attachment;
         if self.node.was_taken_over(client, epoch) {
             outbox.notify(hub::Event::Leave(ReasonCode::SessionTakenOver));
@@ -203,15 +199,26 @@ impl Hands {
         Tally::publish(publish);
         let routed = hub::route(hub, publish, wire, outbox.id, &mut self.full);
         if let Some(bus) = &hub.bus {
+            let origin = self.origin(outbox, receipt.as_ref());
             let receipt = receipt.map(|receipt| (self.caller(outbox), receipt));
             let durable = receipt.is_some() || publish.retain;
-            if !bus.send(publish, &routed, receipt) {
+            if !bus.send(publish, &routed, origin, receipt) {
                 self.bus_full = Some(durable || self.bus_full == Some(true));
             }
             self.unflushed = true;
             return;
         }
         self.keep(publish, routed.lasting, receipt);
+    }
+
+    /// Of a message for the store that all nodes share. An identifier that is to be held is known from now on.
+    fn origin(&self, outbox: &Arc<Outbox>, receipt: Option<&Receipt>) -> Origin {
+        let Some(receipt) = receipt else { return Origin::default() };
+        let hold = Some(receipt.id).filter(|_| receipt.kind == AckKind::PubRec && outbox.session.is_some());
+        if let Some(id) = hold {
+            outbox.with_persistent(|persistent| persistent.held.insert(id));
+        }
+        Origin { sender: Some(Arc::clone(outbox)), hold, owed: None }
     }
 
     /// What must outlive this moment: in queues of sessions, and retained.
@@ -360,14 +367,17 @@ impl Hands {
         let wishes = granted.clone().map(|wish| (&*wish.filter, wish.options, wish.id));
         self.node.hub.subscribe(outbox, wishes);
         let (bus, journal) = (&self.node.hub.bus, &self.node.hub.journal);
+        let journal = journal.as_ref().filter(|_| outbox.session.is_some());
         self.tokens = self.tokens.wrapping_add(1);
+        if let Some(journal) = journal {
+            granted.for_each(|wish| {
+                journal.filter_changed(outbox, &wish.filter, Some((wish.options, wish.id)));
+            });
+        }
         match (bus, journal) {
             (Some(bus), _) => bus.when_known(self.caller(outbox), self.tokens),
-            (None, Some(journal)) if outbox.session.is_some() => {
-                granted.for_each(|wish| journal.filter_changed(outbox, &wish.filter));
-                journal.when_stored(self.caller(outbox), self.tokens);
-            }
-            _ => return self.subscribed(&subscribing, ReasonCode::Success),
+            (None, Some(journal)) => journal.when_stored(self.caller(outbox), self.tokens),
+            (None, None) => return self.subscribed(&subscribing, ReasonCode::Success),
         }
         self.unflushed = true;
         self.becoming_known.push_back((self.tokens, subscribing));
@@ -397,6 +407,11 @@ impl Hands {
                 persistent.filters.remove(&wish.filter);
             }
         });
+        // The store that all nodes share may have taken it after all.
+        let shared = self.node.hub.journal.as_ref().filter(|_| self.node.hub.bus.is_some());
+        if let Some(journal) = shared.filter(|_| outbox.session.is_some()) {
+            new.clone().for_each(|wish| journal.filter_changed(outbox, &wish.filter, None));
+        }
         self.node.hub.unsubscribe(outbox, new.map(|wish| &*wish.filter));
     }
 
@@ -501,7 +516,7 @@ impl Hands {
             }
         });
         if let Some(journal) = self.node.hub.journal.as_ref().filter(|_| outbox.session.is_some()) {
-            unsubscribing.filters.iter().for_each(|filter| journal.filter_changed(outbox, filter));
+            unsubscribing.filters.iter().for_each(|filter| journal.filter_changed(outbox, filter, None));
         }
         self.unflushed = true;
         self.tally.unsubscribed(unsubscribing.filters.len());
@@ -514,22 +529,29 @@ impl Hands {
 
     fn leave(&mut self, parting: &Parting<'_>) {
         let Some(outbox) = &self.outbox else { return };
-        let will = self.node.hub.part(outbox, self.attachment, parting);
+        let hub = &self.node.hub;
+        if hub.bus.is_some() {
+            if let (Some(journal), Some(ending)) =
+                (&hub.journal, hub.see_off(outbox, self.attachment, parting))
+            {
+                debug!(client = &*outbox.client_id, "left");
+                journal.part(outbox, ending);
+                self.unflushed = true;
+            }
+            return;
+        }
+        let will = hub.part(outbox, self.attachment, parting);
         debug!(client = &*outbox.client_id, will = will.is_some(), "left");
         self.node.publish_will(outbox, will);
         self.unflushed = true;
     }
 
-    /// The end of the connection's part in the hub and in the store.
-    pub(super) async fn depart(mut self) {
+    /// The end of the connection's part in the hub.
+    pub(super) fn depart(mut self) {
         self.publish_batch();
         let Some(outbox) = self.outbox.take() else { return };
         self.node.hub.leave(&outbox);
         self.tell(Event::Disconnected { client: &outbox.client_id });
-        if let Err(error) = self.node.store.release(&outbox.client_id, self.epoch).await {
-            // Its lease or its next connection will end the ownership.
-            debug!(client = &*outbox.client_id, %error, "cannot give a client id back");
-        }
     }
 
     fn reply(&mut self, reply: &Reply) {

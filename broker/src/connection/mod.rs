@@ -125,7 +125,7 @@ pub fn serve(
 impl Connection {
     async fn depart(mut self) {
         self.stream.farewell().await;
-        self.hands.depart().await;
+        self.hands.depart();
     }
 
     fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Next> {

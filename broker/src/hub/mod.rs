@@ -15,11 +15,12 @@ mod retained;
 mod route;
 mod sessions;
 mod share;
+mod shared;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use foldhash::{HashMap, HashMapExt};
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use nsd_wire::{ReasonCode, SubscribeOptions, SubscriptionId, topic};
 use parking_lot::{Mutex, RwLock};
 
@@ -28,15 +29,17 @@ pub use card::Card;
 pub(crate) use memory::Held;
 pub use outbox::{Capacity, Event, Load, Outbox, Put, Settlement, Taken, Terms};
 pub use parcel::Parcel;
-pub use persistent::{Away, Persistent, Wanted};
+pub use persistent::{Away, Persistent, Wanted, is_fit};
 pub use retained::{Kept, Retained};
-pub use route::{Keepsake, Lasting, Placed, Routed, route, wake_receivers};
+pub use route::{Addressee, Keepsake, Lasting, Placed, Routed, route, wake_receivers};
 pub use sessions::{Entered, Newcomer, Parting};
+pub use shared::Ending;
 
 use crate::bus::Bus;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::message::Will;
+use crate::store::change::SessionId;
 use crate::topic::Tree;
 
 /// One client's subscription to one filter.
@@ -81,13 +84,17 @@ pub struct Hub {
     shares: share::Shares,
     /// The session of each client id, connected or not.
     clients: Mutex<HashMap<Box<str>, Arc<Outbox>>>,
-    /// How many of them are connected.
+    /// Of a store that all nodes share: the sessions whose clients are connected here.
+    here: RwLock<HashMap<SessionId, Arc<Outbox>>>,
+    /// Client ids whose connection has ended, which the store is yet to be told.
+    leaving: Mutex<HashSet<Box<str>>>,
+    /// How many clients are connected.
     attached: AtomicUsize,
     agenda: sessions::Agenda,
     pub retained: RwLock<Retained>,
     /// The other nodes; `None` where there can be none.
     pub bus: Option<Arc<Bus>>,
-    /// The store of this node; `None` where what outlives a connection does not outlive the process.
+    /// Toward the store, of this node or of all; `None` where what outlives a connection does not outlive the process.
     pub journal: Option<Arc<Journal>>,
     /// Raised by every change of who gets what, here or on other nodes.
     generation: AtomicU64,
@@ -106,6 +113,8 @@ impl Hub {
             subscriptions: RwLock::default(),
             shares: share::Shares::default(),
             clients: Mutex::new(HashMap::new()),
+            here: RwLock::new(HashMap::new()),
+            leaving: Mutex::new(HashSet::new()),
             attached: AtomicUsize::new(0),
             agenda: sessions::Agenda::default(),
             retained: RwLock::new(Retained::new(most, bytes)),

@@ -348,6 +348,35 @@ impl Outbox {
         self.state.lock().enqueue(entry, self.is_attached())
     }
 
+    /// A message that was given its place by the store that all nodes share.
+    pub fn arrive(&self, entry: Entry, limits: &Limits) {
+        self.with_queue(|persistent| persistent.arrive(entry, limits));
+    }
+
+    /// All that this store has below `next` and this node was not told of.
+    pub fn catch_up(&self, entries: Vec<Entry>, next: Seq, limits: &Limits) {
+        self.with_queue(|persistent| persistent.catch_up(entries, next, limits));
+    }
+
+    fn with_queue(&self, change: impl FnOnce(&mut Persistent)) {
+        let mut state = self.state.lock();
+        let Some(persistent) = state.persistent.as_deref_mut() else { return };
+        change(persistent);
+        state.crowded |= state.persistent.as_ref().is_some_and(|persistent| persistent.queue.is_crowded());
+        state.fill();
+        let _ = state.put();
+    }
+
+    /// The place after all that have come; `None`: the session is over.
+    pub fn next_place(&self) -> Option<Seq> {
+        self.with_persistent(|persistent| persistent.queue.next_place())
+    }
+
+    /// The will is somebody else's to publish.
+    pub fn forget_will(&self) {
+        self.state.lock().will = None;
+    }
+
     /// Both, for a message that has no place yet and needs no store.
     pub fn place_and_enqueue(&self, entry: Entry, limits: &Limits) -> Option<(Place, Put)> {
         let mut state = self.state.lock();

@@ -1,5 +1,6 @@
 //! What a session that outlives its connections is besides an outbox.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use foldhash::{HashMap, HashSet};
@@ -7,10 +8,11 @@ use nsd_wire::{AckKind, PacketId, ReasonCode, SubscribeOptions, SubscriptionId};
 
 use super::outbox::Settlement;
 use crate::access::Grant;
+use crate::limits::Limits;
 use crate::message::Will;
 use crate::queue::Queue;
 use crate::session::Settled;
-use crate::store::change::{Seq, SessionId};
+use crate::store::change::{Entry, Seq, SessionId, StoredSession};
 
 /// How a client wants one filter.
 pub type Wanted = (SubscribeOptions, Option<SubscriptionId>);
@@ -24,6 +26,8 @@ pub struct Persistent {
     pub held: HashSet<PacketId>,
     /// Seconds that the session outlives its connection.
     pub expiry: u32,
+    /// Messages that came before those of the places before them, as they do from other nodes.
+    pub early: Option<Box<BTreeMap<Seq, Entry>>>,
     /// Messages that turned out to need nothing more; the connection tells the store.
     pub done: Vec<Seq>,
     /// While no client is connected.
@@ -52,6 +56,21 @@ impl Away {
     }
 }
 
+/// Whether a client with these rights may hear all that a stored session wants, and has waiting.
+pub fn is_fit(stored: &StoredSession, grant: &Grant) -> bool {
+    fits(grant, stored.subscriptions.iter().map(|(filter, ..)| filter), &stored.queue)
+}
+
+fn fits<'s>(
+    grant: &Grant,
+    filters: impl IntoIterator<Item = &'s Box<str>>,
+    entries: impl IntoIterator<Item = &'s Entry>,
+) -> bool {
+    let mut topics = entries.into_iter().map(|entry| entry.message.publish().topic);
+    filters.into_iter().all(|filter| grant.may_subscribe(filter))
+        && topics.all(|topic| grant.may_subscribe(topic))
+}
+
 fn seconds(seconds: u32) -> Duration {
     Duration::from_secs(seconds.into())
 }
@@ -59,9 +78,53 @@ fn seconds(seconds: u32) -> Duration {
 impl Persistent {
     /// Whether a client with these rights may hear all that the session wants, and has waiting.
     pub(super) fn is_fit_for(&self, grant: &Grant) -> bool {
-        let mut topics = self.queue.entries().map(|entry| entry.message.publish().topic);
-        self.filters.keys().all(|filter| grant.may_subscribe(filter))
-            && topics.all(|topic| grant.may_subscribe(topic))
+        fits(grant, self.filters.keys(), self.queue.entries())
+    }
+
+    /// What a store gave back; nobody is connected yet.
+    pub fn restored(stored: StoredSession) -> Self {
+        let StoredSession { session, expiry, subscriptions, queue, next_seq, held, .. } = stored;
+        let filters = subscriptions.into_iter().map(|(filter, options, id)| (filter, (options, id)));
+        Self {
+            session,
+            queue: Queue::restored(queue, next_seq),
+            filters: filters.collect(),
+            held: held.into_iter().collect(),
+            expiry,
+            ..Self::default()
+        }
+    }
+
+    /// A message that has its place; it waits for those before it.
+    pub(super) fn arrive(&mut self, entry: Entry, limits: &Limits) {
+        if entry.seq != self.queue.next_place() {
+            if entry.seq > self.queue.next_place() {
+                self.early.get_or_insert_default().insert(entry.seq, entry);
+            }
+            return;
+        }
+        self.queue.arrive(entry, limits);
+        self.take_early(limits);
+    }
+
+    /// All that the store has below `next` and was not known.
+    pub(super) fn catch_up(&mut self, entries: Vec<Entry>, next: Seq, limits: &Limits) {
+        for entry in entries {
+            self.queue.arrive(entry, limits);
+        }
+        self.queue.know(next);
+        self.take_early(limits);
+    }
+
+    fn take_early(&mut self, limits: &Limits) {
+        let Some(early) = &mut self.early else { return };
+        while let Some(first) = early.first_entry() {
+            if *first.key() > self.queue.next_place() {
+                return;
+            }
+            self.queue.arrive(first.remove(), limits);
+        }
+        self.early = None;
     }
 
     pub(super) fn settle(&mut self, kind: AckKind, id: PacketId, reason: ReasonCode) -> Settlement {

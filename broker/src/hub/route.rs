@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use foldhash::{HashMap, HashMapExt};
-use nsd_wire::{Publish, Qos, Version};
+use nsd_wire::{Publish, Qos, SubscribeOptions, SubscriptionId, Version};
 
 use super::share::Share;
 use super::{Hub, Outbox, Parcel, Put, Terms};
@@ -23,6 +23,9 @@ pub struct Routed {
     pub lasting: Lasting,
     /// Other nodes that want it.
     pub nodes: Option<Arc<[u64]>>,
+    /// Of a store that all nodes share: the sessions that want it above QoS 0, wherever their clients are. Then `lasting` are
+    /// only those of them that are here.
+    pub addressees: Option<Arc<[Addressee]>>,
     /// Under which all this was found.
     pub generation: u64,
 }
@@ -36,6 +39,15 @@ pub struct Lasting {
     sender: u64,
 }
 
+/// A session of the store that all nodes share, as one that wants a message.
+#[derive(Debug, Clone)]
+pub struct Addressee {
+    pub session: SessionId,
+    terms: Terms,
+    /// Under which a message of the client itself comes back to it; `None`: not at all (v5 no-local).
+    own: Option<Terms>,
+}
+
 /// Who gets one topic.
 #[derive(Debug, Default)]
 struct Receivers {
@@ -43,6 +55,7 @@ struct Receivers {
     lasting: Option<Arc<[Receiver]>>,
     shares: Vec<(Arc<Share>, Vec<Receiver>)>,
     nodes: Option<Arc<[u64]>>,
+    addressees: Option<Arc<[Addressee]>>,
 }
 
 #[derive(Debug, Clone)]
@@ -112,7 +125,8 @@ pub fn route(
                 memory.deliver(&parcel, member, sender, full);
             }
         }
-        Routed { lasting, nodes: receivers.nodes.clone(), generation: memory.generation }
+        let addressees = receivers.addressees.clone().filter(|_| publish.qos != Qos::AtMostOnce);
+        Routed { lasting, nodes: receivers.nodes.clone(), addressees, generation: memory.generation }
     })
 }
 
@@ -185,7 +199,9 @@ impl Receivers {
         };
         let members = self.shares.iter().flat_map(|(_, members)| members);
         let all = self.clients.iter().chain(self.lasting.iter().flat_map(|all| all.iter())).chain(members);
-        all.map(one).sum::<usize>() + size_of_val(&*self.shares)
+        let far = self.addressees.iter().flat_map(|all| all.iter());
+        let far = far.map(|one| size_of::<Addressee>() + ids(&one.terms) + one.own.as_ref().map_or(0, ids));
+        all.map(one).sum::<usize>() + far.sum::<usize>() + size_of_val(&*self.shares)
     }
 }
 
@@ -228,7 +244,7 @@ impl Lasting {
         });
     }
 
-    fn each(&self, message: &Message, mut visit: impl FnMut(&Arc<Outbox>, &Terms, Qos)) {
+    pub fn each(&self, message: &Message, mut visit: impl FnMut(&Arc<Outbox>, &Terms, Qos)) {
         let publish = message.publish();
         for receiver in self.all.iter().flat_map(|all| all.iter()).chain(&self.chosen) {
             let Some(terms) = receiver.terms(self.sender) else { continue };
@@ -297,7 +313,7 @@ fn find(hub: &Hub, topic: &str) -> Receivers {
         let outbox = || Arc::clone(&subscription.outbox);
         if let Some(share) = &key.share {
             let mut member = Receiver { outbox: outbox(), terms: Terms::default(), own: None };
-            member.terms.add(subscription);
+            member.terms.add(subscription.options, subscription.id);
             member.own = Some(member.terms.clone());
             let index = *share_at.entry(Arc::as_ptr(share)).or_insert(shares.len());
             if index == shares.len() {
@@ -311,9 +327,9 @@ fn find(hub: &Hub, topic: &str) -> Receivers {
             clients.push(Receiver { outbox: outbox(), terms: Terms::default(), own: None });
         }
         let receiver = &mut clients[index];
-        receiver.terms.add(subscription);
+        receiver.terms.add(subscription.options, subscription.id);
         if !subscription.options.no_local {
-            receiver.own.get_or_insert_default().add(subscription);
+            receiver.own.get_or_insert_default().add(subscription.options, subscription.id);
         }
     });
     let (lasting, clients): (Vec<_>, _) =
@@ -321,14 +337,39 @@ fn find(hub: &Hub, topic: &str) -> Receivers {
     let lasting = (!lasting.is_empty()).then(|| lasting.into());
     let nodes = hub.bus.as_ref().map(|bus| bus.interested(topic)).filter(|nodes| !nodes.is_empty());
     let nodes = nodes.map(Into::into);
-    Receivers { clients, lasting, shares, nodes }
+    let addressees = hub.bus.as_ref().map(|bus| bus.addressees(topic)).filter(|all| !all.is_empty());
+    Receivers { clients, lasting, shares, nodes, addressees: addressees.map(Into::into) }
+}
+
+impl Addressee {
+    pub fn new(session: SessionId) -> Self {
+        Self { session, terms: Terms::default(), own: None }
+    }
+
+    /// One more of its filters matches.
+    pub fn add(&mut self, options: SubscribeOptions, id: Option<SubscriptionId>) {
+        self.terms.add(options, id);
+        if !options.no_local {
+            self.own.get_or_insert_default().add(options, id);
+        }
+    }
+
+    /// Whether it may get messages above QoS 0: others are for its connection alone.
+    pub fn is_lasting(&self) -> bool {
+        self.terms.qos != Qos::AtMostOnce
+    }
+
+    /// How a message from this session is for it; `None`: not at all.
+    pub fn terms(&self, sender: Option<SessionId>) -> Option<&Terms> {
+        if sender == Some(self.session) { self.own.as_ref() } else { Some(&self.terms) }
+    }
 }
 
 impl Terms {
-    fn add(&mut self, subscription: &super::Subscription) {
-        self.qos = self.qos.max(subscription.options.qos);
-        self.retain_as_published |= subscription.options.retain_as_published;
-        self.ids.extend(subscription.id);
+    fn add(&mut self, options: SubscribeOptions, id: Option<SubscriptionId>) {
+        self.qos = self.qos.max(options.qos);
+        self.retain_as_published |= options.retain_as_published;
+        self.ids.extend(id);
     }
 }
 

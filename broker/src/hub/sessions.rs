@@ -6,16 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
-use foldhash::HashMap;
 use nsd_wire::ReasonCode;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::persistent::{Away, Persistent, Wanted};
+use super::persistent::{Away, Persistent};
 use super::{Capacity, Event, Hub, Outbox};
 use crate::access::Grant;
 use crate::message::Will;
-use crate::queue::Queue;
 use crate::session::Resumed;
 use crate::store::change::StoredSession;
 use crate::telemetry::{self, Count, count};
@@ -139,12 +137,8 @@ impl Hub {
 
     /// A client with this id has connected to another node, under this epoch.
     pub fn taken_over(&self, client_id: &str, epoch: u64) {
-        let clients = self.clients.lock();
-        if let Some(outbox) = clients.get(client_id)
-            && outbox.ownership() < epoch
-        {
-            outbox.notify(Event::Leave(ReasonCode::SessionTakenOver));
-        }
+        let known = self.clients.lock().get(client_id).cloned();
+        known.filter(|known| known.ownership() < epoch).inspect(|known| self.supersede(known));
     }
 
     /// A connection ends; the will to publish, if that is due now. Subscriptions of a session that ends go before:
@@ -200,7 +194,7 @@ impl Hub {
     /// client.
     pub fn end_session(&self, client_id: &str) -> Option<Option<Will>> {
         let outbox = self.clients.lock().get(client_id).cloned()?;
-        if outbox.session.is_some() {
+        if outbox.session.is_some() && self.bus.is_none() {
             return Some(self.end(&outbox, |_| true));
         }
         outbox.notify(Event::Leave(ReasonCode::AdministrativeAction));
@@ -216,7 +210,7 @@ impl Hub {
         }
     }
 
-    fn forget_client(&self, outbox: &Arc<Outbox>) {
+    pub(super) fn forget_client(&self, outbox: &Arc<Outbox>) {
         let mut clients = self.clients.lock();
         if clients.get(&outbox.client_id).is_some_and(|known| known.id == outbox.id) {
             clients.remove(&outbox.client_id);
@@ -254,26 +248,14 @@ impl Hub {
 
     /// A session that the store has kept; its client is away.
     pub fn restore(&self, stored: StoredSession, will: Option<Will>, now: SystemTime) {
-        let StoredSession { session, client_id, expiry, parted, subscriptions, queue, next_seq, held } =
-            stored;
-        let since = parted.unwrap_or(now);
+        let (client_id, expiry) = (stored.client_id.clone(), stored.expiry);
+        let since = stored.parted.unwrap_or(now);
         let gone = now.duration_since(since).unwrap_or_default().as_secs();
         let left = expiry.saturating_sub(u32::try_from(gone).unwrap_or(u32::MAX));
         let away = Away::from((Instant::now(), since), left, will);
         let next = away.next();
-        let filters: HashMap<Box<str>, Wanted> =
-            subscriptions.into_iter().map(|(filter, options, id)| (filter, (options, id))).collect();
-        let wanted: Vec<_> =
-            filters.iter().map(|(filter, (options, id))| (filter.clone(), *options, *id)).collect();
-        let persistent = Persistent {
-            session,
-            queue: Queue::restored(queue, next_seq),
-            filters,
-            held: held.into_iter().collect(),
-            expiry,
-            done: Vec::new(),
-            away: Some(away),
-        };
+        let wanted = stored.subscriptions.clone();
+        let persistent = Persistent { away: Some(away), ..Persistent::restored(stored) };
         let outbox = Arc::new(Outbox::new(self.next_id(), client_id.clone(), Some(persistent)));
         self.subscribe(&outbox, wanted.iter().map(|(filter, options, id)| (&**filter, *options, *id)));
         self.clients.lock().insert(client_id, Arc::clone(&outbox));

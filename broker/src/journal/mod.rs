@@ -3,6 +3,8 @@
 //! Clients' threads say what has changed, in a lane of their own; one writer takes everything there is, stores it as a
 //! whole, then hands messages to the queues and answers those who wait. Of state that is in memory too, a lane only says
 //! *that* it changed, and the writer looks up what it is by then: so memory and store agree, whichever thread was first.
+//!
+//! The writer of a node's own store is the thread here; that of a store which all nodes share is the flusher of the bus.
 
 mod writer;
 
@@ -13,11 +15,11 @@ use std::time::SystemTime;
 
 use nsd_wire::{PacketId, ReasonCode};
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 pub use writer::Writer;
 
-use crate::hub::{Event, Lasting, Outbox};
+use crate::hub::{Ending, Event, Lasting, Outbox, Wanted};
 use crate::lanes::{Caller, Lanes, Receipts};
 use crate::limits;
 use crate::message::Message;
@@ -30,6 +32,8 @@ pub struct Journal {
     waiters: Mutex<Vec<Waiter>>,
     bell: Mutex<Bell>,
     rung: Condvar,
+    /// Rung instead, where the writer is no thread of its own.
+    work: Option<Arc<Notify>>,
     working: AtomicBool,
 }
 
@@ -42,21 +46,23 @@ struct Bell {
 
 /// What one thread has for the writer.
 #[derive(Debug, Default)]
-struct Load {
-    work: Vec<Work>,
+pub(crate) struct Load {
+    pub(crate) work: Vec<Work>,
     /// For messages: refused when they cannot be stored.
-    messages: Receipts,
+    pub(crate) messages: Receipts,
     /// For steps of an exchange that is under way: they are answered as soon as it can be stored, however late.
-    steps: Receipts,
+    pub(crate) steps: Receipts,
 }
 
 #[derive(Debug)]
-enum Work {
+pub(crate) enum Work {
     Message(Box<ToStore>),
     /// A session began, went on, was parted from or ended.
     Session(Arc<Outbox>),
+    /// The connection of a client has ended, which a store that all nodes share must know.
+    Part(Arc<Outbox>, Ending),
     /// A persistent session has, or has not any more, a subscription.
-    Filter(Arc<Outbox>, Box<str>),
+    Filter(Arc<Outbox>, Box<str>, Option<Wanted>),
     /// A client's own QoS 2 message has had its PUBREL.
     Released(Arc<Outbox>, PacketId),
     /// A client has a QoS 2 message.
@@ -76,6 +82,7 @@ enum Work {
 enum Subject<'w> {
     Message,
     Session(u64),
+    Part(u64),
     Filter(u64, &'w str),
     Released(u64, PacketId),
     Received(u64, Seq),
@@ -100,7 +107,7 @@ pub struct ToStore {
 
 /// Who wants to know when all that was said before is stored.
 #[derive(Debug)]
-enum Waiter {
+pub(crate) enum Waiter {
     Client { caller: Caller, token: u32 },
     Call(oneshot::Sender<ReasonCode>),
 }
@@ -112,13 +119,29 @@ impl Journal {
             waiters: Mutex::default(),
             bell: Mutex::default(),
             rung: Condvar::new(),
+            work: None,
             working: AtomicBool::new(true),
         }
+    }
+
+    /// Whose writer is rung by this.
+    pub fn shared(lanes: usize, work: Arc<Notify>) -> Self {
+        Self { work: Some(work), ..Self::new(lanes) }
     }
 
     /// Whether the last batch could be stored.
     pub fn is_working(&self) -> bool {
         self.working.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_working(&self, working: bool) -> bool {
+        self.working.swap(working, Ordering::AcqRel)
+    }
+
+    /// Everything that was said. The waiters first: what they wait for was said before them.
+    pub(crate) fn take(&self) -> (Vec<Waiter>, Vec<Load>) {
+        let waiters = std::mem::take(&mut *self.waiters.lock());
+        (waiters, self.lanes.take())
     }
 
     /// Takes a message for the queues of persistent sessions; with a receipt, it is answered once that is safe.
@@ -151,8 +174,13 @@ impl Journal {
         self.note(Work::Session(Arc::clone(outbox)));
     }
 
-    pub fn filter_changed(&self, outbox: &Arc<Outbox>, filter: &str) {
-        self.note(Work::Filter(Arc::clone(outbox), filter.into()));
+    pub fn part(&self, outbox: &Arc<Outbox>, ending: Ending) {
+        self.note(Work::Part(Arc::clone(outbox), ending));
+    }
+
+    /// `wanted`: how, as of now.
+    pub fn filter_changed(&self, outbox: &Arc<Outbox>, filter: &str, wanted: Option<Wanted>) {
+        self.note(Work::Filter(Arc::clone(outbox), filter.into(), wanted));
     }
 
     /// The will of this client is another one now, or none.
@@ -206,6 +234,9 @@ impl Journal {
 
     /// Something was put in: the writer may start.
     pub fn flush(&self) {
+        if let Some(work) = &self.work {
+            return work.notify_one();
+        }
         let mut bell = self.bell.lock();
         if !std::mem::replace(&mut bell.rung, true) {
             self.rung.notify_one();
@@ -230,7 +261,8 @@ impl Work {
         match self {
             Self::Message(_) => Subject::Message,
             Self::Session(outbox) => Subject::Session(outbox.id),
-            Self::Filter(outbox, filter) => Subject::Filter(outbox.id, filter),
+            Self::Part(outbox, _) => Subject::Part(outbox.id),
+            Self::Filter(outbox, filter, _) => Subject::Filter(outbox.id, filter),
             Self::Released(outbox, id) => Subject::Released(outbox.id, *id),
             Self::Received(outbox, seq) => Subject::Received(outbox.id, *seq),
             Self::Done(outbox, seq) => Subject::Done(outbox.id, *seq),
@@ -242,7 +274,7 @@ impl Work {
 }
 
 impl Waiter {
-    fn answer(self, reason: ReasonCode) {
+    pub(crate) fn answer(self, reason: ReasonCode) {
         match self {
             Self::Client { caller, token } => caller.notify(Event::Known { token, reason }),
             Self::Call(call) => drop(call.send(reason)),

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -95,11 +94,10 @@ impl Writer {
     }
 
     fn turn(&mut self) {
-        // The waiters first: what they wait for was said before them.
-        let waiters = std::mem::take(&mut *self.journal.waiters.lock());
+        let (waiters, loads) = self.journal.take();
         let (mut messages, mut steps) = (Receipts::default(), std::mem::take(&mut self.owed_answers));
         let mut work = std::mem::take(&mut self.owed);
-        for load in self.journal.lanes.take() {
+        for load in loads {
             work.extend(load.work);
             messages.extend(load.messages);
             steps.extend(load.steps);
@@ -143,7 +141,7 @@ impl Writer {
             return Ok(());
         }
         let outcome = self.store.commit(changes);
-        let before = self.journal.working.swap(outcome.is_ok(), Ordering::AcqRel);
+        let before = self.journal.set_working(outcome.is_ok());
         outcome.map_err(|error| {
             if before {
                 error!(%error, "the store does not take anything: what must be stored is refused");
@@ -162,8 +160,9 @@ impl Writer {
         for work in work {
             match work {
                 Work::Message(to_store) => batch.add(to_store, &self.limits.load()),
-                Work::Session(outbox) => batch.add_session(outbox),
-                Work::Filter(outbox, filter) => batch.add_filter(outbox, filter),
+                // Here, a session is what is told of it.
+                Work::Session(outbox) | Work::Part(outbox, _) => batch.add_session(outbox),
+                Work::Filter(outbox, filter, _) => batch.add_filter(outbox, filter),
                 Work::Released(outbox, id) => {
                     batch.of(outbox, |session| Change::Release { session, id: *id });
                 }

@@ -144,6 +144,29 @@ impl Queue {
         self.slots.push_back(Slot { seq: entry.seq, state: State::Fresh, entry: Some(entry) });
     }
 
+    /// The place that comes next.
+    pub fn next_place(&self) -> Seq {
+        self.next
+    }
+
+    /// Takes a message that was given its place elsewhere; one behind places that were never seen leaves them empty, one
+    /// that is known already changes nothing.
+    pub fn arrive(&mut self, entry: Entry, limits: &Limits) {
+        if entry.seq < self.next {
+            return;
+        }
+        self.crowd = (limits.queue_messages / 2, limits.queue_bytes / 2);
+        self.messages += 1;
+        self.bytes += weight(&entry.message);
+        self.next = entry.seq + 1;
+        self.push(entry);
+    }
+
+    /// All places below this one are known.
+    pub fn know(&mut self, next: Seq) {
+        self.next = self.next.max(next);
+    }
+
     pub fn is_crowded(&self) -> bool {
         self.messages > self.crowd.0 || self.bytes > self.crowd.1
     }

@@ -1,20 +1,40 @@
 //! Every name in Redis, in one place. All begin with the prefix of the settings.
 
+use super::change::SessionId;
+
+/// Hash tags of client ids and sessions: part of the names of keys, so never another number.
+pub const SHARDS: u64 = 1024;
+
 /// Names of keys and channels.
 ///
 /// | name | type | content |
 /// | --- | --- | --- |
 /// | `device:ID` | hash | `secret`, `created`, `disabled`: written by `nsd` |
-/// | `nodes` | set | nodes that have registered and were not reaped |
+/// | `nodes`, `dying` | set | nodes that have registered; nodes that are being reaped |
 /// | `n:NODE` | string, expires | lease: the node's name |
-/// | `on:NODE` | set | client ids the node owns |
-/// | `client:ID` | hash | `node`, `epoch`: who owns a client id |
-/// | `epoch` | string | the last epoch given |
-/// | `wills:NODE` | hash | epoch → will of a connected client |
+/// | `on:NODE` | set | shard `:` client id, of the clients connected to the node |
+/// | `epoch`, `session` | string | the last epoch given; the last number of a session |
+/// | `batch:NODE`, `steps:NODE` | string, expires | the node's last batch of messages for sessions, and of other changes |
+/// | `hints:NODE` | string, expires | how many hints were sent to the node |
+/// | `wills:NODE` | hash | epoch → will that the node is to publish |
+/// | `sessions` | set | numbers of all sessions that outlive their connections |
+/// | `agenda` | sorted set | session → when it ends or its will is due, while nobody is connected |
+/// | `subs:log`, `subs:version` | stream, string | which session wants which filter how: what changed, in order |
 /// | `routes:NODE` | set | filters the node wants |
 /// | `routes:log`, `routes:version` | stream, string | what changed, in order |
 /// | `retained`, `retained:log`, `retained:version` | hash, stream, string | topic → message, and what changed |
-/// | `in:NODE` | channel | messages and kicks for a node |
+/// | `in:NODE` | channel | messages, hints and kicks for a node |
+///
+/// A client id and its session share a hash tag, `{sN}`: N is the client id's hash and the session's number, modulo 1024.
+///
+/// | name | type | content |
+/// | --- | --- | --- |
+/// | `{sN}:client:ID` | hash | `node`, `epoch`: who owns a client id; `session`: its number; `will` |
+/// | `{sN}:s:SESSION` | hash | `client`, `epoch`, `node` while connected, `expiry`, `parted`; of its queue `next` and `head`, the next place and the first that may be taken, and `bytes` |
+/// | `{sN}:f:SESSION` | hash | filter → how it is wanted |
+/// | `{sN}:q:SESSION` | hash | place → message |
+/// | `{sN}:r:SESSION` | set | places of messages that the client has, and whose PUBREL is next |
+/// | `{sN}:i:SESSION` | set | identifiers of the client's own messages that wait for their PUBREL |
 #[derive(Debug, Clone)]
 pub struct Keys {
     prefix: String,
@@ -37,28 +57,50 @@ impl Keys {
         format!("{}device:{id}", self.prefix)
     }
 
-    pub fn client(&self, id: &str) -> String {
-        format!("{}{id}", self.client_prefix())
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
-    pub fn client_prefix(&self) -> String {
-        self.named("client:")
+    pub fn client(&self, id: &str) -> String {
+        format!("{}{{s{}}}:client:{id}", self.prefix, shard(id))
+    }
+
+    /// A key of a session.
+    pub fn of(&self, session: SessionId, kind: &str) -> String {
+        format!("{}{{s{}}}:{kind}:{session}", self.prefix, session % SHARDS)
+    }
+
+    pub fn sessions(&self) -> String {
+        self.named("sessions")
+    }
+
+    pub fn last_session(&self) -> String {
+        self.named("session")
+    }
+
+    pub fn subscription_log(&self) -> String {
+        self.named("subs:log")
+    }
+
+    pub fn subscription_version(&self) -> String {
+        self.named("subs:version")
+    }
+
+    /// How many hints were sent to a node.
+    pub fn hints(&self, node: u64) -> String {
+        self.of_node("hints", node)
+    }
+
+    pub fn dying(&self) -> String {
+        self.named("dying")
     }
 
     pub fn nodes(&self) -> String {
         self.named("nodes")
     }
 
-    pub fn epoch(&self) -> String {
-        self.named("epoch")
-    }
-
     pub fn lease(&self, node: u64) -> String {
         self.of_node("n", node)
-    }
-
-    pub fn clients_on(&self, node: u64) -> String {
-        self.of_node("on", node)
     }
 
     pub fn wills(&self, node: u64) -> String {
@@ -90,12 +132,14 @@ impl Keys {
     }
 
     pub fn inbox(&self, node: u64) -> String {
-        format!("{}{}", self.inbox_prefix(), node_name(node))
+        self.of_node("in", node)
     }
+}
 
-    pub fn inbox_prefix(&self) -> String {
-        self.named("in:")
-    }
+/// The hash tag of a client id: FNV-1a, the same for ever and everywhere.
+pub fn shard(client_id: &str) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    client_id.bytes().fold(0xcbf2_9ce4_8422_2325, step) % SHARDS
 }
 
 /// A node as it is written in Redis.

@@ -13,13 +13,12 @@ pub struct MemoryStore {
 #[derive(Debug)]
 struct State {
     devices: HashMap<Box<str>, DeviceRecord>,
-    owners: HashMap<Box<str>, u64>,
     epoch: u64,
 }
 
 impl Default for MemoryStore {
     fn default() -> Self {
-        Self { state: Mutex::new(State { devices: HashMap::new(), owners: HashMap::new(), epoch: 0 }) }
+        Self { state: Mutex::new(State { devices: HashMap::new(), epoch: 0 }) }
     }
 }
 
@@ -46,20 +45,9 @@ impl MemoryStore {
         self.state.lock().devices.get(id).cloned()
     }
 
-    pub(super) fn claim(&self, client_id: &str) -> u64 {
+    pub(super) fn claim(&self) -> u64 {
         let mut state = self.state.lock();
         state.epoch += 1;
-        let epoch = state.epoch;
-        state.owners.insert(client_id.into(), epoch);
-        epoch
-    }
-
-    pub(super) fn release(&self, client_id: &str, epoch: u64) -> bool {
-        let mut state = self.state.lock();
-        let owned = state.owners.get(client_id) == Some(&epoch);
-        if owned {
-            state.owners.remove(client_id);
-        }
-        owned
+        state.epoch
     }
 }

@@ -5,17 +5,17 @@ pub mod change;
 pub mod disk;
 pub mod keys;
 mod memory;
-mod redis;
+pub mod redis;
 pub(crate) mod scripts;
 
-use change::Change;
+use change::{Change, SessionId, StoredSession};
 use nsd_wire::ReasonCode;
 use thiserror::Error;
 
 use crate::access::DeviceRecord;
 use crate::message::Will;
 
-pub use self::redis::{LEASE, Link, RedisStore, StartError};
+pub use self::redis::{LEASE, Link, Owed, RedisStore, StartError};
 pub use disk::{CommitError, DiskStore, OpenError};
 pub use memory::MemoryStore;
 
@@ -35,6 +35,31 @@ impl CommitError {
             Self::Broken { .. } => ReasonCode::UnspecifiedError,
         }
     }
+}
+
+/// A client that wants to be the one of its id.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim<'c> {
+    pub client_id: &'c str,
+    pub will: Option<&'c Will>,
+    /// Seconds that its session shall outlive the connection; 0: not at all.
+    pub expiry: u32,
+    pub clean_start: bool,
+    /// An epoch that was given for this very CONNECT: this claim is made in its place.
+    pub instead_of: Option<u64>,
+}
+
+/// What the owner of a client id has. A node's own store knows nothing but the epoch: its sessions are in the hub.
+#[derive(Debug, Default)]
+pub struct Claimed {
+    /// Of everything that the owner writes from now on.
+    pub epoch: u64,
+    /// The session that outlives the connection.
+    pub session: Option<SessionId>,
+    /// What is stored of it, if it was there before.
+    pub stored: Option<StoredSession>,
+    /// Of the connection before, if it is due.
+    pub owed: Option<Owed>,
 }
 
 /// Where changes are kept.
@@ -87,18 +112,10 @@ impl Store {
     }
 
     /// Makes this node the owner of a client id; the epoch is higher than any before. The node that owned it is told.
-    pub async fn claim(&self, client_id: &str, will: Option<&Will>) -> Result<u64, StoreError> {
+    pub async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed, StoreError> {
         match self {
-            Self::Memory(store) => Ok(store.claim(client_id)),
-            Self::Redis(store) => store.claim(client_id, will).await,
-        }
-    }
-
-    /// Gives a client id back, with its will, unless somebody else has claimed it since.
-    pub async fn release(&self, client_id: &str, epoch: u64) -> Result<bool, StoreError> {
-        match self {
-            Self::Memory(store) => Ok(store.release(client_id, epoch)),
-            Self::Redis(store) => store.release(client_id, epoch).await,
+            Self::Memory(store) => Ok(Claimed { epoch: store.claim(), ..Claimed::default() }),
+            Self::Redis(store) => store.claim(claim).await,
         }
     }
 

@@ -4,21 +4,26 @@ use std::sync::LazyLock;
 
 use redis::{Pipeline, Script, Value};
 
+/// Those about sessions have what they share in front of them; those that make room are taken by a full Redis, too.
 macro_rules! scripts {
-    ($($name:ident = $file:literal),* $(,)?) => {
-        $(pub(crate) static $name: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!($file)));)*
-        pub(super) const ALL: &[&str] = &[$(include_str!($file)),*];
+    ($($name:ident = $($part:expr),+;)*) => {
+        $(pub(crate) static $name: LazyLock<Script> = LazyLock::new(|| Script::new(concat!($($part),+)));)*
+        pub(super) const ALL: &[&str] = &[$(concat!($($part),+)),*];
     };
 }
 
 scripts! {
-    CLAIM = "scripts/claim.lua",
-    RELEASE = "scripts/release.lua",
-    RENEW = "scripts/lease.lua",
-    REGISTER = "scripts/register.lua",
-    ROUTES = "scripts/routes.lua",
-    RETAIN = "scripts/retain.lua",
-    REAP = "scripts/reap.lua",
+    RENEW = "#!lua flags=allow-oom\n", include_str!("scripts/lease.lua");
+    REGISTER = "#!lua flags=allow-oom\n", include_str!("scripts/register.lua");
+    ROUTES = include_str!("scripts/routes.lua");
+    RETAIN = include_str!("scripts/retain.lua");
+    CLAIM = include_str!("scripts/session.lua"), include_str!("scripts/claim.lua");
+    ASSERT = "#!lua flags=allow-oom\n", include_str!("scripts/session.lua"), include_str!("scripts/assert.lua");
+    MESSAGES = include_str!("scripts/session.lua"), include_str!("scripts/messages.lua");
+    READ = include_str!("scripts/session.lua"), include_str!("scripts/session_read.lua");
+    STEPS = "#!lua flags=allow-oom\n", include_str!("scripts/session.lua"), include_str!("scripts/steps.lua");
+    DUE = "#!lua flags=allow-oom\n", include_str!("scripts/session.lua"), include_str!("scripts/due.lua");
+    REAP = "#!lua flags=allow-oom\n", include_str!("scripts/session.lua"), include_str!("scripts/reap.lua");
 }
 
 /// Adds a loaded script to a pipeline: one round trip for many.

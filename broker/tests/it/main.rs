@@ -14,6 +14,7 @@ mod misuse;
 mod one_node;
 mod operations;
 mod quotas;
+mod roaming;
 mod sessions;
 mod start;
 mod store;

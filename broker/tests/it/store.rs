@@ -5,7 +5,8 @@ use std::sync::Arc;
 use nsd_broker::access::DeviceRecord;
 use nsd_broker::message::{Message, Will};
 use nsd_broker::settings::RedisSettings;
-use nsd_broker::store::{Link, MemoryStore, RedisStore, Store};
+use nsd_broker::store::keys::shard;
+use nsd_broker::store::{Claim, Link, MemoryStore, RedisStore, Store};
 use nsd_wire::Publish;
 use redis::Commands;
 
@@ -24,14 +25,18 @@ async fn suite(store: &Store) {
     assert!(store.device("d3").await.unwrap().is_none());
 
     let will = will();
-    let first = store.claim("c", will.as_ref()).await.unwrap();
-    let other = store.claim("other", None).await.unwrap();
-    let second = store.claim("c", will.as_ref()).await.unwrap();
-    assert!(first < other && other < second, "epochs only go up");
-    assert!(!store.release("c", first).await.unwrap(), "an old owner gives nothing back");
-    assert!(store.release("c", second).await.unwrap());
-    assert!(!store.release("c", second).await.unwrap());
-    assert!(store.claim("c", None).await.unwrap() > second);
+    let claim = |client_id, clean_start| Claim {
+        client_id,
+        will: will.as_ref(),
+        expiry: 0,
+        clean_start,
+        instead_of: None,
+    };
+    let first = store.claim(&claim("c", true)).await.unwrap();
+    let other = store.claim(&claim("other", true)).await.unwrap();
+    let second = store.claim(&claim("c", false)).await.unwrap();
+    assert!(first.epoch < other.epoch && other.epoch < second.epoch, "epochs only go up");
+    assert!(second.stored.is_none(), "there was no session to keep");
     assert!(store.is_there());
 }
 
@@ -54,17 +59,26 @@ async fn redis() {
     let link = Arc::new(link);
     suite(&Store::Redis(RedisStore::new(Arc::clone(&link), 1))).await;
 
-    // Two nodes: what one claims, the other loses; the first node's own end changes nothing of it.
+    // Two nodes: a session goes from one to the other, with the will of the connection before, which is due.
     let (a, b) = (RedisStore::new(Arc::clone(&link), 1), RedisStore::new(link, 2));
     let (a, b) = (Store::Redis(a), Store::Redis(b));
     let will = will();
-    let old = a.claim("moved", will.as_ref()).await.unwrap();
-    let new = b.claim("moved", will.as_ref()).await.unwrap();
-    assert!(!a.release("moved", old).await.unwrap());
-    assert_eq!(connection.hget("nsd:client:moved", "node"), Ok("0000000000000002".to_owned()));
-    assert_eq!(connection.hlen("nsd:wills:0000000000000001"), Ok(0));
-    assert_eq!(connection.hlen("nsd:wills:0000000000000002"), Ok(1));
-    assert!(b.release("moved", new).await.unwrap());
-    assert_eq!(connection.exists("nsd:client:moved"), Ok(false));
-    assert_eq!(connection.hlen("nsd:wills:0000000000000002"), Ok(0));
+    let claim = Claim {
+        client_id: "moved",
+        will: will.as_ref(),
+        expiry: 60,
+        clean_start: false,
+        instead_of: None,
+    };
+    let old = a.claim(&claim).await.unwrap();
+    assert!(old.session.is_some() && old.stored.is_none() && old.owed.is_none());
+    let new = b.claim(&claim).await.unwrap();
+    assert_eq!((new.session, new.stored.unwrap().session), (old.session, old.session.unwrap()));
+    assert_eq!(new.owed.unwrap().message, will.clone().unwrap().message);
+    let key = format!("nsd:{{s{}}}:client:moved", shard("moved"));
+    assert_eq!(connection.hget(&key, "node"), Ok("0000000000000002".to_owned()));
+    // A claim in the place of one: no will of anybody is due. It begins anew.
+    let anew =
+        b.claim(&Claim { clean_start: true, instead_of: Some(new.epoch), ..claim }).await.unwrap();
+    assert!(anew.session > old.session && anew.stored.is_none() && anew.owed.is_none());
 }

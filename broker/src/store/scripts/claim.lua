@@ -1,19 +1,46 @@
--- A client connects: this node owns its id from now on, and the node that owned it is told.
--- KEYS client, epoch, wills of this node, clients on this node
--- ARGV node, client id, will or '', prefix of inboxes, prefix of `on:`
-local now = redis.call('TIME')
-local epoch = tonumber(now[1]) * 1000000 + tonumber(now[2])
-local last = tonumber(redis.call('GET', KEYS[2]) or '0')
+-- A client connects: from now on this node owns its id and its session, and whoever owned them is told. Every later write
+-- to the session carries the epoch that is given here.
+-- ARGV … key of the client, client id, shard, will or '', expiry in seconds, '1' for a clean start, epoch that this
+--   claim is instead of or ''
+local client, id, shard, will, expiry, clean = ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7]), ARGV[8]
+local time = call('TIME')
 -- By the clock, so that an emptied Redis does not begin anew; never twice.
+local epoch = time[1] * 1000000 + time[2]
+local last = tonumber(call('GET', prefix .. 'epoch') or '0')
 if epoch <= last then epoch = last + 1 end
-epoch = string.format('%.0f', epoch)
-redis.call('SET', KEYS[2], epoch)
-local owner = redis.call('HGET', KEYS[1], 'node')
-redis.call('HSET', KEYS[1], 'node', ARGV[1], 'epoch', epoch)
-redis.call('SADD', KEYS[4], ARGV[2])
-if ARGV[3] ~= '' then redis.call('HSET', KEYS[3], epoch, ARGV[3]) end
-if owner and owner ~= ARGV[1] then
-  redis.call('SREM', ARGV[5] .. owner, ARGV[2])
-  redis.call('PUBLISH', ARGV[4] .. owner, 'K' .. epoch .. ':' .. ARGV[2])
+epoch = whole(epoch)
+call('SET', prefix .. 'epoch', epoch)
+
+local before = call('HMGET', client, 'node', 'session', 'will', 'epoch')
+local owner, session, due = before[1], before[2], false
+if before[4] == ARGV[9] then before[3] = false end
+if session and call('EXISTS', of(session, 's')) == 0 then session = false end
+if session and clean == '1' then
+  close(session)
+  session = false
 end
-return epoch
+-- A will that can wait is not wanted any more where the session goes on.
+if before[3] and not (session and delay_of(before[3]) > 0) then due = owe(before[4], before[3]) end
+
+local resumed = session and 1 or 0
+if session then
+  call('HSET', of(session, 's'), 'epoch', epoch, 'node', own, 'expiry', expiry)
+  call('HDEL', of(session, 's'), 'parted')
+  call('ZREM', prefix .. 'agenda', session)
+elseif expiry > 0 then
+  local number = tonumber(call('GET', prefix .. 'session') or '0') + 1
+  session = whole(number + (shard - number) % 1024)
+  call('SET', prefix .. 'session', session)
+  call('HSET', of(session, 's'), 'client', id, 'epoch', epoch, 'node', own, 'expiry', expiry, 'next', 1, 'head', 1, 'bytes', 0)
+  call('SADD', prefix .. 'sessions', session)
+end
+
+call('HSET', client, 'node', own, 'epoch', epoch)
+if session then call('HSET', client, 'session', session) else call('HDEL', client, 'session') end
+if will ~= '' then call('HSET', client, 'will', will) else call('HDEL', client, 'will') end
+call('SADD', prefix .. 'on:' .. own, shard .. ':' .. id)
+if owner and owner ~= own then
+  call('SREM', prefix .. 'on:' .. owner, shard .. ':' .. id)
+  call('PUBLISH', prefix .. 'in:' .. owner, 'K' .. epoch .. ':' .. id)
+end
+return { epoch, session or '', resumed, due or {} }

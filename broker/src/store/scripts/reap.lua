@@ -1,17 +1,45 @@
--- A node whose lease is gone: exactly one survivor takes its routes out and its wills over.
--- The wills stay stored, as the survivor's, until they are published: if it dies too, the next one reaps them.
--- KEYS lease, nodes, routes, log, version, wills, wills of the survivor, clients on the node
--- ARGV the dead node, prefix of `client:`
-if redis.call('EXISTS', KEYS[1]) == 1 or redis.call('SREM', KEYS[2], ARGV[1]) == 0 then return {} end
-if redis.call('DEL', KEYS[3]) == 1 then
-  local version = redis.call('INCR', KEYS[5])
-  redis.call('XADD', KEYS[4], 'MAXLEN', '~', '100000', version .. '-1', 'n', ARGV[1], 'o', 'x', 'f', '')
+-- A node whose lease is gone: survivors take out its routes, then its clients in slices, each slice by one of them.
+-- ARGV … the dead node, how many clients at most
+-- Answers whether there is more, and the wills that this node owes now.
+local dead, most = ARGV[3], ARGV[4]
+if call('EXISTS', prefix .. 'n:' .. dead) == 1 then return { 0, {} } end
+if call('SMOVE', prefix .. 'nodes', prefix .. 'dying', dead) == 1 then
+  call('DEL', prefix .. 'routes:' .. dead)
+  local version = call('INCR', prefix .. 'routes:version')
+  call('XADD', prefix .. 'routes:log', 'MAXLEN', '~', '100000', version .. '-1', 'n', dead, 'o', 'x', 'f', '')
 end
-for _, id in ipairs(redis.call('SMEMBERS', KEYS[8])) do
-  if redis.call('HGET', ARGV[2] .. id, 'node') == ARGV[1] then redis.call('DEL', ARGV[2] .. id) end
+if call('SISMEMBER', prefix .. 'dying', dead) == 0 then return { 0, {} } end
+local wills = {}
+for _, tagged in ipairs(call('SPOP', prefix .. 'on:' .. dead, most)) do
+  local tag, id = string.match(tagged, '^(%d+):(.*)$')
+  local client = prefix .. '{s' .. tag .. '}:client:' .. id
+  local stored = call('HMGET', client, 'node', 'epoch', 'session', 'will')
+  if stored[1] == dead then
+    local session, will = stored[3], stored[4]
+    local expiry = session and tonumber(call('HGET', of(session, 's'), 'expiry') or '0') or 0
+    local delay = will and delay_of(will) or expiry
+    if will and (delay == 0 or expiry == 0) then
+      wills[#wills + 1] = owe(stored[2], will)
+      call('HDEL', client, 'will')
+      delay = expiry
+    end
+    if expiry > 0 then
+      call('HDEL', client, 'node')
+      part(session, expiry, delay)
+    else
+      if session then close(session) end
+      call('DEL', client)
+    end
+  end
 end
-redis.call('DEL', KEYS[8])
-local wills = redis.call('HGETALL', KEYS[6])
-for i = 1, #wills, 2 do redis.call('HSET', KEYS[7], wills[i], wills[i + 1]) end
-redis.call('DEL', KEYS[6])
-return wills
+-- What it owed itself.
+local owed = call('HGETALL', prefix .. 'wills:' .. dead)
+for i = 1, #owed, 2 do
+  call('HSET', prefix .. 'wills:' .. own, owed[i], owed[i + 1])
+  wills[#wills + 1] = { owed[i], owed[i + 1] }
+end
+call('DEL', prefix .. 'wills:' .. dead)
+if call('EXISTS', prefix .. 'on:' .. dead) == 1 then return { 1, wills } end
+call('SREM', prefix .. 'dying', dead)
+call('DEL', prefix .. 'batch:' .. dead, prefix .. 'steps:' .. dead, prefix .. 'hints:' .. dead)
+return { 0, wills }

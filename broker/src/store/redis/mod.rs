@@ -1,21 +1,26 @@
 //! The store that many nodes share. Everything that must be atomic is a script beside this file.
 
+pub mod codec;
+mod read;
+mod steps;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisError};
+use redis::{AsyncConnectionConfig, Client, RedisError, Value};
 use thiserror::Error;
 use tracing::warn;
 
-use super::StoreError;
-use super::keys::{Keys, node_name};
-use super::scripts;
+use super::change::{Entry, Seq, SessionId, StoredSession};
+use super::keys::{Keys, node_name, shard};
+use super::{Claim, Claimed, StoreError, scripts};
 use crate::access::DeviceRecord;
-use crate::message::Will;
 use crate::settings::RedisSettings;
+
+pub use steps::{Messages, Outcome, Owed, Sender, Steps, Taken};
 
 /// How long Redis may take to accept a connection, and to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -39,7 +44,7 @@ pub enum StartError {
     #[error("cannot reach {place}: {source}")]
     Unreachable { place: String, source: RedisError },
     #[error(
-        "{place} may throw keys away (maxmemory-policy {policy}), and with them retained messages and routes: \
+        "{place} may throw keys away (maxmemory-policy {policy}), and with them sessions, queues and retained messages: \
          set `maxmemory-policy noeviction` there"
     )]
     Evicts { place: String, policy: String },
@@ -118,7 +123,7 @@ impl Link {
             Err(error) => {
                 warn!(
                     redis = self.place, %error,
-                    "cannot ask for maxmemory-policy: make sure it is `noeviction`, or retained messages and routes may vanish"
+                    "cannot ask for maxmemory-policy: make sure it is `noeviction`, or sessions, queues and retained messages may vanish"
                 );
                 Ok(())
             }
@@ -152,35 +157,46 @@ impl RedisStore {
         Ok(secret.map(|secret| DeviceRecord { secret, disabled }))
     }
 
-    pub(super) async fn claim(&self, client_id: &str, will: Option<&Will>) -> Result<u64, StoreError> {
+    /// Makes this node the owner of a client id and of its session. What is stored of a session that goes on is read after
+    /// that: whatever comes to its queue from now on, this node is told of.
+    pub(super) async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed, StoreError> {
         let (mut connection, keys) = (self.link.get()?, &self.link.keys);
-        scripts::CLAIM
-            .key(keys.client(client_id))
-            .key(keys.epoch())
-            .key(keys.wills(self.node))
-            .key(keys.clients_on(self.node))
+        let (epoch, session, resumed, owed): (u64, String, bool, Value) = scripts::CLAIM
+            .arg(keys.prefix())
             .arg(node_name(self.node))
-            .arg(client_id)
-            .arg(will.map_or(&[][..], |will| will.message.bytes()))
-            .arg(keys.inbox_prefix())
-            .arg(keys.clients_on(0).trim_end_matches(&node_name(0)))
+            .arg(keys.client(claim.client_id))
+            .arg(claim.client_id)
+            .arg(shard(claim.client_id))
+            .arg(codec::write_will(claim.will))
+            .arg(claim.expiry)
+            .arg(u8::from(claim.clean_start))
+            .arg(claim.instead_of.map(|epoch| epoch.to_string()).unwrap_or_default())
             .invoke_async(&mut connection)
             .await
-            .map_err(told)
+            .map_err(told)?;
+        let session: Option<SessionId> = session.parse().ok();
+        let stored = match session.filter(|_| resumed) {
+            Some(session) => self.stored(session).await?,
+            None => None,
+        };
+        Ok(Claimed { epoch, session, stored, owed: Owed::of(&owed) })
     }
 
-    pub(super) async fn release(&self, client_id: &str, epoch: u64) -> Result<bool, StoreError> {
-        let (mut connection, keys) = (self.link.get()?, &self.link.keys);
-        scripts::RELEASE
-            .key(keys.client(client_id))
-            .key(keys.wills(self.node))
-            .key(keys.clients_on(self.node))
-            .arg(epoch)
-            .arg(client_id)
-            .invoke_async(&mut connection)
-            .await
-            .map_err(told)
+    /// All that is stored of a session; `None`: there is none with this number.
+    pub async fn stored(&self, session: SessionId) -> Result<Option<StoredSession>, StoreError> {
+        let mut connection = self.link.get()?;
+        read::session(&mut connection, &self.link.keys, session).await.map_err(told)
     }
+}
+
+/// What comes to queues while their clients are here and that nobody told of: of each session, what has a place from the
+/// given one on, in order, and the place that is given next.
+pub async fn read_on(
+    connection: &mut MultiplexedConnection,
+    keys: &Keys,
+    wanted: &[(SessionId, Seq)],
+) -> Result<Vec<Option<(Vec<Entry>, Seq)>>, RedisError> {
+    read::queues(connection, keys, wanted).await
 }
 
 fn told(error: RedisError) -> StoreError {

@@ -1,0 +1,245 @@
+//! This node's place in the cluster: its lease, what it says when Redis may have forgotten it, and what it does for nodes
+//! that are dead and clients that do not come back.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::{RedisError, Value};
+use tracing::info;
+
+use super::flusher::Flusher;
+use super::writes::Writes;
+use crate::hub::Outbox;
+use crate::store::change::Change;
+use crate::store::keys::{node_name, node_of, shard};
+use crate::store::redis::{Owed, codec};
+use crate::store::{LEASE, scripts};
+use crate::telemetry::{Count, count_many};
+
+/// How often the lease is renewed and the dead are looked for.
+const UPKEEP: Duration = Duration::from_secs(2);
+/// How often sessions are looked for that end, and wills that are due.
+const AGENDA: Duration = Duration::from_millis(500);
+/// Clients of a dead node, and sessions that are due, dealt with at once: Redis does nothing else meanwhile.
+const SLICE: usize = 500;
+/// Clients that are named to Redis with one question.
+const NAMED: usize = 1000;
+
+/// When this node did last what it does now and then.
+#[derive(Debug, Default)]
+pub(super) struct Rounds {
+    renewed: Option<Instant>,
+    agenda: Option<Instant>,
+}
+
+impl Rounds {
+    /// Everything is due.
+    pub(super) fn begin_anew(&mut self) {
+        *self = Self::default();
+    }
+}
+
+fn is_due(last: Option<Instant>, pace: Duration) -> bool {
+    last.is_none_or(|at| at.elapsed() >= pace)
+}
+
+impl Flusher {
+    pub(super) async fn upkeep(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        if is_due(self.rounds.renewed, UPKEEP) {
+            if !self.renew(connection).await? {
+                info!("this node was not registered, registering");
+                self.register(connection).await?;
+            }
+            self.rounds.renewed = Some(Instant::now());
+            self.reap(connection).await?;
+        }
+        if is_due(self.rounds.agenda, AGENDA) {
+            self.rounds.agenda = Some(Instant::now());
+            self.look_after_the_absent(connection).await?;
+        }
+        if std::mem::take(&mut self.collects) {
+            self.collect_owed(connection).await?;
+        }
+        Ok(())
+    }
+
+    /// Registers anew and reads everything anew: nobody knows what was missed.
+    pub(super) async fn join(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        self.renew(connection).await?;
+        self.register(connection).await?;
+        self.rounds.renewed = Some(Instant::now());
+        (self.collects, self.missing) = (true, None);
+        self.bus.look_at_all();
+        self.mirror.load(connection, &self.link.keys, &self.node.hub, &self.bus).await
+    }
+
+    /// Whether this node was registered.
+    async fn renew(&self, connection: &mut MultiplexedConnection) -> Result<bool, RedisError> {
+        let keys = &self.link.keys;
+        scripts::RENEW
+            .key(keys.lease(self.bus.node))
+            .key(keys.nodes())
+            .key(keys.dying())
+            .arg(node_name(self.bus.node))
+            .arg(&self.node.name)
+            .arg(u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX))
+            .invoke_async(connection)
+            .await
+    }
+
+    /// Says everything that this node wants and owns, after the store may have forgotten it.
+    async fn register(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        let (keys, own) = (&self.link.keys, node_name(self.bus.node));
+        let mut register = scripts::REGISTER.prepare_invoke();
+        register.key(keys.routes(self.bus.node)).key(keys.route_log()).key(keys.route_version()).arg(&own);
+        for filter in self.node.hub.filters() {
+            register.arg(filter);
+        }
+        register.invoke_async::<Option<u64>>(connection).await?;
+        let clients = self.node.hub.clients();
+        for clients in clients.chunks(NAMED) {
+            self.assert(clients, connection).await?;
+        }
+        Ok(())
+    }
+
+    /// Says who is connected here. Sessions that Redis has lost are written anew, as far as they are known here.
+    async fn assert(
+        &mut self,
+        clients: &[Arc<Outbox>],
+        connection: &mut MultiplexedConnection,
+    ) -> Result<(), RedisError> {
+        let (keys, own) = (&self.link.keys, node_name(self.bus.node));
+        let mut pipeline = redis::pipe();
+        for outbox in clients {
+            let id = &*outbox.client_id;
+            let text = [
+                keys.prefix().to_owned(),
+                own.clone(),
+                keys.client(id),
+                shard(id).to_string(),
+                id.to_owned(),
+                outbox.ownership().to_string(),
+                outbox.session.map(|session| session.to_string()).unwrap_or_default(),
+            ];
+            let will = codec::write_will(outbox.will().as_ref());
+            let args: Vec<&[u8]> = text.iter().map(String::as_bytes).chain([&will[..]]).collect();
+            scripts::add(&mut pipeline, &scripts::ASSERT, &[], &args);
+        }
+        let answers: Vec<u8> = pipeline.query_async(connection).await?;
+        let mut writes = Writes::default();
+        for (outbox, answer) in clients.iter().zip(answers) {
+            match answer {
+                0 => self.node.hub.supersede(outbox),
+                2 => {
+                    known_of(outbox).iter().for_each(|change| writes.change(change, outbox, &mut self.author))
+                }
+                _ => {}
+            }
+        }
+        let mut pipeline = redis::pipe();
+        if writes.write(&mut self.author, &self.node.limits.load(), &mut pipeline) > 0 {
+            pipeline.query_async::<Vec<Value>>(connection).await?;
+        }
+        Ok(())
+    }
+
+    async fn reap(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        let keys = &self.link.keys;
+        let mut ask = redis::pipe();
+        ask.cmd("SMEMBERS").arg(keys.nodes()).cmd("SMEMBERS").arg(keys.dying());
+        let (nodes, dying): (Vec<String>, Vec<String>) = ask.query_async(connection).await?;
+        let others: HashSet<u64> = nodes.iter().chain(&dying).filter_map(|name| node_of(name)).collect();
+        for dead in others {
+            if dead == self.bus.node {
+                continue;
+            }
+            let lease = self.link.keys.lease(dead);
+            let alive: bool = redis::cmd("EXISTS").arg(lease).query_async(connection).await?;
+            if !alive {
+                self.reap_one(dead, connection).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over what a dead node leaves: its wills, and its clients' sessions, which nobody is connected to any more.
+    async fn reap_one(
+        &mut self,
+        dead: u64,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<(), RedisError> {
+        info!(node = node_name(dead), "a node is gone");
+        loop {
+            let (more, wills): (bool, Vec<Value>) = scripts::REAP
+                .arg(self.link.keys.prefix())
+                .arg(node_name(self.bus.node))
+                .arg(node_name(dead))
+                .arg(SLICE)
+                .invoke_async(connection)
+                .await?;
+            wills.iter().filter_map(Owed::of).for_each(|owed| self.publish_owed(owed));
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Ends sessions and publishes wills whose time has come.
+    async fn look_after_the_absent(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<(), RedisError> {
+        let (ended, wills): (u64, Vec<Value>) = scripts::DUE
+            .arg(self.link.keys.prefix())
+            .arg(node_name(self.bus.node))
+            .arg(SLICE)
+            .invoke_async(connection)
+            .await?;
+        count_many(Count::SessionExpired, ended);
+        wills.iter().filter_map(Owed::of).for_each(|owed| self.publish_owed(owed));
+        Ok(())
+    }
+
+    /// Wills of which an answer that was lost has told that they are due.
+    async fn collect_owed(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        let wills = self.link.keys.wills(self.bus.node);
+        let wills: Vec<Value> = redis::cmd("HGETALL").arg(wills).query_async(connection).await?;
+        for pair in wills.chunks(2) {
+            Owed::of(&Value::Array(pair.to_vec())).into_iter().for_each(|owed| self.publish_owed(owed));
+        }
+        Ok(())
+    }
+
+    /// Puts a will among the messages, once.
+    pub(super) fn publish_owed(&mut self, owed: Owed) {
+        let name: Box<str> = owed.name.into();
+        if self.owing.insert(name.clone()) {
+            self.node.publish_owed(&owed.message, name);
+        }
+    }
+}
+
+/// All that this node knows of a session.
+fn known_of(outbox: &Outbox) -> Vec<Change> {
+    let changes = outbox.with_persistent(|persistent| {
+        let session = persistent.session;
+        let mut changes =
+            vec![Change::Open { session, client_id: outbox.client_id.clone(), expiry: persistent.expiry }];
+        changes.extend(persistent.filters.iter().map(|(filter, (options, id))| Change::Subscribe {
+            session,
+            filter: filter.clone(),
+            options: *options,
+            id: *id,
+        }));
+        changes.extend(persistent.held.iter().map(|id| Change::Hold { session, id: *id }));
+        for entry in persistent.queue.entries() {
+            changes.push(Change::Enqueue { session, entry: entry.clone() });
+            changes.extend(entry.received.then_some(Change::Received { session, seq: entry.seq }));
+        }
+        changes
+    });
+    changes.unwrap_or_default()
+}

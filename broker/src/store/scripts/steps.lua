@@ -1,0 +1,152 @@
+-- What is done with, and what sessions are now. It is taken by a full Redis too: most of it makes room. A batch that comes
+-- again changes nothing; what comes under an epoch that is not the session's any more is void, answered 0.
+-- ARGV … number of the batch, then steps, each a letter and its arguments
+local at = 3
+local function take()
+  at = at + 1
+  return ARGV[at - 1]
+end
+local number = tonumber(take())
+local batch = prefix .. 'steps:' .. own
+if tonumber(call('GET', batch) or '0') >= number then return { 'again' } end
+call('SET', batch, whole(number), 'EX', '86400')
+
+local known = {}
+-- The session of a step that may be taken.
+local function mine()
+  local session, epoch = take(), take()
+  local there = known[session]
+  if there == nil then
+    there = call('HGET', of(session, 's'), 'epoch')
+    known[session] = there
+  end
+  return there == epoch and session or nil
+end
+
+local steps = {}
+
+-- Done with the message at a place.
+function steps.D()
+  local session, place = mine(), take()
+  if not session then return 0 end
+  local size = call('HSTRLEN', of(session, 'q'), place)
+  if size == 0 then return 1 end
+  call('HDEL', of(session, 'q'), place)
+  call('SREM', of(session, 'r'), place)
+  call('HINCRBY', of(session, 's'), 'bytes', -size)
+  if call('HGET', of(session, 's'), 'head') == place then call('HINCRBY', of(session, 's'), 'head', 1) end
+  return 1
+end
+
+-- The client has the message at a place: PUBREL is next.
+function steps.R()
+  local session, place = mine(), take()
+  if not session then return 0 end
+  if call('HEXISTS', of(session, 'q'), place) == 1 then call('SADD', of(session, 'r'), place) end
+  return 1
+end
+
+-- A packet identifier of the client's own is held, or free again.
+function steps.H()
+  local session, id = mine(), take()
+  if not session then return 0 end
+  call('SADD', of(session, 'i'), id)
+  return 1
+end
+function steps.L()
+  local session, id = mine(), take()
+  if not session then return 0 end
+  call('SREM', of(session, 'i'), id)
+  return 1
+end
+
+-- A filter, and how it is wanted; '': not any more.
+function steps.F()
+  local session, filter, terms = mine(), take(), take()
+  if not session then return 0 end
+  if terms == '' then
+    if call('HDEL', of(session, 'f'), filter) == 1 then log(session, '-', filter, '') end
+  elseif call('HGET', of(session, 'f'), filter) ~= terms then
+    call('HSET', of(session, 'f'), filter, terms)
+    log(session, '+', filter, terms)
+  end
+  return 1
+end
+
+-- A message at a place that is known: what a node remembers after Redis has forgotten it.
+function steps.E()
+  local session, place, entry = mine(), take(), take()
+  if not session then return 0 end
+  local key = of(session, 's')
+  local old = call('HSTRLEN', of(session, 'q'), place)
+  call('HSET', of(session, 'q'), place, entry)
+  call('HINCRBY', key, 'bytes', #entry - old)
+  local info = call('HMGET', key, 'next', 'head')
+  if tonumber(place) >= tonumber(info[1]) then call('HSET', key, 'next', whole(tonumber(place) + 1)) end
+  if tonumber(place) < tonumber(info[2]) then call('HSET', key, 'head', place) end
+  return 1
+end
+
+-- A session is there, under this epoch; its client is connected here.
+function steps.O()
+  local session, epoch, id, expiry = take(), take(), take(), take()
+  local key = of(session, 's')
+  if tonumber(call('GET', prefix .. 'session') or '0') < tonumber(session) then call('SET', prefix .. 'session', session) end
+  call('SADD', prefix .. 'sessions', session)
+  for field, value in pairs({ next = 1, head = 1, bytes = 0 }) do call('HSETNX', key, field, value) end
+  call('HSET', key, 'client', id, 'epoch', epoch, 'node', own, 'expiry', expiry)
+  call('HDEL', key, 'parted')
+  call('ZREM', prefix .. 'agenda', session)
+  known[session] = epoch
+  return 1
+end
+
+-- Its connection has ended, at a time; it is over.
+function steps.T()
+  local session, time = mine(), take()
+  if not session then return 0 end
+  call('HSET', of(session, 's'), 'parted', time)
+  call('HDEL', of(session, 's'), 'node')
+  return 1
+end
+function steps.X()
+  local session = mine()
+  if not session then return 0 end
+  close(session)
+  known[session] = false
+  return 1
+end
+
+-- The will of whoever has a client id; '': none.
+function steps.W()
+  local client, will = take(), take()
+  if will == '' then call('HDEL', client, 'will') else call('HSET', client, 'will', will) end
+  return 1
+end
+
+-- A connection has ended: its session stays for a while, or ends with it. The will that is due comes back.
+function steps.P()
+  local client, shard, id, epoch = take(), take(), take(), take()
+  local expiry, keeps_will = tonumber(take()), take() == '1'
+  local stored = call('HMGET', client, 'epoch', 'session', 'will')
+  if stored[1] ~= epoch then return 0 end
+  local session, will = stored[2], keeps_will and stored[3]
+  call('SREM', prefix .. 'on:' .. own, shard .. ':' .. id)
+  if not session or expiry == 0 or call('EXISTS', of(session, 's')) == 0 then
+    if session then
+      close(session)
+      known[session] = false
+    end
+    call('DEL', client)
+    return will and owe(epoch, will) or 1
+  end
+  call('HDEL', client, 'node')
+  local due = will and delay_of(will) or expiry
+  if not will or due == 0 then call('HDEL', client, 'will') end
+  part(session, expiry, (will and due > 0) and due or expiry)
+  return (will and due == 0) and owe(epoch, will) or 1
+end
+
+local answers = {}
+while at <= #ARGV do answers[#answers + 1] = steps[take()]() end
+return { 'first', answers }
