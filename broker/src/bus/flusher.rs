@@ -28,7 +28,7 @@ use crate::message;
 use crate::node::Node;
 use crate::store::keys::node_name;
 use crate::store::redis::codec;
-use crate::store::{Link, scripts};
+use crate::store::{self, Link, scripts};
 
 /// How often an idle node looks at the change logs.
 const IDLE: Duration = Duration::from_millis(500);
@@ -151,7 +151,9 @@ impl Flusher {
                 }
                 Err(error) => self.lose(&error),
             }
-            if !self.reconnect(since + STORE_PATIENCE).await {
+            // For nobody, once is enough: who comes meanwhile would wait twice.
+            let patience = if batch.is_waited_for() { STORE_PATIENCE } else { Duration::ZERO };
+            if !self.reconnect(since + patience).await {
                 break;
             }
         }
@@ -241,7 +243,7 @@ impl Flusher {
         let wanted: Vec<_> = outboxes.into_iter().filter_map(known).collect();
         for wanted in wanted.chunks(LOOKED_AT) {
             let places: Vec<_> = wanted.iter().map(|(session, place, _)| (*session, *place)).collect();
-            let read = crate::store::redis::read_on(connection, &self.link.keys, &places).await;
+            let read = store::redis::read_on(connection, &self.link.keys, &places).await;
             let read = read.inspect_err(|_| self.bus.look_at_all())?;
             for ((_, _, outbox), found) in wanted.iter().zip(read) {
                 match found {
@@ -322,10 +324,9 @@ impl Flusher {
             if entry.retain
                 && let Some(publish) = message::read(bytes)
             {
-                let stored =
-                    if publish.payload.is_empty() { Vec::new() } else { codec::write_retained(bytes, now) };
-                let names = [keys.retained(), keys.retained_log(), keys.retained_version()];
-                scripts::add(&mut pipeline, &scripts::RETAIN, &names, &[publish.topic.as_bytes(), &stored]);
+                let is_removed = publish.payload.is_empty();
+                let stored = if is_removed { Vec::new() } else { codec::write_retained(bytes, now) };
+                store::redis::retain(&mut pipeline, keys, publish.topic, &stored);
             }
             let found = self.targets_of(bytes, entry, generation);
             for node in found.nodes.iter() {
@@ -404,7 +405,7 @@ impl Flusher {
     /// Tries until `deadline`, which is only for those who wait; the next turn tries on.
     async fn reconnect(&mut self, deadline: Instant) -> bool {
         let mut pause = BACKOFF.0;
-        while Instant::now() < deadline {
+        loop {
             let joined = match self.link.connect().await {
                 Ok(mut connection) => self.join(&mut connection).await.map(|()| connection),
                 Err(error) => Err(error),
@@ -415,10 +416,12 @@ impl Flusher {
                 info!(redis = self.link.place(), "redis is back");
                 return true;
             }
+            if Instant::now() >= deadline {
+                return false;
+            }
             tokio::time::sleep(pause.mul_f32(0.5 + fastrand::f32())).await;
             pause = (pause * 2).min(BACKOFF.1);
         }
-        false
     }
 }
 
@@ -451,6 +454,11 @@ impl Batch {
                 (message, entry)
             })
         })
+    }
+
+    fn is_waited_for(&self) -> bool {
+        let lanes = self.lanes.iter().all(|lane| lane.entries.is_empty());
+        !(lanes && self.waiters.is_empty() && self.stored.is_empty() && self.work.is_empty())
     }
 
     /// Wills among the messages, by their names.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisError, Value};
+use redis::{AsyncConnectionConfig, Client, Pipeline, RedisError, Value};
 use thiserror::Error;
 use tracing::warn;
 
@@ -187,6 +187,12 @@ impl RedisStore {
         let mut connection = self.link.get()?;
         read::session(&mut connection, &self.link.keys, session).await.map_err(told)
     }
+}
+
+/// Adds to a pipeline that this is what is retained for a topic now, as [`codec::write_retained`] writes it; empty: nothing.
+pub fn retain(pipeline: &mut Pipeline, keys: &Keys, topic: &str, stored: &[u8]) {
+    let names = [keys.retained(), keys.retained_log(), keys.retained_version()];
+    scripts::add(pipeline, &scripts::RETAIN, &names, &[topic.as_bytes(), stored]);
 }
 
 /// What comes to queues while their clients are here and that nobody told of: of each session, what has a place from the

@@ -1,0 +1,179 @@
+//! The suite on a real Redis, which is killed and started again between writing and reading.
+
+use std::sync::Arc;
+
+use nsd_broker::settings::RedisSettings;
+use nsd_broker::store::change::{Change, SessionId, Stored};
+use nsd_broker::store::keys::Keys;
+use nsd_broker::store::redis::{Outcome, Steps, codec, retain};
+use nsd_broker::store::{Link, RedisStore};
+use redis::{Commands, Value};
+use tokio::runtime::Runtime;
+
+use super::author::{self, Wish};
+use super::model::Model;
+use super::{Keeper, enqueue, message, open, suite};
+use crate::support::Redis;
+
+/// One node that writes, always under the same epoch unless it is told another one.
+struct Shared {
+    redis: Redis,
+    runtime: Runtime,
+    link: Arc<Link>,
+    batch: u64,
+}
+
+const EPOCH: u64 = 7;
+
+impl Shared {
+    fn start() -> Self {
+        let redis = Redis::start();
+        let settings = RedisSettings::parse(&redis.url(), None, "nsd:").unwrap();
+        let link = Arc::new(Link::new(&settings).unwrap());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut shared = Self { redis, runtime, link, batch: 0 };
+        shared.connect();
+        shared
+    }
+
+    fn connect(&mut self) {
+        // It listens before it has read its file.
+        crate::support::eventually("redis has read its file", crate::support::SOON * 2, || {
+            let connected = self.runtime.block_on(self.link.connect());
+            connected.map(|connection| self.link.use_now(connection)).is_ok()
+        });
+    }
+
+    fn keys(&self) -> &Keys {
+        &self.link.keys
+    }
+
+    /// Sends this batch, as number `self.batch`: what came of its steps, unless it had come before.
+    fn send(&self, changes: &[Change], epoch: u64) -> Option<Vec<Outcome>> {
+        let mut steps = Steps::new(self.keys(), 1, self.batch);
+        let mut rest = redis::pipe();
+        for change in changes {
+            if steps.change(self.keys(), change, epoch) {
+                continue;
+            }
+            match change {
+                Change::Retain { message, since } => {
+                    let stored = codec::write_retained(message.bytes(), *since);
+                    retain(&mut rest, self.keys(), message.publish().topic, &stored);
+                }
+                Change::Forget { topic } => retain(&mut rest, self.keys(), topic, b""),
+                // As `nsd` writes them.
+                Change::Device { id, secret, disabled } => {
+                    let fields = [("secret", &**secret), ("disabled", if *disabled { "1" } else { "0" })];
+                    rest.hset_multiple(self.keys().device(id), &fields).ignore();
+                }
+                Change::NoDevice { id } => drop(rest.del(self.keys().device(id)).ignore().clone()),
+                other => panic!("{other:?} is written by nobody"),
+            }
+        }
+        let mut all = redis::pipe();
+        all.add_command(steps.command);
+        rest.cmd_iter().for_each(|command| drop(all.add_command(command.clone()).clone()));
+        let mut connection = self.link.get().unwrap();
+        let replies: Vec<Value> = self.runtime.block_on(all.query_async(&mut connection)).unwrap();
+        Steps::read(&replies[0])
+    }
+
+    fn read(&self) -> Stored {
+        let mut connection = self.redis.connection();
+        let store = RedisStore::new(Arc::clone(&self.link), 1);
+        let sessions: Vec<SessionId> = connection.smembers(self.keys().sessions()).unwrap();
+        let session = |session| self.runtime.block_on(store.stored(session)).unwrap().unwrap();
+        let retained: Vec<(String, Vec<u8>)> = connection.hgetall(self.keys().retained()).unwrap();
+        let retained = retained.iter().map(|(_, stored)| codec::read_retained(stored).unwrap());
+        let keys: Vec<String> = connection.keys("nsd:*").unwrap();
+        let named = |name: &str| -> Vec<(String, String)> {
+            let of = |key: &String| Some((key.clone(), key.split_once(name)?.1.to_owned()));
+            keys.iter().filter_map(of).collect()
+        };
+        let mut wills = Vec::new();
+        for (key, client) in named("}:client:") {
+            let will: Option<Vec<u8>> = connection.hget(key, "will").unwrap();
+            wills.extend(will.map(|will| (client.into(), codec::read_will(&will).unwrap())));
+        }
+        let mut devices = Vec::new();
+        for (_, id) in named("nsd:device:") {
+            let device = self.runtime.block_on(nsd_broker::store::Store::Redis(RedisStore::new(
+                Arc::clone(&self.link),
+                1,
+            ))
+            .device(&id));
+            let device = device.unwrap().unwrap();
+            devices.push((id.into(), device.secret.as_str().into(), device.disabled));
+        }
+        let last: Option<SessionId> = connection.get(self.keys().last_session()).unwrap();
+        Stored {
+            sessions: sessions.into_iter().map(session).collect(),
+            retained: retained.map(|(message, since)| (Arc::new(message), since)).collect(),
+            wills,
+            devices,
+            next_session: last.unwrap_or(0) + 1,
+        }
+    }
+}
+
+impl Keeper for Shared {
+    fn commit(&mut self, changes: &[Change]) {
+        self.batch += 1;
+        assert!(self.send(changes, EPOCH).is_some());
+        assert_eq!(self.send(changes, EPOCH), None, "a batch that comes again changes nothing");
+    }
+
+    fn restart(&mut self) -> Stored {
+        self.redis.kill();
+        self.redis.restart();
+        self.connect();
+        self.read()
+    }
+
+    fn shares(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn redis_keeps_what_the_suite_asks_for() {
+    suite(&mut Shared::start());
+}
+
+#[test]
+fn changes_at_random_are_kept() {
+    let mut shared = Shared::start();
+    let (mut model, mut dice) = (Model::default(), fastrand::Rng::with_seed(3));
+    for round in 1..=40 {
+        let wishes: Vec<Wish> =
+            (0..dice.usize(1..60)).map(|_| (dice.u8(..), dice.u8(..), dice.u16(..))).collect();
+        shared.commit(&author::batch(&mut model, &wishes));
+        if round % 8 == 0 {
+            model.check(&shared.restart());
+        }
+    }
+}
+
+#[test]
+fn what_comes_under_an_old_epoch_is_void() {
+    let mut shared = Shared::start();
+    let mut model = Model::default();
+    let begin = [open(1, "c", 60), enqueue(1, 1, message("m", 10)), enqueue(1, 2, message("m", 10))];
+    shared.commit(&begin);
+    model.apply(&begin);
+    let id = nsd_wire::PacketId::MIN;
+    let late = [
+        Change::Subscribe { session: 1, filter: "f".into(), options: Default::default(), id: None },
+        Change::Done { session: 1, seq: 1 },
+        Change::Received { session: 1, seq: 2 },
+        Change::Hold { session: 1, id },
+        Change::Release { session: 1, id },
+        enqueue(1, 3, message("m", 10)),
+        Change::Close { session: 1 },
+    ];
+    shared.batch += 1;
+    let outcomes = shared.send(&late, EPOCH - 1).unwrap();
+    assert_eq!(outcomes, vec![Outcome::Fenced; late.len()]);
+    model.check(&shared.restart());
+}
