@@ -235,7 +235,7 @@ impl Model {
         let entries: Vec<Entry> = self.queue.entries().cloned().collect();
         let seqs: Vec<Seq> = entries.iter().map(|entry| entry.seq).collect();
         assert!(seqs.iter().eq(self.known.keys()), "the queue has {seqs:?}");
-        self.queue = Queue::restored(entries, self.newest.map_or(0, |newest| newest + 1));
+        self.queue = Queue::restored(entries, self.newest.map_or(0, |newest| newest + 1), None);
         self.places.clear();
         // Whether they were sent is not stored: they may have been.
         self.known.values_mut().for_each(|known| (known.begun, known.ever) = (false, true));

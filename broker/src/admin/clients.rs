@@ -120,7 +120,7 @@ pub(super) async fn kick(node: Arc<Node>, request: Request) -> Reply {
         }
         let (will, hub) = (node.hub.end_session(&client.client_id), &node.hub);
         if let (Some(_), Some(journal)) = (&hub.bus, &hub.journal) {
-            journal.part(&client, Ending { expiry: 0, keep_will: true });
+            journal.part(&client, Ending { expiry: 0, keep_will: true, sent: 0 });
             journal.flush();
         } else if let Some(will) = will {
             node.publish_will(&client, will);

@@ -167,7 +167,9 @@ impl Flusher {
         for will in batch.wills() {
             self.owing.remove(will);
         }
+        // Parts of it may have been taken, and what was answered is not known.
         self.collects = true;
+        self.bus.doubt_all();
         batch.take_back();
         batch.tell(reason);
         batch.work.retain(|work| !matches!(work, Work::Message(_)));
@@ -244,7 +246,7 @@ impl Flusher {
         for wanted in wanted.chunks(LOOKED_AT) {
             let places: Vec<_> = wanted.iter().map(|(session, place, _)| (*session, *place)).collect();
             let read = store::redis::read_on(connection, &self.link.keys, &places).await;
-            let read = read.inspect_err(|_| self.bus.look_at_all())?;
+            let read = read.inspect_err(|_| self.bus.doubt_all())?;
             for ((_, _, outbox), found) in wanted.iter().zip(read) {
                 match found {
                     Some((entries, next)) => outbox.catch_up(entries, next, &self.node.limits.load()),
@@ -493,9 +495,11 @@ impl Batch {
     }
 }
 
-/// Redis is there and says no (out of memory, read only): trying again at once would not help.
+/// Redis is there and says no (out of memory, cannot write its file): trying again at once would not help.
 fn is_refusal(error: &RedisError) -> bool {
-    error.code() == Some("OOM") || error.code() == Some("MISCONF") || error.code() == Some("NOPERM")
+    const REFUSALS: [&str; 3] = ["OOM", "MISCONF", "NOPERM"];
+    let errors = error.clone().into_server_errors();
+    errors.is_some_and(|errors| errors.iter().all(|(_, error)| REFUSALS.contains(&error.code())))
 }
 
 fn not_connected() -> RedisError {

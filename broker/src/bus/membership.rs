@@ -71,7 +71,6 @@ impl Flusher {
         self.register(connection).await?;
         self.rounds.renewed = Some(Instant::now());
         (self.collects, self.missing) = (true, None);
-        self.bus.look_at_all();
         self.mirror.load(connection, &self.link.keys, &self.node.hub, &self.bus).await
     }
 
@@ -102,6 +101,8 @@ impl Flusher {
         for clients in clients.chunks(NAMED) {
             self.assert(clients, connection).await?;
         }
+        // What came to their queues meanwhile was told to nobody.
+        self.bus.look_at_all();
         Ok(())
     }
 

@@ -174,8 +174,13 @@ impl Bus {
 
     /// The same, to any of them.
     pub fn look_at_all(&self) {
-        self.stale.lock().all = true;
+        self.doubt_all();
         self.work.notify_one();
+    }
+
+    /// They are looked at when there is something to do, or after a while.
+    fn doubt_all(&self) {
+        self.stale.lock().all = true;
     }
 
     fn take_stale(&self) -> Stale {

@@ -139,7 +139,7 @@ impl Writes {
             Work::Part(outbox, ending) => {
                 let epoch = outbox.ownership();
                 let (steps, keys) = self.steps(author);
-                steps.part(keys, &outbox.client_id, epoch, ending.expiry, ending.keep_will);
+                steps.part(keys, &outbox.client_id, epoch, *ending);
                 return self.subjects.push(Arc::clone(outbox));
             }
             Work::Filter(outbox, filter, wanted) => (outbox, filter_change(outbox, filter, *wanted)),

@@ -83,11 +83,11 @@ impl Persistent {
 
     /// What a store gave back; nobody is connected yet.
     pub fn restored(stored: StoredSession) -> Self {
-        let StoredSession { session, expiry, subscriptions, queue, next_seq, held, .. } = stored;
+        let StoredSession { session, expiry, subscriptions, queue, sent, next_seq, held, .. } = stored;
         let filters = subscriptions.into_iter().map(|(filter, options, id)| (filter, (options, id)));
         Self {
             session,
-            queue: Queue::restored(queue, next_seq),
+            queue: Queue::restored(queue, next_seq, sent),
             filters: filters.collect(),
             held: held.into_iter().collect(),
             expiry,

@@ -11,7 +11,7 @@ use super::sessions::{Entered, Newcomer, Parting};
 use super::{Event, Hub, Outbox};
 use crate::queue::Queue;
 use crate::session::Resumed;
-use crate::store::change::{SessionId, StoredSession};
+use crate::store::change::{Seq, SessionId, StoredSession};
 use crate::telemetry;
 
 /// How a connection has ended, for the store.
@@ -20,6 +20,8 @@ pub struct Ending {
     /// Seconds that the session stays; 0: it is over.
     pub expiry: u32,
     pub keep_will: bool,
+    /// Of its queue, the places below this one were sent.
+    pub sent: Seq,
 }
 
 /// The first place that is given in a new queue.
@@ -85,10 +87,12 @@ impl Hub {
         let keep_will = parting.keep_will;
         if outbox.session.is_none() {
             self.forget_subscriptions(outbox, parting.filters.iter().map(|filter| &**filter));
-            return Some(Ending { expiry: 0, keep_will });
+            return Some(Ending { expiry: 0, keep_will, sent: 0 });
         }
-        let expiry = parting.expiry.unwrap_or(self.dismiss(outbox)?.expiry);
-        Some(Ending { expiry: if outbox.is_overrun() { 0 } else { expiry }, keep_will })
+        let persistent = self.dismiss(outbox)?;
+        let expiry = parting.expiry.unwrap_or(persistent.expiry);
+        let expiry = if outbox.is_overrun() { 0 } else { expiry };
+        Some(Ending { expiry, keep_will, sent: persistent.queue.sent_below() })
     }
 
     /// The end of this client's last connection here is on its way to the store: until it is there, a new connection would
@@ -129,5 +133,5 @@ impl Hub {
 }
 
 fn begun(session: SessionId) -> Persistent {
-    Persistent { session, queue: Queue::restored(Vec::new(), FIRST_PLACE), ..Persistent::default() }
+    Persistent { session, queue: Queue::restored(Vec::new(), FIRST_PLACE, None), ..Persistent::default() }
 }

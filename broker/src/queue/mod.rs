@@ -81,11 +81,18 @@ pub enum Next<'q> {
 }
 
 impl Queue {
-    /// What a store gave back, in order.
-    pub fn restored(entries: Vec<Entry>, next: Seq) -> Self {
+    /// What a store gave back, in order. `sent`: what has a place below this one was sent, the rest was not; `None`: nobody
+    /// knows.
+    pub fn restored(entries: Vec<Entry>, next: Seq, sent: Option<Seq>) -> Self {
         let mut queue = Self { next, ..Self::default() };
+        queue.begun = entries.iter().take_while(|entry| sent.is_some_and(|sent| entry.seq < sent)).count();
         for entry in entries {
-            let state = if entry.received { State::Received } else { State::Restored };
+            let state = match sent {
+                _ if entry.received => State::Received,
+                None => State::Restored,
+                Some(sent) if entry.seq < sent => State::Sent,
+                Some(_) => State::Fresh,
+            };
             queue.messages += 1;
             queue.bytes += weight(&entry.message);
             queue.slots.push_back(Slot { seq: entry.seq, state, entry: Some(entry) });
@@ -142,6 +149,14 @@ impl Queue {
     /// Fills a place, in the order of places.
     pub fn push(&mut self, entry: Entry) {
         self.slots.push_back(Slot { seq: entry.seq, state: State::Fresh, entry: Some(entry) });
+    }
+
+    /// What has a place below this one was sent, on any connection; the rest was not.
+    pub fn sent_below(&self) -> Seq {
+        match self.begun.checked_sub(1).and_then(|last| self.slots.get(last)) {
+            Some(last) => last.seq + 1,
+            None => self.slots.front().map_or(self.next, |first| first.seq),
+        }
     }
 
     /// The place that comes next.

@@ -157,7 +157,7 @@ fn restored_messages_go_on_where_they_were() {
         message: message(b"x", None),
         received,
     };
-    let mut queue = Queue::restored(vec![entry(65_533, false), entry(65_535, true)], 70_000);
+    let mut queue = Queue::restored(vec![entry(65_533, false), entry(65_535, true)], 70_000, None);
     assert_eq!(sent(&mut queue, 9), ["D65534", "R1"]);
     assert_eq!(queue.on_pubcomp(id(1)), (Settled::Done, Some(65_535)));
     assert_eq!(add(&mut queue, Qos::AtLeastOnce), Place::Taken { seq: 70_000, instead_of: vec![] });
@@ -227,4 +227,19 @@ fn a_million_of_empty_messages_is_not_nothing() {
     let (mut queue, message) = (Queue::default(), message(b"", None));
     let taken = (0..1_000_000).take_while(|_| queue.place(&message, true, &limits) != Place::Full).count();
     assert!(taken * size_of::<Slot>() <= 4 * limits.queue_bytes, "{taken}");
+}
+
+#[test]
+fn what_is_known_to_have_been_sent_is_sent_again_and_the_rest_for_the_first_time() {
+    let entries = vec![entry(5, false), entry(6, true), entry(8, false)];
+    let mut queue = Queue::restored(entries, 9, Some(8));
+    assert_eq!(queue.sent_below(), 7, "behind the last one that was sent");
+    let mut dups = Vec::new();
+    while let Some(next) = queue.next(10, SystemTime::UNIX_EPOCH) {
+        if let Next::Publish { dup, .. } = next {
+            dups.push(dup);
+        }
+    }
+    assert_eq!(dups, [true, false]);
+    assert_eq!(queue.sent_below(), 9);
 }

@@ -131,6 +131,8 @@ pub struct StoredSession {
     pub subscriptions: Vec<(Box<str>, SubscribeOptions, Option<SubscriptionId>)>,
     /// In order.
     pub queue: Vec<Entry>,
+    /// Places below this one were sent, others were not; `None`: nobody knows.
+    pub sent: Option<Seq>,
     /// Above every place that was ever given in this queue.
     pub next_seq: Seq,
     /// Identifiers of the client's own QoS 2 messages that wait for their PUBREL.

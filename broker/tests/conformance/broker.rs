@@ -96,9 +96,12 @@ impl Broker {
     }
 }
 
-/// In memory, or on disk with `NSD_CONFORMANCE_STORE=disk`: what a client sees must be the same.
+/// In memory, on disk with `NSD_CONFORMANCE_STORE=disk`, or in a Redis whose URL that is: what a client sees must be the same.
 fn ours(directory: &Path, address: SocketAddr, websocket: Option<SocketAddr>, more: &str) -> String {
     let store = match std::env::var("NSD_CONFORMANCE_STORE").as_deref() {
+        Ok(url) if url.starts_with("redis:") => {
+            format!("kind = \"redis\"\nurl = \"{url}\"\nprefix = \"{}:\"", address.port())
+        }
         Ok("disk") => format!("kind = \"disk\"\ndirectory = \"{}\"", directory.join("store").display()),
         _ => "kind = \"memory\"".to_owned(),
     };

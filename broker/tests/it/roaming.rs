@@ -120,3 +120,357 @@ fn a_session_goes_from_node_to_node_with_all_that_waits() {
     let (_, present) = come(&b, &keeping("c"));
     assert!(!present);
 }
+
+/// Publishers on both nodes note what was acknowledged, the subscriber goes from node to node, and every round one node
+/// is killed at a random moment. In the end the subscriber must have had all of it, in the order of each publisher but for
+/// repetitions, and of QoS 2 nothing twice.
+#[test]
+fn nothing_acknowledged_is_lost_however_often_nodes_are_killed() {
+    const ROUNDS: usize = 20;
+    let redis = Redis::start();
+    let mut nodes = [Broker::node(&redis), Broker::node(&redis)];
+    let (mut client, _) = come(&nodes[0], &keeping("s"));
+    client.subscribe("n/#", Qos::ExactlyOnce);
+    client.disconnect();
+    let mut random = fastrand::Rng::with_seed(11);
+    let mut writers = [Writer::new("n/0"), Writer::new("n/1")];
+    let mut got = Vec::new();
+    for round in 0..ROUNDS {
+        let stop = AtomicBool::new(false);
+        let addresses = nodes.each_ref().map(|node| node.address);
+        std::thread::scope(|scope| {
+            for (writer, address) in writers.iter_mut().zip(addresses) {
+                let stop = &stop;
+                scope.spawn(move || writer.write_until(stop, address));
+            }
+            let limit = Duration::from_millis(random.u64(30..200));
+            read_some(addresses[round % 2], &mut got, limit);
+            nodes[random.usize(0..2)].kill();
+            stop.store(true, Ordering::Release);
+        });
+        for node in &mut nodes {
+            if !node.is_running() {
+                node.restart();
+            }
+        }
+    }
+    while read_some(nodes[0].address, &mut got, Duration::from_secs(1)) > 0 {}
+    for writer in &writers {
+        let mine: Vec<u32> =
+            got.iter().filter(|(topic, _)| *topic == writer.topic).map(|(_, number)| *number).collect();
+        let seen: BTreeSet<u32> = mine.iter().copied().collect();
+        let lost: Vec<_> = writer.done.difference(&seen).collect();
+        assert!(writer.done.len() > 100, "{} is too few to show anything", writer.done.len());
+        assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+        let mut first = BTreeSet::new();
+        let firsts: Vec<u32> = mine.into_iter().filter(|number| first.insert(*number)).collect();
+        assert!(firsts.is_sorted(), "what comes for the first time comes in order");
+    }
+}
+
+struct Writer {
+    topic: &'static str,
+    /// What was acknowledged.
+    done: BTreeSet<u32>,
+    next: u32,
+}
+
+impl Writer {
+    fn new(topic: &'static str) -> Self {
+        Self { topic, done: BTreeSet::new(), next: 0 }
+    }
+
+    /// Numbers at QoS 1, some at a time, until it is stopped or the connection breaks.
+    fn write_until(&mut self, stop: &AtomicBool, address: SocketAddr) {
+        const AT_ONCE: usize = 10;
+        let mut client = Client::open(address, Version::V5);
+        client.send(&Packet::Connect(Connect::new(Version::V5, self.topic)));
+        if client.next(SOON, |packet| matches!(packet, Packet::ConnAck(_))) != Ok(true) {
+            return;
+        }
+        let mut open = std::collections::VecDeque::new();
+        while !stop.load(Ordering::Acquire) || !open.is_empty() {
+            while open.len() < AT_ONCE && !stop.load(Ordering::Acquire) {
+                let (payload, packet_id) = (self.next.to_be_bytes(), Some(client.id()));
+                let publish =
+                    Publish { qos: Qos::AtLeastOnce, packet_id, ..Publish::new(self.topic, &payload) };
+                let mut bytes = Vec::new();
+                Packet::Publish(publish).encode(Version::V5, &mut bytes).unwrap();
+                open.push_back(self.next);
+                self.next += 1;
+                if !client.try_send_raw(&bytes) {
+                    return;
+                }
+            }
+            let answer =
+                client.next(SOON, |packet| matches!(packet, Packet::PubAck(ack) if !ack.reason.is_failure()));
+            match (answer, open.pop_front()) {
+                (Ok(true), Some(number)) => drop(self.done.insert(number)),
+                _ => return,
+            }
+        }
+    }
+}
+
+/// What the subscriber gets within a time, or until its node is gone.
+fn read_some(address: SocketAddr, got: &mut Vec<(String, u32)>, limit: Duration) -> usize {
+    let (until, before) = (Instant::now() + limit, got.len());
+    let mut client = Client::connect(address, &keeping("s"));
+    while let Some(message) = client.message_within(until.saturating_duration_since(Instant::now())) {
+        got.push((message.topic, u32::from_be_bytes(message.payload[..].try_into().unwrap())));
+    }
+    got.len() - before
+}
+
+/// A message at QoS 2 whose publisher is cut off before it knows: it sends it again through the other node.
+#[test]
+fn a_qos_2_message_comes_once_though_it_is_sent_again_through_another_node() {
+    let redis = Redis::start();
+    let (mut a, b) = (Broker::node(&redis), Broker::node(&redis));
+    let (mut reader, _) = come(&b, &keeping("reader"));
+    reader.subscribe("t", Qos::ExactlyOnce);
+    let (mut writer, _) = come(&a, &keeping("writer"));
+    for number in 0..20_u8 {
+        let id = writer.id();
+        let payload = [number];
+        let publish = |dup| {
+            let publish =
+                Publish { qos: Qos::ExactlyOnce, packet_id: Some(id), dup, ..Publish::new("t", &payload) };
+            let mut bytes = Vec::new();
+            Packet::Publish(publish).encode(Version::V5, &mut bytes).unwrap();
+            bytes
+        };
+        writer.send_raw(&publish(false));
+        // Its answer is not waited for, or not heard.
+        if number % 2 == 0 {
+            let _ = writer.next(SOON, |packet| matches!(packet, Packet::PubRec(_)));
+        }
+        let other = if number % 4 < 2 { &b } else { &a };
+        let (mut again, present) = come(other, &keeping("writer"));
+        assert!(present);
+        again.send_raw(&publish(true));
+        again.expect(|packet| matches!(packet, Packet::PubRec(ack) if ack.packet_id == id).then_some(()));
+        again.send(&Packet::PubRel(nsd_wire::Ack::new(id)));
+        again.expect(|packet| matches!(packet, Packet::PubComp(ack) if ack.packet_id == id).then_some(()));
+        (writer, _) = come(&a, &keeping("writer"));
+        (0..=number).for_each(|_| drop(writer.id()));
+    }
+    for number in 0..20_u8 {
+        assert_eq!(reader.message().payload, [number]);
+    }
+    assert_eq!(reader.message_within(Duration::from_millis(500)), None);
+    a.kill();
+    let (mut writer, present) = come(&b, &keeping("writer"));
+    assert!(present);
+    writer.ping();
+}
+
+/// The reader at QoS 2 acknowledges the first half on one node, which dies; the rest is asked for on the other.
+#[test]
+fn the_second_half_of_qos_2_goes_on_on_another_node() {
+    let redis = Redis::start();
+    let (mut a, b) = (Broker::node(&redis), Broker::node(&redis));
+    let (mut reader, _) = come(&a, &keeping("reader"));
+    reader.subscribe("t", Qos::ExactlyOnce);
+    b.client(Version::V5, "p").publish("t", b"x", Qos::AtLeastOnce);
+    b.client(Version::V5, "p").publish("t", b"x", Qos::ExactlyOnce);
+    let first = reader.message();
+    assert_eq!(first.qos, Qos::AtLeastOnce);
+    let second = reader.message();
+    assert_eq!(second.qos, Qos::ExactlyOnce);
+    // PUBREC was sent; PUBREL comes once that is stored.
+    let id = nsd_wire::PacketId::new(3).unwrap();
+    reader.expect_release(id);
+    a.kill();
+    let (mut reader, present) = come(&b, &keeping("reader"));
+    assert!(present);
+    reader.expect_release(id);
+    reader.send(&Packet::PubComp(nsd_wire::Ack::new(id)));
+    reader.ping();
+    let (mut reader, _) = come(&b, &keeping("reader"));
+    assert_eq!(reader.message_within(Duration::from_millis(300)), None);
+    reader.ping();
+}
+
+/// A client of a node that dies: its session stays, its will comes once, and when its time is over, so does the session.
+#[test]
+fn what_a_dead_node_leaves_is_taken_care_of_by_exactly_one() {
+    let redis = Redis::start();
+    let (a, b, c) = (Broker::node(&redis), Broker::node(&redis), Broker::node(&redis));
+    let mut watcher = b.client(Version::V311, "w");
+    watcher.subscribe("will/#", Qos::AtLeastOnce);
+    let (mut keeper, _) = come(&c, &keeping("keeper"));
+    keeper.subscribe("will/#", Qos::ExactlyOnce);
+    keeper.disconnect();
+    let connect = |id, topic, delay, expiry| {
+        let mut will = Will { qos: Qos::AtLeastOnce, ..Will::new(topic, b"gone") };
+        will.properties.delay = Some(delay);
+        let mut connect = Connect { will: Some(will), ..keeping(id) };
+        connect.properties.session_expiry = Some(expiry);
+        connect
+    };
+    let mortals: Vec<Client> = [
+        connect("now", "will/now", 0, 600),
+        connect("later", "will/later", 2, 600),
+        connect("end", "will/end", 900, 3),
+        connect("back", "will/back", 60, 600),
+        connect("clean", "will/clean", 900, 0),
+    ]
+    .iter()
+    .map(|connect| {
+        let (mut client, _) = come(&a, connect);
+        client.subscribe("news", Qos::AtLeastOnce);
+        client
+    })
+    .collect();
+    a.signal("-KILL");
+    drop(mortals);
+    // It comes back before its will is due: that is not wanted any more.
+    let (back, present) = come(&c, &keeping("back"));
+    assert!(present);
+    let mut topics: Vec<String> =
+        (0..4).map(|_| watcher.message_within(REAPED).expect("a will").topic).collect();
+    topics.sort();
+    assert_eq!(topics, ["will/clean", "will/end", "will/later", "will/now"]);
+    assert_eq!(watcher.message_within(Duration::from_secs(2)), None, "no will comes twice");
+    let (mut keeper, _) = come(&c, &keeping("keeper"));
+    let mut kept: Vec<String> = (0..4).map(|_| keeper.message().topic).collect();
+    kept.sort();
+    assert_eq!(kept, topics, "for who was away, too");
+    assert_eq!(keeper.message_within(Duration::from_millis(300)), None);
+    // Those that go on got what was published after the death of their node.
+    let mut publisher = c.client(Version::V5, "p");
+    publisher.publish("news", b"x", Qos::AtLeastOnce);
+    for (id, goes_on) in [("now", true), ("later", true), ("end", false), ("clean", false)] {
+        let (mut client, present) = come(&b, &keeping(id));
+        assert_eq!(present, goes_on, "{id}");
+        assert_eq!(
+            client.message_within(Duration::from_millis(if goes_on { 5000 } else { 100 })).is_some(),
+            goes_on
+        );
+    }
+    drop(back);
+    let left: Vec<String> = redis::cmd("KEYS").arg("nsd:*:end").query(&mut redis.connection()).unwrap();
+    assert!(left.len() <= 1, "what is over leaves nothing: {left:?}");
+}
+
+#[test]
+fn a_session_whose_client_does_not_come_back_ends_and_leaves_nothing() {
+    let redis = Redis::start();
+    let (a, b) = (Broker::node(&redis), Broker::node(&redis));
+    let mut connect = keeping("c");
+    connect.properties.session_expiry = Some(1);
+    let (mut client, _) = come(&a, &connect);
+    client.subscribe("t", Qos::AtLeastOnce);
+    client.disconnect();
+    let mut publisher = b.client(Version::V5, "p");
+    publisher.publish("t", b"x", Qos::AtLeastOnce);
+    let keys = || -> Vec<String> { redis::cmd("KEYS").arg("nsd:{*").query(&mut redis.connection()).unwrap() };
+    assert!(keys().iter().any(|key| key.contains(":q:")), "{:?}", keys());
+    eventually("it has ended", SOON * 2, || keys().iter().all(|key| key.ends_with("client:p")));
+    // Nobody keeps anything for it any more, on any node.
+    publisher.publish("t", b"x", Qos::AtLeastOnce);
+    assert!(keys().iter().all(|key| key.ends_with("client:p")), "{:?}", keys());
+    let (_, present) = come(&b, &connect);
+    assert!(!present);
+}
+
+/// A node that is frozen is taken for dead. When it goes on, it has lost what went on elsewhere, and keeps the rest.
+#[test]
+fn a_node_that_was_taken_for_dead_comes_back_to_what_is_still_its_own() {
+    let redis = Redis::start();
+    let (a, b) = (Broker::node(&redis), Broker::node(&redis));
+    let (mut moved, _) = come(&a, &keeping("moved"));
+    let (mut stays, _) = come(&a, &keeping("stays"));
+    for client in [&mut moved, &mut stays] {
+        client.subscribe("t", Qos::AtLeastOnce);
+    }
+    a.signal("-STOP");
+    let key = |id: &str| format!("nsd:{{s{}}}:client:{id}", nsd_broker::store::keys::shard(id));
+    eventually("it is taken for dead", REAPED, || {
+        let node: Option<String> =
+            redis::cmd("HGET").arg(key("stays")).arg("node").query(&mut redis.connection()).unwrap();
+        node.is_none()
+    });
+    let mut publisher = b.client(Version::V5, "p");
+    publisher.publish("t", b"1", Qos::AtLeastOnce);
+    let (mut elsewhere, present) = come(&b, &keeping("moved"));
+    assert!(present);
+    assert_eq!(elsewhere.message().payload, b"1");
+    a.signal("-CONT");
+    assert_eq!(stays.message_within(REAPED).expect("what came meanwhile").payload, b"1");
+    publisher.publish("t", b"2", Qos::AtLeastOnce);
+    assert_eq!(stays.message().payload, b"2");
+    assert_eq!(elsewhere.message().payload, b"2");
+    assert!(moved.is_closed(SOON), "its session is elsewhere");
+    elsewhere.ping();
+}
+
+#[test]
+fn a_full_redis_refuses_what_must_be_stored_and_takes_it_again_when_there_is_room() {
+    let redis = Redis::start();
+    let broker = Broker::node(&redis);
+    let (mut client, _) = come(&broker, &keeping("c"));
+    client.subscribe("t", Qos::AtLeastOnce);
+    client.disconnect();
+    let memory = |bytes: u64| {
+        let _: () = redis::cmd("CONFIG")
+            .arg("SET")
+            .arg("maxmemory")
+            .arg(bytes)
+            .query(&mut redis.connection())
+            .unwrap();
+    };
+    let mut publisher = broker.client(Version::V5, "p");
+    assert_eq!(publisher.publish("t", b"stored", Qos::AtLeastOnce), ReasonCode::Success);
+    memory(1);
+    assert_eq!(publisher.publish("t", b"refused", Qos::AtLeastOnce), ReasonCode::QuotaExceeded);
+    assert_eq!(broker.ask("health").1["degraded"], true);
+    assert_eq!(publisher.publish("nobody", b"x", Qos::AtLeastOnce), ReasonCode::Success, "nothing to store");
+    let refused = Client::refused(broker.address, &keeping("new"));
+    assert_eq!(refused, ReasonCode::ServerUnavailable, "who would be forgotten is not let in");
+    memory(0);
+    eventually("there is room again", SOON, || {
+        publisher.publish("t", b"again", Qos::AtLeastOnce) == ReasonCode::Success
+    });
+    assert_eq!(broker.ask("health").1["degraded"], false);
+    let (mut client, present) = come(&broker, &keeping("c"));
+    assert!(present);
+    assert_eq!(client.message().payload, b"stored");
+    assert_eq!(client.message().payload, b"again");
+    client.ping();
+}
+
+/// Redis without a file forgets everything at its end. What a node knows of clients that are connected is told anew.
+#[test]
+fn a_redis_that_forgot_everything_is_told_what_the_nodes_know() {
+    let mut redis = Redis::with(&["--appendonly", "no"]);
+    let (a, b) = (Broker::node(&redis), Broker::node(&redis));
+    let (mut client, _) = come(&a, &keeping("c"));
+    client.subscribe("t", Qos::AtLeastOnce);
+    redis.kill();
+    redis.restart();
+    let mut publisher = loop {
+        // Until both are back, nobody is let in.
+        let mut client = Client::open(b.address, Version::V5);
+        client.send(&Packet::Connect(Connect::new(Version::V5, "p")));
+        if client.next(SOON, |packet| matches!(packet, Packet::ConnAck(ack) if !ack.reason.is_failure()))
+            == Ok(true)
+        {
+            break client;
+        }
+    };
+    eventually("both are back", SOON * 4, || {
+        [&a, &b].iter().all(|node| node.ask("health").1["degraded"] == false)
+    });
+    eventually("it is known everywhere", SOON * 2, || {
+        publisher.publish("t", b"x", Qos::AtLeastOnce);
+        client.message_within(Duration::from_millis(300)).is_some()
+    });
+    while client.message_within(Duration::from_millis(300)).is_some() {}
+    client.disconnect();
+    publisher.publish("t", b"later", Qos::AtLeastOnce);
+    let (mut client, present) = come(&b, &keeping("c"));
+    assert!(present);
+    assert_eq!(client.message().payload, b"later");
+}

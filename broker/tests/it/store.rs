@@ -63,13 +63,8 @@ async fn redis() {
     let (a, b) = (RedisStore::new(Arc::clone(&link), 1), RedisStore::new(link, 2));
     let (a, b) = (Store::Redis(a), Store::Redis(b));
     let will = will();
-    let claim = Claim {
-        client_id: "moved",
-        will: will.as_ref(),
-        expiry: 60,
-        clean_start: false,
-        instead_of: None,
-    };
+    let claim =
+        Claim { client_id: "moved", will: will.as_ref(), expiry: 60, clean_start: false, instead_of: None };
     let old = a.claim(&claim).await.unwrap();
     assert!(old.session.is_some() && old.stored.is_none() && old.owed.is_none());
     let new = b.claim(&claim).await.unwrap();
@@ -78,7 +73,6 @@ async fn redis() {
     let key = format!("nsd:{{s{}}}:client:moved", shard("moved"));
     assert_eq!(connection.hget(&key, "node"), Ok("0000000000000002".to_owned()));
     // A claim in the place of one: no will of anybody is due. It begins anew.
-    let anew =
-        b.claim(&Claim { clean_start: true, instead_of: Some(new.epoch), ..claim }).await.unwrap();
+    let anew = b.claim(&Claim { clean_start: true, instead_of: Some(new.epoch), ..claim }).await.unwrap();
     assert!(anew.session > old.session && anew.stored.is_none() && anew.owed.is_none());
 }

@@ -77,6 +77,7 @@ impl Load<'_> {
                 parted: record.parted,
                 subscriptions: Vec::new(),
                 queue: Vec::new(),
+                sent: None,
                 next_seq: 0,
                 held: Vec::new(),
             });

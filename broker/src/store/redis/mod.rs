@@ -161,7 +161,7 @@ impl RedisStore {
     /// that: whatever comes to its queue from now on, this node is told of.
     pub(super) async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed, StoreError> {
         let (mut connection, keys) = (self.link.get()?, &self.link.keys);
-        let (epoch, session, resumed, owed): (u64, String, bool, Value) = scripts::CLAIM
+        let (epoch, session, resumed, owed, sent): (u64, String, bool, Value, String) = scripts::CLAIM
             .arg(keys.prefix())
             .arg(node_name(self.node))
             .arg(keys.client(claim.client_id))
@@ -175,10 +175,13 @@ impl RedisStore {
             .await
             .map_err(told)?;
         let session: Option<SessionId> = session.parse().ok();
-        let stored = match session.filter(|_| resumed) {
+        let mut stored = match session.filter(|_| resumed) {
             Some(session) => self.stored(session).await?,
             None => None,
         };
+        if let Some(stored) = &mut stored {
+            stored.sent = sent.parse().ok();
+        }
         Ok(Claimed { epoch, session, stored, owed: Owed::of(&owed) })
     }
 

@@ -42,6 +42,7 @@ pub(super) async fn session(
         parted: fields.get("parted").and_then(|parted| codec::read_parted(parted)),
         subscriptions: subscriptions.collect(),
         queue,
+        sent: None,
         next_seq,
         held: held.into_iter().filter_map(PacketId::new).collect(),
     }))

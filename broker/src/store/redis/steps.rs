@@ -5,6 +5,7 @@ use nsd_wire::PacketId;
 use redis::{Cmd, Script, Value, from_redis_value_ref};
 
 use super::codec;
+use crate::hub::Ending;
 use crate::limits::{Limits, QueuePolicy};
 use crate::message::Message;
 use crate::store::change::{Change, Seq, SessionId};
@@ -150,11 +151,11 @@ impl Steps {
         self.step(letter).arg(session).arg(epoch)
     }
 
-    /// A connection has ended: its session stays for `expiry` seconds.
-    pub fn part(&mut self, keys: &Keys, client_id: &str, epoch: u64, expiry: u32, keep_will: bool) {
+    /// A connection has ended.
+    pub fn part(&mut self, keys: &Keys, client_id: &str, epoch: u64, ending: Ending) {
         let client = keys.client(client_id);
         self.step("P").arg(client).arg(shard(client_id)).arg(client_id).arg(epoch);
-        self.command.arg(expiry).arg(u8::from(keep_will));
+        self.command.arg(ending.expiry).arg(u8::from(ending.keep_will)).arg(ending.sent);
     }
 
     /// A change of a session under this epoch, or of a will; `false`: it is about something else.

@@ -22,10 +22,12 @@ end
 -- A will that can wait is not wanted any more where the session goes on.
 if before[3] and not (session and delay_of(before[3]) > 0) then due = owe(before[4], before[3]) end
 
-local resumed = session and 1 or 0
+local resumed, sent = session and 1 or 0, false
 if session then
+  -- From now on, only the one who sends knows.
+  sent = call('HGET', of(session, 's'), 'sent')
   call('HSET', of(session, 's'), 'epoch', epoch, 'node', own, 'expiry', expiry)
-  call('HDEL', of(session, 's'), 'parted')
+  call('HDEL', of(session, 's'), 'parted', 'sent')
   call('ZREM', prefix .. 'agenda', session)
 elseif expiry > 0 then
   local number = tonumber(call('GET', prefix .. 'session') or '0') + 1
@@ -43,4 +45,4 @@ if owner and owner ~= own then
   call('SREM', prefix .. 'on:' .. owner, shard .. ':' .. id)
   call('PUBLISH', prefix .. 'in:' .. owner, 'K' .. epoch .. ':' .. id)
 end
-return { epoch, session or '', resumed, due or {} }
+return { epoch, session or '', resumed, due or {}, sent or '' }

@@ -23,13 +23,13 @@ local function hint(owner, session, place, entry)
   known[#known + 1] = struct.pack('>I8I8I4', tonumber(session), place, #entry) .. entry
 end
 
--- The oldest that does not wait for its second half goes: its size, and the first place that may hold something then.
-local function drop_oldest(session, head, upto)
+-- The oldest that was never sent, as far as that is known, goes: its size, and the first place that may hold something then.
+local function drop_oldest(session, head, sent, upto)
   local at_head = true
   for place = head, upto - 1 do
     local name = whole(place)
     local size = call('HSTRLEN', of(session, 'q'), name)
-    if size > 0 and call('SISMEMBER', of(session, 'r'), name) == 0 then
+    if size > 0 and place >= sent and call('SISMEMBER', of(session, 'r'), name) == 0 then
       call('HDEL', of(session, 'q'), name)
       dropped = dropped + 1
       return size, at_head and place + 1 or head
@@ -44,7 +44,7 @@ end
 -- ends for it.
 local function enqueue(session, entry)
   local key = of(session, 's')
-  local info = call('HMGET', key, 'next', 'node', 'bytes', 'head')
+  local info = call('HMGET', key, 'next', 'node', 'bytes', 'head', 'sent')
   if not info[1] then return -1 end
   local place, owner, bytes, head = tonumber(info[1]), info[2], tonumber(info[3]), tonumber(info[4])
   local more, count = most_bytes, nil
@@ -60,7 +60,7 @@ local function enqueue(session, entry)
     end
     if policy == 'drop-newest' or owner or #entry > more then return -2 end
     local size
-    size, head = drop_oldest(session, head, place)
+    size, head = drop_oldest(session, head, tonumber(info[5] or '0'), place)
     if not size then return -2 end
     bytes, count = bytes - size, count - 1
   end

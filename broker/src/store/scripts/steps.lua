@@ -127,7 +127,7 @@ end
 -- A connection has ended: its session stays for a while, or ends with it. The will that is due comes back.
 function steps.P()
   local client, shard, id, epoch = take(), take(), take(), take()
-  local expiry, keeps_will = tonumber(take()), take() == '1'
+  local expiry, keeps_will, sent = tonumber(take()), take() == '1', take()
   local stored = call('HMGET', client, 'epoch', 'session', 'will')
   if stored[1] ~= epoch then return 0 end
   local session, will = stored[2], keeps_will and stored[3]
@@ -141,6 +141,7 @@ function steps.P()
     return will and owe(epoch, will) or 1
   end
   call('HDEL', client, 'node')
+  call('HSET', of(session, 's'), 'sent', sent)
   local due = will and delay_of(will) or expiry
   if not will or due == 0 then call('HDEL', client, 'will') end
   part(session, expiry, (will and due > 0) and due or expiry)

@@ -98,11 +98,9 @@ impl Shared {
         }
         let mut devices = Vec::new();
         for (_, id) in named("nsd:device:") {
-            let device = self.runtime.block_on(nsd_broker::store::Store::Redis(RedisStore::new(
-                Arc::clone(&self.link),
-                1,
-            ))
-            .device(&id));
+            let device = self.runtime.block_on(
+                nsd_broker::store::Store::Redis(RedisStore::new(Arc::clone(&self.link), 1)).device(&id),
+            );
             let device = device.unwrap().unwrap();
             devices.push((id.into(), device.secret.as_str().into(), device.disabled));
         }

@@ -193,6 +193,10 @@ impl Broker {
         });
     }
 
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
+    }
+
     /// Exit code and log of a start that must not succeed.
     pub(crate) fn fails_to_start(&mut self) -> (Option<i32>, String) {
         self.process = self.start_again();
