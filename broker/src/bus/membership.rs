@@ -135,7 +135,9 @@ impl Flusher {
             match answer {
                 0 => self.node.hub.supersede(outbox),
                 2 => {
-                    known_of(outbox).iter().for_each(|change| writes.change(change, outbox, &mut self.author))
+                    for change in known_of(outbox) {
+                        writes.change(&change, outbox, &mut self.author);
+                    }
                 }
                 _ => {}
             }

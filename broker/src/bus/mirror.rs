@@ -197,10 +197,9 @@ impl Mirror {
             let wanted: Vec<HashMap<String, Vec<u8>>> =
                 if sessions.is_empty() { Vec::new() } else { ask.query_async(connection).await? };
             for (session, filters) in sessions.into_iter().zip(wanted) {
-                for (filter, terms) in filters {
-                    if let Some(terms) = codec::read_terms(&terms) {
-                        tree.insert(&filter, session, terms);
-                    }
+                let read = |(filter, terms): (String, Vec<u8>)| Some((filter, codec::read_terms(&terms)?));
+                for (filter, terms) in filters.into_iter().filter_map(read) {
+                    tree.insert(&filter, session, terms);
                 }
             }
             cursor = next;

@@ -53,6 +53,9 @@ struct Planned {
     owed: Option<Box<str>>,
 }
 
+/// What is written with a message besides: the identifier of its sender's that is held, and that a will is published.
+type Marks = (Option<(Arc<Outbox>, Sender)>, Option<Box<str>>);
+
 /// What a batch has led to.
 #[derive(Debug, Default)]
 pub(super) struct Answered {
@@ -86,7 +89,7 @@ impl Writes {
         addressees: &[Addressee],
         origin: &Origin,
         now: SystemTime,
-        (sender, owed): (Option<(Arc<Outbox>, Sender)>, Option<Box<str>>),
+        (sender, owed): Marks,
     ) {
         let Some(message) = Message::from_bytes(bytes).map(Arc::new) else { return };
         let publish = message.publish();
@@ -272,25 +275,29 @@ impl Writes {
             }
             for ((session, head), answer) in planned.receivers[receivers.clone()].iter().zip(answers.by_ref())
             {
-                match Taken::of(answer) {
-                    Taken::Elsewhere | Taken::Nowhere => {}
-                    Taken::Dropped => count(Count::Dropped(Cause::QueueFull)),
-                    Taken::Overrun => {
-                        count(Count::Dropped(Cause::QueueFull));
-                        hub.here(*session).inspect(|outbox| outbox.overrun());
+                let taken = Taken::of(answer);
+                if matches!(taken, Taken::Dropped | Taken::Overrun) {
+                    count(Count::Dropped(Cause::QueueFull));
+                }
+                match (taken, hub.here(*session)) {
+                    (Taken::Overrun, Some(outbox)) => outbox.overrun(),
+                    (Taken::Here(place), Some(outbox)) => {
+                        let head = &self.heads[head.clone()];
+                        let entry = codec::entry(place, head, Arc::clone(&planned.message));
+                        entry.into_iter().for_each(|entry| outbox.arrive(entry, limits));
+                        add(woken, outbox);
                     }
-                    Taken::Here(place) => {
-                        let entry =
-                            codec::entry(place, &self.heads[head.clone()], Arc::clone(&planned.message));
-                        let (Some(outbox), Some(entry)) = (hub.here(*session), entry) else { continue };
-                        outbox.arrive(entry, limits);
-                        if woken.last().is_none_or(|last| last.id != outbox.id) {
-                            woken.push(outbox);
-                        }
-                    }
+                    _ => {}
                 }
             }
         }
+    }
+}
+
+/// One that comes several times in a row is added once.
+fn add(outboxes: &mut Vec<Arc<Outbox>>, outbox: Arc<Outbox>) {
+    if outboxes.last().is_none_or(|last| last.id != outbox.id) {
+        outboxes.push(outbox);
     }
 }
 

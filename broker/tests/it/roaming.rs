@@ -253,7 +253,9 @@ fn a_qos_2_message_comes_once_though_it_is_sent_again_through_another_node() {
         again.send(&Packet::PubRel(nsd_wire::Ack::new(id)));
         again.expect(|packet| matches!(packet, Packet::PubComp(ack) if ack.packet_id == id).then_some(()));
         (writer, _) = come(&a, &keeping("writer"));
-        (0..=number).for_each(|_| drop(writer.id()));
+        for _ in 0..=number {
+            writer.id();
+        }
     }
     for number in 0..20_u8 {
         assert_eq!(reader.message().payload, [number]);
