@@ -162,6 +162,9 @@ impl Node {
     pub async fn claim(&self, opening: &Opening, grant: &Grant) -> Result<Claimed, ReasonCode> {
         self.has_room_for(opening)?;
         if let Some(journal) = self.hub.journal.as_ref().filter(|_| self.hub.is_leaving(&opening.client_id)) {
+            if !self.store.is_there() {
+                return Err(ReasonCode::ServerUnavailable);
+            }
             journal.stored().await;
         }
         let claim = Claim {

@@ -40,8 +40,8 @@ pub(super) struct Writes {
     calls: Vec<Vec<(usize, Range<usize>)>>,
     messages: Vec<Messages>,
     steps: Vec<Steps>,
-    /// Whom the steps are about, in order.
-    subjects: Vec<Arc<Outbox>>,
+    /// Whom the steps are about, in order, and whether it is that their connection has ended.
+    subjects: Vec<(Arc<Outbox>, bool)>,
 }
 
 #[derive(Debug)]
@@ -91,6 +91,9 @@ impl Writes {
         now: SystemTime,
         (sender, owed): Marks,
     ) {
+        if addressees.is_empty() && sender.is_none() && owed.is_none() {
+            return;
+        }
         let Some(message) = Message::from_bytes(bytes).map(Arc::new) else { return };
         let publish = message.publish();
         let session = origin.sender.as_ref().and_then(|outbox| outbox.session);
@@ -143,7 +146,7 @@ impl Writes {
                 let epoch = outbox.ownership();
                 let (steps, keys) = self.steps(author);
                 steps.part(keys, &outbox.client_id, epoch, *ending);
-                return self.subjects.push(Arc::clone(outbox));
+                return self.subjects.push((Arc::clone(outbox), true));
             }
             Work::Filter(outbox, filter, wanted) => (outbox, filter_change(outbox, filter, *wanted)),
             Work::Released(outbox, id) => {
@@ -167,7 +170,7 @@ impl Writes {
         let epoch = outbox.ownership();
         let (steps, keys) = self.steps(author);
         if steps.change(keys, change, epoch) {
-            self.subjects.push(Arc::clone(outbox));
+            self.subjects.push((Arc::clone(outbox), false));
         }
     }
 
@@ -247,8 +250,10 @@ impl Writes {
                 subjects.for_each(drop);
                 continue;
             };
-            for (outbox, outcome) in subjects.zip(outcomes) {
-                hub.has_left(outbox);
+            for ((outbox, has_left), outcome) in subjects.zip(outcomes) {
+                if *has_left {
+                    hub.has_left(outbox);
+                }
                 match outcome {
                     Outcome::Fine => {}
                     Outcome::Fenced => hub.supersede(outbox),

@@ -101,11 +101,9 @@ impl Hub {
         self.leaving.lock().contains(client_id)
     }
 
-    /// It is there; asked of every session that the store was told something of.
+    /// It is there.
     pub fn has_left(&self, outbox: &Outbox) {
-        if !outbox.is_attached() {
-            self.leaving.lock().remove(&outbox.client_id);
-        }
+        self.leaving.lock().remove(&outbox.client_id);
     }
 
     /// A session leaves this node; if its connection is still there, it learns of it when it looks.
