@@ -213,7 +213,7 @@ impl Flusher {
     }
 
     /// What Redis has answered about sessions.
-    fn take_in(&mut self, writes: &Writes, replies: &[Value]) {
+    pub(super) fn take_in(&mut self, writes: &Writes, replies: &[Value]) {
         let answered = writes.read(replies, &self.node.hub, &self.node.limits.load());
         if answered.again {
             self.collects = true;

@@ -1,7 +1,7 @@
 //! This node's place in the cluster: its lease, what it says when Redis may have forgotten it, and what it does for nodes
 //! that are dead and clients that do not come back.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,10 @@ use crate::telemetry::{Count, count_many};
 const UPKEEP: Duration = Duration::from_secs(2);
 /// How often sessions are looked for that end, and wills that are due.
 const AGENDA: Duration = Duration::from_millis(500);
+/// How often some of the clients are looked at that Redis takes for ours.
+const AUDIT: Duration = Duration::from_secs(2);
+/// After so long, a claim has come to something or nothing will come of it.
+const UNCLAIMED: Duration = Duration::from_secs(10);
 /// Clients of a dead node, and sessions that are due, dealt with at once: Redis does nothing else meanwhile.
 const SLICE: usize = 500;
 /// Clients that are named to Redis with one question.
@@ -32,6 +36,11 @@ const NAMED: usize = 1000;
 pub(super) struct Rounds {
     renewed: Option<Instant>,
     agenda: Option<Instant>,
+    audited: Option<Instant>,
+    /// How far it is through the clients that Redis takes for ours.
+    cursor: String,
+    /// Those that are not here, under the epoch of their claim, and since when.
+    strangers: HashMap<Box<str>, (u64, Instant)>,
 }
 
 impl Rounds {
@@ -58,6 +67,10 @@ impl Flusher {
         if is_due(self.rounds.agenda, AGENDA) {
             self.rounds.agenda = Some(Instant::now());
             self.look_after_the_absent(connection).await?;
+        }
+        if is_due(self.rounds.audited, AUDIT) {
+            self.rounds.audited = Some(Instant::now());
+            self.audit(connection).await?;
         }
         if std::mem::take(&mut self.collects) {
             self.collect_owed(connection).await?;
@@ -203,6 +216,46 @@ impl Flusher {
             .await?;
         count_many(Count::SessionExpired, ended);
         wills.iter().filter_map(Owed::of).for_each(|owed| self.publish_owed(owed));
+        Ok(())
+    }
+
+    /// A claim whose answer was lost, or came too late for its client, leaves a client id that is ours and a session that
+    /// would never end.
+    async fn audit(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        let (keys, rounds) = (&self.link.keys, &mut self.rounds);
+        let mut scan = redis::cmd("SSCAN");
+        let cursor = if rounds.cursor.is_empty() { "0" } else { &rounds.cursor };
+        scan.arg(keys.clients_on(self.bus.node)).arg(cursor).arg("COUNT").arg(SLICE);
+        let (next, members): (String, Vec<String>) = scan.query_async(connection).await?;
+        rounds.cursor = next;
+        let hub = &self.node.hub;
+        let ids = members.iter().filter_map(|member| Some(member.split_once(':')?.1));
+        let strangers: Vec<&str> = ids.filter(|id| !hub.knows(id) && !hub.is_leaving(id)).collect();
+        rounds.strangers.retain(|id, _| !hub.knows(id));
+        if strangers.is_empty() {
+            return Ok(());
+        }
+        let mut ask = redis::pipe();
+        strangers.iter().for_each(|id| {
+            ask.cmd("HGET").arg(keys.client(id)).arg("epoch");
+        });
+        let epochs: Vec<Option<u64>> = ask.query_async(connection).await?;
+        let mut writes = Writes::default();
+        for (id, epoch) in strangers.into_iter().zip(epochs) {
+            let epoch = epoch.unwrap_or(0);
+            let known = rounds.strangers.entry(id.into()).or_insert((epoch, Instant::now()));
+            if known.0 != epoch {
+                *known = (epoch, Instant::now());
+            } else if known.1.elapsed() >= UNCLAIMED {
+                rounds.strangers.remove(id);
+                writes.abandon(id, epoch, &mut self.author);
+            }
+        }
+        let mut pipeline = redis::pipe();
+        if writes.write(&mut self.author, &self.node.limits.load(), &mut pipeline) > 0 {
+            let replies: Vec<Value> = pipeline.query_async(connection).await?;
+            self.take_in(&writes, &replies);
+        }
         Ok(())
     }
 

@@ -166,6 +166,13 @@ impl Writes {
         change.into_iter().for_each(|change| self.change(&change, outbox, author));
     }
 
+    /// A claim of this node of which nothing came.
+    pub(super) fn abandon(&mut self, client_id: &str, epoch: u64, author: &mut Author) {
+        let (steps, keys) = self.steps(author);
+        steps.abandon(keys, client_id, epoch);
+        self.subjects.push((Arc::new(Outbox::new(0, client_id.into(), None)), true));
+    }
+
     pub(super) fn change(&mut self, change: &Change, outbox: &Arc<Outbox>, author: &mut Author) {
         let epoch = outbox.ownership();
         let (steps, keys) = self.steps(author);

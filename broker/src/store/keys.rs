@@ -86,6 +86,10 @@ impl Keys {
         self.named("subs:version")
     }
 
+    pub fn clients_on(&self, node: u64) -> String {
+        self.of_node("on", node)
+    }
+
     /// How many hints were sent to a node.
     pub fn hints(&self, node: u64) -> String {
         self.of_node("hints", node)

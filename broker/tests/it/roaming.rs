@@ -476,3 +476,30 @@ fn a_redis_that_forgot_everything_is_told_what_the_nodes_know() {
     assert!(present);
     assert_eq!(client.message().payload, b"later");
 }
+
+/// The answer to a claim is lost, and with it the connection: the session must end all the same.
+#[tokio::test]
+async fn a_claim_of_which_nothing_came_is_given_up() {
+    let redis = Redis::start();
+    let broker = Broker::node(&redis);
+    let (mut client, _) = come(&broker, &keeping("c"));
+    let key = |id: &str| format!("nsd:{{s{}}}:client:{id}", nsd_broker::store::keys::shard(id));
+    let node: String = redis::cmd("HGET").arg(key("c")).arg("node").query(&mut redis.connection()).unwrap();
+    let settings = nsd_broker::settings::RedisSettings::parse(&redis.url(), None, "nsd:").unwrap();
+    let link = nsd_broker::store::Link::new(&settings).unwrap();
+    link.use_now(link.connect().await.unwrap());
+    let node = nsd_broker::store::keys::node_of(&node).unwrap();
+    let store = nsd_broker::store::Store::Redis(nsd_broker::store::RedisStore::new(link.into(), node));
+    let claim = nsd_broker::store::Claim {
+        client_id: "ghost",
+        will: None,
+        expiry: 1,
+        clean_start: true,
+        instead_of: None,
+    };
+    let claimed = store.claim(&claim).await.unwrap();
+    let exists = || redis::cmd("EXISTS").arg(key("ghost")).query(&mut redis.connection()).unwrap();
+    assert!(claimed.session.is_some() && exists());
+    eventually("it is given up", REAPED, || !exists());
+    client.ping();
+}

@@ -158,6 +158,12 @@ impl Steps {
         self.command.arg(ending.expiry).arg(u8::from(ending.keep_will)).arg(ending.sent);
     }
 
+    /// A claim of which nothing came: nobody is connected, on the terms that were stored with it.
+    pub fn abandon(&mut self, keys: &Keys, client_id: &str, epoch: u64) {
+        let client = keys.client(client_id);
+        self.step("P").arg(client).arg(shard(client_id)).arg(client_id).arg(epoch).arg("").arg(1).arg("");
+    }
+
     /// A change of a session under this epoch, or of a will; `false`: it is about something else.
     pub fn change(&mut self, keys: &Keys, change: &Change, epoch: u64) -> bool {
         match change {

@@ -131,6 +131,8 @@ function steps.P()
   local stored = call('HMGET', client, 'epoch', 'session', 'will')
   if stored[1] ~= epoch then return 0 end
   local session, will = stored[2], keeps_will and stored[3]
+  -- A claim of which nothing came has no terms of its own.
+  if not expiry then expiry = session and tonumber(call('HGET', of(session, 's'), 'expiry') or '0') or 0 end
   call('SREM', prefix .. 'on:' .. own, shard .. ':' .. id)
   if not session or expiry == 0 or call('EXISTS', of(session, 's')) == 0 then
     if session then
@@ -141,7 +143,7 @@ function steps.P()
     return will and owe(epoch, will) or 1
   end
   call('HDEL', client, 'node')
-  call('HSET', of(session, 's'), 'sent', sent)
+  if sent ~= '' then call('HSET', of(session, 's'), 'sent', sent) end
   local due = will and delay_of(will) or expiry
   if not will or due == 0 then call('HDEL', client, 'will') end
   part(session, expiry, (will and due > 0) and due or expiry)
