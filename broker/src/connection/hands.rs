@@ -214,7 +214,10 @@ impl Hands {
     /// Of a message for the store that all nodes share. An identifier that is to be held is known from now on.
     fn origin(&self, outbox: &Arc<Outbox>, receipt: Option<&Receipt>) -> Origin {
         let Some(receipt) = receipt else { return Origin::default() };
-        let hold = Some(receipt.id).filter(|_| receipt.kind == AckKind::PubRec && outbox.session.is_some());
+        if outbox.session.is_none() {
+            return Origin::default();
+        }
+        let hold = Some(receipt.id).filter(|_| receipt.kind == AckKind::PubRec);
         if let Some(id) = hold {
             outbox.with_persistent(|persistent| persistent.held.insert(id));
         }

@@ -82,14 +82,15 @@ impl Hub {
 
     /// A connection ends, as its session decided. `None`: it had been superseded.
     pub fn see_off(&self, outbox: &Arc<Outbox>, attachment: u64, parting: &Parting<'_>) -> Option<Ending> {
-        self.leaving.lock().insert(outbox.client_id.clone());
         drop(outbox.take_will(attachment));
         let keep_will = parting.keep_will;
         if outbox.session.is_none() {
             self.forget_subscriptions(outbox, parting.filters.iter().map(|filter| &**filter));
+            self.leaving.lock().insert(outbox.client_id.clone());
             return Some(Ending { expiry: 0, keep_will, sent: 0 });
         }
         let persistent = self.dismiss(outbox)?;
+        self.leaving.lock().insert(outbox.client_id.clone());
         let expiry = parting.expiry.unwrap_or(persistent.expiry);
         let expiry = if outbox.is_overrun() { 0 } else { expiry };
         Some(Ending { expiry, keep_will, sent: persistent.queue.sent_below() })
