@@ -113,17 +113,19 @@ where
     let id = gate.client_id().filter(|id| !id.is_empty());
     let who = Who { source: client.peer.ip(), client: id.map(pick::key) };
     let mut tried = Vec::new();
-    let mut last_word = None;
+    let (mut last_word, mut why) = (None, None);
     while tried.len() < limits::CONNECT_ATTEMPTS {
         let found = line::seat(stream.socket(), backend, &policy, who, &tried).await;
         let Some(seat) = found.map_err(|end| failed(client, end, gate, 0))? else { break };
         let name = &seat.member().name;
         tried.push(seat.member().id);
-        let Some(mut server) = reach(backend, seat.member(), &policy, || client.header(stream))
-            .await
-            .map_err(|end| failed(client, end, gate, 0))?
-        else {
-            continue;
+        let mut server = match reach(backend, seat.member(), &policy, || client.header(stream)).await {
+            Ok(Some(server)) => server,
+            Ok(None) => continue,
+            Err(end) => {
+                why = Some(end);
+                break;
+            }
         };
         let asked = timeout(rules.answer_timeout, ask(&mut server, gate.bytes(), passed));
         let asked = tokio::select! {
@@ -159,7 +161,7 @@ where
     let answer = last_word.unwrap_or_else(|| connack(reason, passed.version));
     client.frontend.tally.count(|counts| counts.connack(&answer));
     say_goodbye(stream, &answer).await;
-    Err(failed(client, end, gate, answer.len()))
+    Err(failed(client, why.unwrap_or(end), gate, answer.len()))
 }
 
 /// Sends the CONNECT with what came behind it, and reads the beginning of the answer.

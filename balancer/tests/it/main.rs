@@ -3,11 +3,14 @@
 
 mod balance;
 mod checks;
+mod clock;
 mod convert;
 mod dashboard;
 mod dashboard_page;
+mod floods;
 mod gate;
 mod health;
+mod hostile;
 mod http;
 mod metrics;
 mod names;

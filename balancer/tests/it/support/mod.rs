@@ -78,13 +78,11 @@ impl Balancer {
         directory: TempDir,
         address: SocketAddr,
         settings: &str,
-        mut command: Command,
+        command: Command,
     ) -> Self {
         let path = directory.path();
         std::fs::write(path.join("balancer.toml"), complete(&directory, settings)).unwrap();
-        let log = File::create(path.join("log")).unwrap();
-        command.arg("--config").arg(path.join("balancer.toml")).env("RUST_LOG", "info");
-        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let process = run(&directory, command);
         let balancer = Self { directory, address, process };
         let started = async || balancer.log().contains("started");
         until("the balancer starts", started).await;
@@ -138,6 +136,14 @@ impl Balancer {
         kill_process(Pid::from_child(&self.process), signal).unwrap();
     }
 
+    /// Killed as the kernel kills, and started again with the files that are there.
+    pub(crate) async fn crash(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.process = run(&self.directory, Command::new(BINARY));
+        until("the balancer starts again", async || self.log().contains("started")).await;
+    }
+
     pub(crate) async fn exited(&mut self) -> ExitStatus {
         let begun = Instant::now();
         loop {
@@ -155,6 +161,12 @@ impl Balancer {
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
+}
+
+fn run(directory: &TempDir, mut command: Command) -> Child {
+    let log = File::create(directory.path().join("log")).unwrap();
+    command.arg("--config").arg(directory.path().join("balancer.toml")).env("RUST_LOG", "info");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
 }
 
 fn complete(directory: &TempDir, settings: &str) -> String {
