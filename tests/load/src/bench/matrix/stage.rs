@@ -25,6 +25,8 @@ pub(super) const ANSWER: Duration = Duration::from_secs(1);
 /// After a reload or a start: for checks to pass and files to be seen.
 pub(super) const SETTLE: Duration = Duration::from_millis(2500);
 const LOOK: Duration = Duration::from_millis(50);
+/// How often the kernel's table is read at most.
+const LOOKS: usize = 20;
 const SERVER_PORTS: [u16; 3] = [43, 44, 45];
 
 #[derive(Debug)]
@@ -182,8 +184,20 @@ impl Stage<'_> {
 
     /// Established connections at each server, as the kernel counts them. A check may be among them.
     pub(super) fn at_servers(&self) -> Result<[usize; 3]> {
-        let table = std::fs::read_to_string("/proc/net/tcp")?;
-        Ok(self.server_addresses().map(|address| established(&table, address.port())))
+        let count = || -> Result<[usize; 3]> {
+            let table = std::fs::read_to_string("/proc/net/tcp")?;
+            Ok(self.server_addresses().map(|address| established(&table, address.port())))
+        };
+        // The kernel hands its table out in pieces, and misses some while others connect: it is to say the same twice.
+        let mut counted = count()?;
+        for _ in 0..LOOKS {
+            let again = count()?;
+            if again == counted {
+                break;
+            }
+            counted = again;
+        }
+        Ok(counted)
     }
 }
 
