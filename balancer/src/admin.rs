@@ -78,6 +78,9 @@ struct FrontendReport {
     backend: Option<String>,
     /// All that clients may come to.
     backends: Vec<String>,
+    /// Connections now, and since the start.
+    connections: u64,
+    connections_total: u64,
 }
 
 #[derive(Serialize)]
@@ -149,6 +152,8 @@ fn status(balancer: &Balancer) -> Reply {
             Then::Refuse => None,
         },
         backends: frontend.backends.iter().map(|backend| backend.name.clone()).collect(),
+        connections: frontend.tally.counts().open(),
+        connections_total: frontend.tally.counts().accepted,
     };
     let backend = |backend: &Arc<crate::running::Backend>| {
         let (pool, policy) = (backend.pool.load(), backend.policy.load());

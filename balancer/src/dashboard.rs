@@ -29,6 +29,7 @@ use crate::gate::rates::Rates;
 use crate::limits;
 use crate::server::Balancer;
 use crate::settings::DashboardSettings;
+use crate::telemetry;
 use history::History;
 pub(crate) use history::Totals;
 use logins::Logins;
@@ -176,7 +177,7 @@ async fn sample(balancer: Weak<Balancer>, history: Arc<Mutex<History>>, since: I
     loop {
         seconds.tick().await;
         let Some(balancer) = balancer.upgrade() else { return };
-        history.lock().take(since.elapsed(), balancer.totals());
+        history.lock().take(since.elapsed(), telemetry::totals(&balancer));
     }
 }
 

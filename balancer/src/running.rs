@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -37,8 +37,6 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) access_log: AtomicBool,
     pub(crate) log_user_names: AtomicBool,
-    /// Connections accepted since the start.
-    pub(crate) connections: AtomicU64,
 }
 
 /// Whom a server is chosen for.
@@ -213,7 +211,6 @@ async fn accept(
     };
     loop {
         let accepted = listener.accept().await;
-        shared.connections.fetch_add(1, Relaxed);
         let Route { frontend, tls } = &**route.load();
         let (worker, place) = shared.workers.least_loaded();
         let begun = session::begin(accepted, tls.clone(), Arc::clone(frontend), Arc::clone(&shared), place);

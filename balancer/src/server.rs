@@ -19,7 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::backend::State;
 use crate::credentials::Credentials;
-use crate::dashboard::{self, Totals};
+use crate::dashboard;
 use crate::pool::Entry;
 use crate::relay::Order;
 use crate::running::{Running, Shared};
@@ -118,7 +118,6 @@ impl Balancer {
             registry: Arc::default(),
             access_log: AtomicBool::new(settings.access_log),
             log_user_names: AtomicBool::new(settings.log_user_names),
-            connections: AtomicU64::new(0),
         });
         tokio::spawn(Arc::clone(&shared.registry).look_after());
         info!(sessions, "room for this many sessions at once (from the limit of open files)");
@@ -183,15 +182,6 @@ impl Balancer {
             warn!("some servers were not checked yet, accepting clients now");
         }
         self.ready.send_replace(true);
-    }
-
-    /// What was counted since the start.
-    pub(crate) fn totals(&self) -> Totals {
-        Totals {
-            sessions: self.shared.workers.sessions() as u64,
-            connections: self.shared.connections.load(Relaxed),
-            ..Totals::default()
-        }
     }
 
     /// All servers, the leaving ones included.

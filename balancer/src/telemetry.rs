@@ -7,6 +7,7 @@ mod prometheus;
 mod sample;
 mod tally;
 
+use crate::dashboard::Totals;
 use crate::server::Balancer;
 
 pub(crate) use tally::{Checks, Tally, Traffic};
@@ -14,4 +15,15 @@ pub(crate) use tally::{Checks, Tally, Traffic};
 /// As Prometheus reads it, as of now.
 pub(crate) fn page(balancer: &Balancer) -> String {
     prometheus::page(&sample::take(balancer))
+}
+
+/// What the dashboard samples every second.
+pub(crate) fn totals(balancer: &Balancer) -> Totals {
+    let mut totals = Totals { sessions: balancer.shared.workers.sessions() as u64, ..Totals::default() };
+    for frontend in sample::frontends(balancer) {
+        totals.connections += frontend.counts.accepted;
+        totals.bytes_in += frontend.moved.up;
+        totals.bytes_out += frontend.moved.down;
+    }
+    totals
 }

@@ -264,17 +264,15 @@ function showMoves(moves) {
 const rates = new Map();
 
 function showFrontends(frontends) {
-  const rate = ({ name, sessions_total: total }) => {
+  const rate = ({ name, connections_total: total }) => {
     const [before, at] = [rates.get(name), Date.now() / 1000];
     rates.set(name, { at, total });
     return before && at > before.at ? count(Math.round((total - before.total) / (at - before.at))) : "–";
   };
-  const row = (frontend) => [frontend.name, [
-    frontend.name,
-    frontend.backends.join(", "),
-    ...(frontend.sessions === undefined ? [] : [count(frontend.sessions), rate(frontend)]),
-  ]];
-  rowsOf($("frontends"), [["Name", ""], ["Backends", ""], ...(frontends[0]?.sessions === undefined ? [] : [["Sessions", "number"], ["New/s", "number"]])], frontends.map(row));
+  const row = (frontend) =>
+    [frontend.name, [frontend.name, count(frontend.connections), rate(frontend), frontend.backends.join(", ")]];
+  const columns = [["Name", ""], ["Connections", "number"], ["New/s", "number"], ["Backends", ""]];
+  rowsOf($("frontends"), columns, frontends.map(row));
 }
 
 function showCertificates(groups) {

@@ -11,6 +11,7 @@ use nsd_edge::tls::Ocsp;
 
 use super::counts::{Counts, Times};
 use crate::backend::State;
+use crate::frontend::Frontend;
 use crate::member::Member;
 use crate::pool::Entry;
 use crate::relay::Moved;
@@ -104,11 +105,7 @@ pub(crate) fn take(balancer: &Balancer) -> Sample {
         moved.add(&live.member, live.handle.moved());
     });
     let running = balancer.running.lock();
-    let frontends = running.frontends.iter().map(|frontend| FrontendSample {
-        name: frontend.name.clone(),
-        counts: frontend.tally.counts(),
-        moved: frontend.tally.traffic.with(moved.of(&frontend.tally)),
-    });
+    let frontends = running.frontends.iter().map(|frontend| of_frontend(frontend, &moved));
     let certificates = running.certificates.values().flat_map(|kept| {
         let stale = kept.server.problem().is_some();
         kept.server.certificates().into_iter().map(move |own| CertificateSample {
@@ -135,6 +132,21 @@ pub(crate) fn take(balancer: &Balancer) -> Sample {
         backends: running.backends.iter().map(|backend| of_backend(backend, &moved)).collect(),
         certificates,
         process: Process::now(),
+    }
+}
+
+/// The clients of each frontend. Costs a look at each session, too.
+pub(crate) fn frontends(balancer: &Balancer) -> Vec<FrontendSample> {
+    let mut moved = Running::default();
+    balancer.shared.registry.each(|live| moved.add(&live.frontend.tally, live.handle.moved()));
+    balancer.running.lock().frontends.iter().map(|frontend| of_frontend(frontend, &moved)).collect()
+}
+
+fn of_frontend(frontend: &Frontend, moved: &Running) -> FrontendSample {
+    FrontendSample {
+        name: frontend.name.clone(),
+        counts: frontend.tally.counts(),
+        moved: frontend.tally.traffic.with(moved.of(&frontend.tally)),
     }
 }
 

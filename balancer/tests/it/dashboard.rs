@@ -69,13 +69,15 @@ async fn before_the_login_there_is_the_form_and_nothing_else() {
 #[tokio::test]
 async fn who_is_logged_in_sees_what_the_admin_socket_tells() {
     let stage = stage("").await;
-    let clients = Client::many(stage.balancer.address, 3).await;
+    let mut clients = Client::many(stage.balancer.address, 3).await;
     let visitor = Visitor::logged_in(stage.dashboard).await;
     assert!(visitor.get("/").await.body.contains("id=\"backends\""));
     assert_eq!(visitor.get("/page.js").await.header("content-type"), Some("text/javascript; charset=utf-8"));
     let shown = visitor.get("/api/status").await.json();
     let (_, told) = stage.balancer.ask(Method::GET, "/status", None).await;
     assert_eq!(shown["sessions"], 3);
+    let frontend = &shown["frontends"][0];
+    assert_eq!((&frontend["connections"], &frontend["connections_total"]), (&3.into(), &3.into()));
     assert_eq!(shown["version"], env!("CARGO_PKG_VERSION"));
     for key in ["frontends", "problem", "certificates", "ready", "degraded"] {
         assert_eq!(shown[key], told[key], "{key}");
@@ -91,6 +93,14 @@ async fn who_is_logged_in_sees_what_the_admin_socket_tells() {
     let later = visitor.get(&format!("/api/history?after={}", at - 1)).await.json();
     let later = later["samples"].as_array().unwrap().len();
     assert!((1..count).contains(&later), "{later} of {count}: only what is new");
+    clients[0].echo(&[0; 5000]).await.unwrap();
+    let moved = async || {
+        let history = visitor.get("/api/history").await.json();
+        let samples = history["samples"].as_array().unwrap();
+        // One sample has most of it, rated by a second that may have been a little longer.
+        ["bytes_in", "bytes_out"].iter().all(|way| samples.iter().any(|s| s[way].as_u64().unwrap() > 2000))
+    };
+    until("the samples show the traffic", moved).await;
     assert_eq!(visitor.get("/nothing").await.status, 404);
     drop(clients);
 }

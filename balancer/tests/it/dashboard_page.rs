@@ -59,6 +59,8 @@ async fn a_person_logs_in_sees_the_servers_and_drains_one() {
     browser.until("document.querySelector('#certificates').textContent.includes('<img src=x')");
     browser.until("document.querySelectorAll('figure .curve')[0].getAttribute('d').length > 20");
 
+    browser.until("document.querySelector('#frontends').textContent.includes('mqtt40')");
+
     drain_by_keyboard(&mut browser, "mqtt-1");
     assert_eq!(balancer.server("mqtt-1").await["state"], "draining");
     browser.until("document.querySelector('#result').textContent.includes('mqtt-1 is draining now.')");
