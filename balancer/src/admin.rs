@@ -1,6 +1,7 @@
 //! The admin socket: health, status, who is where, drain and ready of a server, reload.
 
 mod clients;
+mod moves;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::backend::{Input, State};
-use crate::member::MemberReport;
+use crate::member::{Member, MemberReport};
+use crate::moving;
+use crate::pool::Entry;
 use crate::rules::Then;
 use crate::server::Balancer;
 use crate::settings::{Address, Policy};
@@ -36,8 +39,10 @@ pub(crate) fn router(balancer: Arc<Balancer>) -> Router {
         )
         .route(Method::GET, "/who", with(clients::who))
         .route(Method::GET, "/sessions", with(|balancer, _| clients::sessions(balancer)))
-        .route(Method::POST, "/drain", with(|balancer, request| tell(balancer, request, Input::Drain)))
-        .route(Method::POST, "/ready", with(|balancer, request| tell(balancer, request, Input::Ready)))
+        .route(Method::POST, "/drain", with(moves::drain))
+        .route(Method::POST, "/ready", with(moves::ready))
+        .route(Method::POST, "/rebalance", with(moves::rebalance))
+        .route(Method::GET, "/moves", with(|balancer, _| moves::moves(balancer)))
         .route(Method::POST, "/reload", with(|balancer, _| reload(balancer)))
 }
 
@@ -57,6 +62,8 @@ struct Status {
     problem: Option<String>,
     frontends: Vec<FrontendReport>,
     backends: Vec<BackendReport>,
+    /// Drains and rebalances, oldest first.
+    moves: Vec<moving::Report>,
     certificates: Vec<CertificateReport>,
 }
 
@@ -157,7 +164,7 @@ fn status(balancer: &Balancer) -> Reply {
     };
     let backend = |backend: &Arc<crate::running::Backend>| {
         let (pool, policy) = (backend.pool.load(), backend.policy.load());
-        let report = |entry: &crate::pool::Entry<_>| -> MemberReport { entry_report(entry, &policy) };
+        let report = |entry: &Entry<_>| entry_report(entry, &policy);
         let sessions = pool.members.iter().map(|entry| u64::from(entry.member.active()));
         let leaving = pool.leaving.iter().filter(|entry| entry.member.active() > 0);
         BackendReport {
@@ -183,6 +190,7 @@ fn status(balancer: &Balancer) -> Reply {
         problem: balancer.last_reload.lock().clone().err(),
         frontends: running.frontends.iter().map(frontend).collect(),
         backends: running.backends.iter().map(backend).collect(),
+        moves: balancer.shared.moving.reports(),
         certificates: certificates.collect(),
     };
     Reply::json(StatusCode::OK, &status)
@@ -192,17 +200,13 @@ fn milliseconds(time: Option<Duration>) -> Option<u64> {
     u64::try_from(time?.as_millis()).ok()
 }
 
-fn entry_report(entry: &crate::pool::Entry<crate::member::Member>, policy: &Policy) -> MemberReport {
+fn entry_report(entry: &Entry<Member>, policy: &Policy) -> MemberReport {
     entry.member.report(entry.settings.weight, policy)
 }
 
 /// A server is named by its name, in whichever backends it is, or by its address.
-fn tell(balancer: &Balancer, request: &Request, input: Input) -> Reply {
-    let which: Which = match request.json() {
-        Ok(which) => which,
-        Err(reply) => return reply,
-    };
-    let address: Option<Address> = which.server.parse().ok();
+fn tell(balancer: &Balancer, server: &str, input: Input, then: impl Fn(&Arc<Member>)) -> Reply {
+    let address: Option<Address> = server.parse().ok();
     let running = balancer.running.lock();
     let mut told = Vec::new();
     let mut known = Vec::new();
@@ -210,14 +214,15 @@ fn tell(balancer: &Balancer, request: &Request, input: Input) -> Reply {
         let policy = backend.policy.load();
         for entry in &backend.pool.load().members {
             known.push(entry.settings.name.clone());
-            if entry.settings.name == which.server || Some(&entry.settings.address) == address.as_ref() {
+            if entry.settings.name == server || Some(&entry.settings.address) == address.as_ref() {
                 entry.member.tell(input, &policy);
+                then(&entry.member);
                 told.push(entry_report(entry, &policy));
             }
         }
     }
     if told.is_empty() {
-        let problem = json!({ "error": format!("there is no server `{}`", which.server), "servers": known });
+        let problem = json!({ "error": format!("there is no server `{server}`"), "servers": known });
         return Reply::json(StatusCode::NOT_FOUND, &problem);
     }
     Reply::json(StatusCode::OK, &json!({ "servers": told }))

@@ -7,6 +7,7 @@
 //! | [`bucket`] | pure | how many clients a server may get a second |
 //! | [`convert`] | pure | `haproxy.cfg` → our settings |
 //! | [`gate`] | pure | a client's CONNECT → let in, or refused and in which words |
+//! | [`moves`] | pure | how many sessions each server has above its fair share |
 //! | [`pace`] | pure | how fast many sessions are told to end |
 //! | [`pick`] | pure | which server gets the next session |
 //! | [`pool`] | pure | the servers of a backend; a new list of them → what changes |
@@ -15,6 +16,7 @@
 //! | `limits` | | every limit with its reason |
 //! | `duplicates` | edge | the older sessions of a client that comes again |
 //! | `member` | edge | one server at run time: machine, counts, closing of its sessions |
+//! | `moving` | edge | drains and rebalances, and what became of the clients |
 //! | `names` | edge | names of servers → addresses, again and again |
 //! | `origin` | edge | what a server is told of where its client comes from |
 //! | `probe` | edge | health checks → inputs of the machine |
@@ -41,6 +43,7 @@ pub mod convert;
 pub mod dashboard;
 pub mod framing;
 pub mod gate;
+pub mod moves;
 pub mod pace;
 pub mod pick;
 pub mod pool;
@@ -56,6 +59,7 @@ mod frontend;
 mod guard;
 mod limits;
 mod member;
+mod moving;
 mod names;
 mod origin;
 mod probe;

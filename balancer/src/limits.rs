@@ -49,6 +49,19 @@ pub(crate) const TAKEOVER: Duration = Duration::from_secs(1);
 /// Sessions of a server that is down, closed a second unless the settings say otherwise: each of their clients comes back
 /// with a CONNECT, and perhaps a handshake.
 pub(crate) const CLOSE_RATE: Pace = Pace::per_second(1000);
+/// Sessions that an operator moves, where no rate is told.
+pub(crate) const MOVE_RATE: Pace = Pace::per_second(10);
+/// After the last session of a drain or rebalance was closed, its clients are followed for so long; who comes later is
+/// reported as not returned.
+pub(crate) const FOLLOW: Duration = Duration::from_secs(600);
+/// Drains and rebalances that are remembered, beside those under way.
+pub(crate) const MOVES: usize = 16;
+/// A rebalance begins by itself so long after a server came, ...
+pub(crate) const REBALANCE_AFTER: Duration = Duration::from_secs(30);
+/// ... where a server has more than its fair share by so many per cent; ...
+pub(crate) const REBALANCE_THRESHOLD: u32 = 20;
+/// ... and it is looked so often.
+pub(crate) const REBALANCE_GLANCE: Duration = Duration::from_millis(500);
 /// How often it is looked for clients that are silent. A session is looked at once in as many turns as there are shards of
 /// the registry, so about once in two seconds.
 pub(crate) const LOOK_AFTER: Duration = Duration::from_millis(125);

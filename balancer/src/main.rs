@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use nsd_balancer::convert;
 use nsd_balancer::dashboard;
+use nsd_balancer::pace::Pace;
 use nsd_balancer::server::{self, StartError};
 use nsd_balancer::settings::{self, ADMIN_SOCKET};
 use nsd_edge::admin::{Method, StatusCode, call};
@@ -74,12 +76,61 @@ enum Ask {
     },
     /// How many sessions there are, by version, listener and server
     Sessions,
-    /// No new sessions for a server; those it has stay
-    Drain { server: String },
+    /// No new sessions for a server; with a rate, those it has are moved to other servers
+    Drain(Drain),
     /// Sessions for a drained server again, once it has passed a check
     Ready { server: String },
+    /// Move the sessions that servers have above their fair share
+    Rebalance(Rebalance),
+    /// How drains and rebalances go: moved, not returned, failed
+    Moves,
     /// Read the settings file now
     Reload,
+}
+
+#[derive(Args)]
+struct Drain {
+    server: String,
+    /// So many sessions leave in a second or a minute: 50/s, 30/min
+    #[arg(long, value_name = "RATE")]
+    rate: Option<Pace>,
+    /// What is left then leaves at once: 90s, 10m
+    #[arg(long, value_name = "TIME", requires = "rate", value_parser = humantime::parse_duration)]
+    deadline: Option<Duration>,
+    /// Close no more sessions; the server stays drained
+    #[arg(long, conflicts_with = "rate")]
+    stop: bool,
+}
+
+#[derive(Args)]
+struct Rebalance {
+    /// Only this one
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
+    /// So many sessions leave in a second or a minute: 50/s, 30/min
+    #[arg(long, value_name = "RATE")]
+    rate: Option<Pace>,
+    /// Only say what would be moved
+    #[arg(long)]
+    dry_run: bool,
+    /// Move no more
+    #[arg(long, conflicts_with_all = ["rate", "dry_run"])]
+    stop: bool,
+}
+
+impl Drain {
+    fn body(&self) -> Value {
+        let seconds = self.deadline.map(|deadline| deadline.as_secs());
+        let rate = self.rate.map(|rate| rate.to_string());
+        json!({ "server": self.server, "rate": rate, "deadline_seconds": seconds, "stop": self.stop })
+    }
+}
+
+impl Rebalance {
+    fn body(&self) -> Value {
+        let rate = self.rate.map(|rate| rate.to_string());
+        json!({ "backend": self.backend, "rate": rate, "dry_run": self.dry_run, "stop": self.stop })
+    }
 }
 
 fn main() -> ExitCode {
@@ -139,7 +190,9 @@ async fn admin(socket: &std::path::Path, ask: Ask) -> ExitCode {
         Ask::Status => (Method::GET, "/status".to_owned(), None),
         Ask::Who { client } => (Method::GET, query("/who", "client", &client), None),
         Ask::Sessions => (Method::GET, "/sessions".to_owned(), None),
-        Ask::Drain { server: name } => (Method::POST, "/drain".to_owned(), server(name)),
+        Ask::Drain(drain) => (Method::POST, "/drain".to_owned(), Some(drain.body())),
+        Ask::Rebalance(rebalance) => (Method::POST, "/rebalance".to_owned(), Some(rebalance.body())),
+        Ask::Moves => (Method::GET, "/moves".to_owned(), None),
         Ask::Ready { server: name } => (Method::POST, "/ready".to_owned(), server(name)),
         Ask::Reload => (Method::POST, "/reload".to_owned(), None),
     };

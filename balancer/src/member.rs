@@ -52,6 +52,8 @@ pub(crate) struct Member {
     /// How often all sessions were closed, and why the last time: who was being connected before learns of it late.
     closings: AtomicU32,
     stopping: AtomicBool,
+    /// Since when it takes sessions, until that was long enough for a rebalance.
+    well_since: Mutex<Option<Instant>>,
     /// Wakes the probe: look now.
     pub(crate) nudge: Notify,
     last_check: Mutex<Option<CheckResult>>,
@@ -90,7 +92,8 @@ impl Member {
     pub(crate) fn new(settings: &ServerSettings, rules: Rules, cold: bool, context: Context) -> Self {
         let machine = Machine::new(rules);
         let admission = Admission::new(cold);
-        if machine.state() == State::Healthy {
+        let well = machine.state() == State::Healthy;
+        if well {
             admission.began();
         }
         let Context { backend, queue, registry } = context;
@@ -100,7 +103,7 @@ impl Member {
             admission,
             backend,
             id: pick::key(&settings.name),
-            takes: AtomicBool::new(machine.state() == State::Healthy),
+            takes: AtomicBool::new(well),
             machine: Mutex::new(machine),
             changed: Mutex::new(Instant::now()),
             suspect: AtomicBool::new(false),
@@ -111,6 +114,7 @@ impl Member {
             closing: Notify::new(),
             closings: AtomicU32::new(0),
             stopping: AtomicBool::new(false),
+            well_since: Mutex::new(well.then(Instant::now)),
             nudge: Notify::new(),
             last_check: Mutex::new(None),
             attendants: Mutex::default(),
@@ -206,6 +210,7 @@ impl Member {
             if to == State::Healthy {
                 self.admission.began();
             }
+            *self.well_since.lock() = (to == State::Healthy).then(Instant::now);
             if to == State::Unhealthy && policy.on_down == OnDown::Close {
                 self.close_dead(policy);
             }
@@ -214,6 +219,11 @@ impl Member {
             self.queue.freed();
         }
         transition
+    }
+
+    /// Whether it joined or returned, and has taken sessions for so long now. Said once.
+    pub(crate) fn has_settled(&self, after: Duration) -> bool {
+        self.well_since.lock().take_if(|since| since.elapsed() >= after).is_some()
     }
 
     fn log(&self, from: State, to: State) {

@@ -59,16 +59,23 @@ where
     pub(crate) fn poll(&mut self, context: &mut Context<'_>, handle: &Handle) -> Poll<End> {
         match handle.word() {
             Word::Nothing => {}
-            Word::ProveLife => {
-                // A client that is not read because its server is slow is not silent; half a session has its own patience.
-                if !self.up.is_held_up() && self.first_to_end.is_none() {
-                    return Poll::Ready(End::Silent);
-                }
-                handle.excuse();
-            }
+            Word::ProveLife => return self.poll_last_time(context, handle),
             Word::End(order) => return self.poll_leave(context, handle, order),
         }
         self.poll_both(context, handle)
+    }
+
+    /// Whether the client is silent indeed. One that is not read because its server is slow is not; half a session has its
+    /// own patience.
+    fn poll_last_time(&mut self, context: &mut Context<'_>, handle: &Handle) -> Poll<End> {
+        let before = handle.moved();
+        let both = self.poll_both(context, handle);
+        let silent = handle.moved().up == before.up && !self.up.is_held_up() && self.first_to_end.is_none();
+        if both.is_pending() && silent {
+            return Poll::Ready(End::Silent);
+        }
+        handle.excuse();
+        both
     }
 
     fn poll_both(&mut self, context: &mut Context<'_>, handle: &Handle) -> Poll<End> {

@@ -21,6 +21,7 @@ use crate::frontend::Frontend;
 use crate::gate::GateRules;
 use crate::guard::Guard;
 use crate::member::{self, Member, rules};
+use crate::moving;
 use crate::pool::{Change, Changes, Pool};
 use crate::running::{Backend, Bound, Certificates, Handshakes, Route, Running, Shared};
 use crate::server::Balancer;
@@ -158,6 +159,7 @@ fn commit_backend(
     let (pool, changes) = replace(&backend, &wanted.servers, context);
     note(&wanted.name, &changes, plan);
     backend.pool.store(Arc::new(pool));
+    note_excess(&backend, &changes, plan);
     perform(&backend, &changes);
     backend.queue.freed();
     backend
@@ -197,6 +199,14 @@ fn perform(backend: &Arc<Backend>, changes: &Changes<Member>) {
             let ((one, its), (same, too)) = (shared(), shared());
             member.attend([tokio::spawn(probe::watch(one, its)), tokio::spawn(names::follow(same, too))]);
         }
+    }
+}
+
+/// What a rebalance would move now.
+fn note_excess(backend: &Backend, changes: &Changes<Member>, plan: &mut Vec<String>) {
+    let excess = moving::planned(backend);
+    if !changes.is_empty() && excess.total() > 0 {
+        plan.push(format!("{}: {excess}", backend.name));
     }
 }
 

@@ -20,12 +20,13 @@ use crate::credentials::Credentials;
 use crate::dashboard::Dashboard;
 use crate::frontend::Frontend;
 use crate::member::{Member, Seat};
+use crate::moving::Moving;
 use crate::pick;
 use crate::pool::{Entry, Pool};
 use crate::queue::Queue;
-use crate::registry::Registry;
+use crate::registry::{Live, Registry};
 use crate::session;
-use crate::settings::{Arrivals, Policy};
+use crate::settings::{Arrivals, Balance, Policy};
 use crate::workers::Workers;
 
 /// What all sessions share.
@@ -35,6 +36,7 @@ pub(crate) struct Shared {
     /// See [`crate::limits::sessions`].
     pub(crate) sessions: Arc<Semaphore>,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) moving: Arc<Moving>,
     pub(crate) access_log: AtomicBool,
     pub(crate) log_user_names: AtomicBool,
 }
@@ -121,6 +123,31 @@ impl Backend {
         let pool = self.pool.load();
         let servers = pool.members.iter().filter(|entry| entry.member.takes_sessions()).count() as u64;
         Some(Duration::from_millis((clients * 1000).checked_div(rate * servers)?))
+    }
+
+    /// Whether the server that the client is at now is its own, to which it would come back if it were sent away.
+    pub(crate) fn would_return(&self, live: &Live) -> bool {
+        let policy = self.policy.load();
+        if !matches!(policy.balance, Balance::Source | Balance::ClientId) {
+            return false;
+        }
+        let (pool, now) = (self.pool.load(), Instant::now());
+        // As it will be when all servers have their share.
+        let settled = |entry: &Entry<Member>| {
+            let load = entry.member.load(&entry.settings, true, &policy, now);
+            let usable = load.usable && (load.active < load.most || load.id == live.member.id);
+            pick::Load { usable, active: 0, share: pick::WHOLE, throttled: false, ..load }
+        };
+        let mut loads: Vec<pick::Load> = pool.members.iter().map(settled).collect();
+        let id = live.names.id();
+        let hint = pick::Hint {
+            turn: 0,
+            random: 0,
+            source: pick::key(&live.peer.ip()),
+            client: (!id.is_empty()).then(|| pick::key(id)),
+        };
+        pick::choose(policy.balance, &mut loads, &hint)
+            .is_some_and(|at| pool.members[at].member.id == live.member.id)
     }
 
     pub(crate) fn is_usable(&self) -> bool {

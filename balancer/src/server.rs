@@ -25,7 +25,7 @@ use crate::relay::Order;
 use crate::running::{Running, Shared};
 use crate::settings::{self, Settings, SettingsError};
 use crate::workers::Workers;
-use crate::{admin, limits, member::Member, reload};
+use crate::{admin, limits, member::Member, moving, reload};
 
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -86,6 +86,7 @@ pub async fn run(path: &Path, settings: Settings) -> Result<(), StartError> {
     let admin_end = Drain::new();
     tokio::spawn(socket.serve(router, admin_end.watch()));
     tokio::spawn(Arc::clone(&balancer).open_after_first_checks());
+    tokio::spawn(moving::by_themselves(Arc::clone(&balancer)));
     info!("started");
     loop {
         tokio::select! {
@@ -116,6 +117,7 @@ impl Balancer {
             workers: Workers::start(settings.threads.unwrap_or(cores))?,
             sessions: Arc::new(Semaphore::new(sessions)),
             registry: Arc::default(),
+            moving: Arc::default(),
             access_log: AtomicBool::new(settings.access_log),
             log_user_names: AtomicBool::new(settings.log_user_names),
         });

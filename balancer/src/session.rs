@@ -26,6 +26,7 @@ use crate::origin::Origin;
 use crate::registry::{Names, Registry};
 use crate::relay::{End, Moved};
 use crate::running::{Handshakes, Shared, Who};
+use crate::settings::Duplicates;
 use crate::workers::Place;
 
 mod access;
@@ -166,8 +167,10 @@ struct Seated {
     names: Names,
     /// How long the client may be silent; `None`: it has not said.
     silence: Option<Duration>,
-    /// Other sessions of its client are to be closed.
-    closes_older: bool,
+    /// The server has let it in.
+    accepted: bool,
+    /// What becomes of older sessions of the client then.
+    duplicates: Duplicates,
 }
 
 /// Why a client came to no server.
@@ -204,7 +207,8 @@ async fn connect(stream: &impl Origin, client: &Client) -> Result<Seated, Failed
                 version: None,
                 names: Registry::nobody(),
                 silence: None,
-                closes_older: false,
+                accepted: true,
+                duplicates: Duplicates::Keep,
             });
         }
         tried.push(seat.member().id);
@@ -239,6 +243,7 @@ impl Client {
                 counts.handshake_failed(end.as_str());
             }
         });
+        names.iter().for_each(|names| self.shared.moving.failed(names.key));
         Line {
             listener: &self.frontend.name,
             peer: self.peer,

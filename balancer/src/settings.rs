@@ -27,7 +27,7 @@ mod server_tls;
 mod tls;
 
 pub use arrivals::Arrivals;
-pub use backend::{BackendSettings, Balance, Duplicates, OnDown, Policy, ProxyVersion};
+pub use backend::{BackendSettings, Balance, Duplicates, OnDown, Policy, ProxyVersion, RebalanceRules};
 pub use check::{Ask, Check, CheckKind, HttpAsk, MqttAsk};
 pub use dashboard::DashboardSettings;
 pub use entry::EntrySettings;

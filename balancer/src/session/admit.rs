@@ -23,7 +23,7 @@ use crate::pick;
 use crate::registry::{Names, Registry};
 use crate::relay::{End, Moved, Order};
 use crate::running::{Backend, Who};
-use crate::settings::{Duplicates, Policy};
+use crate::settings::Policy;
 
 pub(super) async fn admit<C>(stream: &mut C, client: &Client, guard: &Guard) -> Result<Seated, Failed>
 where
@@ -237,7 +237,8 @@ fn seated(
         version: Some(passed.version),
         names: names(client, gate).unwrap_or_else(Registry::nobody),
         silence: longest_silence(passed, answer, rules.keep_alive_grace),
-        closes_older: policy.duplicates == Duplicates::Close && is_success(answer),
+        accepted: is_success(answer),
+        duplicates: policy.duplicates,
     }
 }
 

@@ -34,7 +34,7 @@ where
     C: AsyncRead + AsyncWrite + Origin + Unpin,
 {
     pub(super) fn begin(stream: C, seated: Seated, client: Client) -> Self {
-        let Seated { server, seat, moved, up, down, version, names, silence, closes_older } = seated;
+        let Seated { server, seat, moved, up, down, version, names, silence, accepted, duplicates } = seated;
         let Client { peer, since, frontend, shared, pass, _permit, _place } = client;
         let live = Arc::new(Live {
             handle: Handle::new(moved, silence, shared.registry.now()),
@@ -47,8 +47,11 @@ where
             member: Arc::clone(seat.member()),
         });
         let older = shared.registry.insert(&live);
-        if closes_older {
-            duplicates::close(&live, older);
+        if accepted {
+            shared.moving.came(&live);
+            duplicates::close(&live, older, duplicates);
+        } else {
+            shared.moving.failed(live.names.key);
         }
         // Told to all while this one was on its way: it is not found later.
         if let Some(order) = seat.is_closed() {

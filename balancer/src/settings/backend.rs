@@ -35,6 +35,18 @@ pub struct Policy {
     /// How fast the sessions of a server that is down are closed.
     pub close_rate: Pace,
     pub duplicates: Duplicates,
+    /// Whether and how sessions are moved by themselves to a server that joined or returned.
+    pub rebalance: Option<RebalanceRules>,
+}
+
+/// When sessions are moved without being asked, and how fast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RebalanceRules {
+    pub pace: Pace,
+    /// A share that is larger than the fair one by more than so many per cent is too large.
+    pub threshold: u32,
+    /// A server must have been well for so long.
+    pub after: Duration,
 }
 
 /// Forms of the PROXY header.
@@ -125,5 +137,20 @@ fn read_policy(table: &mut Table<'_, '_>, servers: usize) -> Policy {
         arrivals: arrivals::read(table, servers),
         close_rate,
         duplicates: duplicates.unwrap_or(Duplicates::Close),
+        rebalance: read_rebalance(table),
     }
+}
+
+fn read_rebalance(table: &mut Table<'_, '_>) -> Option<RebalanceRules> {
+    let mut table = table.table("rebalance")?;
+    table.require("rate");
+    let pace = table.parsed("rate", "10/s");
+    let threshold = table.number("threshold", 0, 1000).and_then(|percent| u32::try_from(percent).ok());
+    let after = table.duration("after", &limits::DURATIONS);
+    table.finish();
+    Some(RebalanceRules {
+        pace: pace?,
+        threshold: threshold.unwrap_or(limits::REBALANCE_THRESHOLD),
+        after: after.unwrap_or(limits::REBALANCE_AFTER),
+    })
 }

@@ -3,8 +3,10 @@
 pub(crate) mod broker;
 pub(crate) mod browser;
 pub(crate) mod client;
+pub(crate) mod device;
 pub(crate) mod tls;
 pub(crate) mod visitor;
+pub(crate) mod witness;
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -189,5 +191,15 @@ pub(crate) async fn until(what: &str, done: impl AsyncFn() -> bool) {
     while !done().await {
         assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A process of a test's own, killed when dropped.
+pub(crate) struct Killed(pub(crate) Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }

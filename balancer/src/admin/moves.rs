@@ -1,0 +1,139 @@
+//! Drains and rebalances on the admin socket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nsd_edge::admin::{Reply, Request, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::backend::Input;
+use crate::limits;
+use crate::moving::{Drain, Rebalance, What, planned};
+use crate::pace::Pace;
+use crate::running::Backend;
+use crate::server::Balancer;
+
+/// `POST /drain`.
+#[derive(Deserialize)]
+struct AskedDrain {
+    server: String,
+    /// Without one, sessions stay.
+    rate: Option<String>,
+    deadline_seconds: Option<u64>,
+    /// Closes no more sessions; the server stays drained.
+    #[serde(default)]
+    stop: bool,
+}
+
+/// `POST /rebalance`.
+#[derive(Deserialize)]
+struct AskedRebalance {
+    /// All of them unless told.
+    backend: Option<String>,
+    rate: Option<String>,
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default)]
+    stop: bool,
+}
+
+pub(super) fn drain(balancer: &Balancer, request: &Request) -> Reply {
+    let asked: AskedDrain = match request.json() {
+        Ok(asked) => asked,
+        Err(reply) => return reply,
+    };
+    let pace = match pace(asked.rate.as_deref()) {
+        Ok(pace) => pace,
+        Err(reply) => return reply,
+    };
+    if asked.stop {
+        stop_drains(balancer, |server| server == asked.server);
+        return Reply::json(StatusCode::OK, &json!({ "moves": balancer.shared.moving.reports() }));
+    }
+    super::tell(balancer, &asked.server, Input::Drain, |member| {
+        let Some(pace) = pace else { return };
+        let deadline = asked.deadline_seconds.map(Duration::from_secs);
+        Drain { pace, deadline }.begin(&balancer.shared.moving, &balancer.shared.registry, member);
+    })
+}
+
+pub(super) fn ready(balancer: &Balancer, request: &Request) -> Reply {
+    let which: super::Which = match request.json() {
+        Ok(which) => which,
+        Err(reply) => return reply,
+    };
+    super::tell(balancer, &which.server, Input::Ready, |member| {
+        stop_drains(balancer, |server| server == member.name);
+    })
+}
+
+fn stop_drains(balancer: &Balancer, meant: impl Fn(&str) -> bool) {
+    let drain = |what: &What| matches!(what, What::Drain { server, .. } if meant(server));
+    balancer.shared.moving.running(drain).iter().for_each(|job| job.stop());
+}
+
+/// What a rebalance of one backend moves.
+#[derive(Serialize)]
+struct Planned {
+    backend: String,
+    /// `334 of 1000 sessions above fair share`.
+    plan: String,
+    sessions: u32,
+    above: u32,
+    from: Vec<(String, u32)>,
+}
+
+pub(super) fn rebalance(balancer: &Balancer, request: &Request) -> Reply {
+    let asked: AskedRebalance = match request.json() {
+        Ok(asked) => asked,
+        Err(reply) => return reply,
+    };
+    let pace = match pace(asked.rate.as_deref()) {
+        Ok(pace) => pace,
+        Err(reply) => return reply,
+    };
+    let meant = |name: &str| asked.backend.as_deref().is_none_or(|wanted| wanted == name);
+    let backends: Vec<Arc<Backend>> =
+        balancer.running.lock().backends.iter().filter(|backend| meant(&backend.name)).cloned().collect();
+    if backends.is_empty() {
+        return Reply::problem(StatusCode::NOT_FOUND, "there is no such backend");
+    }
+    let shared = &balancer.shared;
+    if asked.stop {
+        let rebalance = |what: &What| matches!(what, What::Rebalance { backend } if meant(backend));
+        shared.moving.running(rebalance).iter().for_each(|job| job.stop());
+        return Reply::json(StatusCode::OK, &json!({ "moves": shared.moving.reports() }));
+    }
+    let plans: Vec<Planned> = backends.iter().map(|backend| shown(backend)).collect();
+    if !asked.dry_run {
+        for backend in &backends {
+            let pace = pace.or(backend.policy.load().rebalance.map(|rules| rules.pace));
+            let rebalance = Rebalance { pace: pace.unwrap_or(limits::MOVE_RATE) };
+            rebalance.begin(&shared.moving, &shared.registry, backend);
+        }
+    }
+    Reply::json(StatusCode::OK, &json!({ "plan": plans, "begun": !asked.dry_run }))
+}
+
+fn shown(backend: &Backend) -> Planned {
+    let plan = planned(backend);
+    let pool = backend.pool.load();
+    let from = pool.members.iter().map(|entry| entry.member.name.clone()).zip(plan.from.iter().copied());
+    Planned {
+        backend: backend.name.clone(),
+        plan: plan.to_string(),
+        sessions: plan.sessions,
+        above: plan.total(),
+        from: from.filter(|(_, from)| *from > 0).collect(),
+    }
+}
+
+pub(super) fn moves(balancer: &Balancer) -> Reply {
+    Reply::json(StatusCode::OK, &json!({ "moves": balancer.shared.moving.reports() }))
+}
+
+fn pace(text: Option<&str>) -> Result<Option<Pace>, Reply> {
+    let parsed = text.map(str::parse::<Pace>).transpose();
+    parsed.map_err(|error| Reply::problem(StatusCode::BAD_REQUEST, format!("rate: {error}")))
+}

@@ -1,0 +1,136 @@
+//! Sessions above their servers' fair share, moved to where there is room.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::time::sleep;
+
+use super::{GLANCE, Job, Moving, What};
+use crate::backend::State;
+use crate::limits;
+use crate::moves::{self, Plan, Share};
+use crate::pace::Pace;
+use crate::registry::{Live, Registry};
+use crate::relay::Order;
+use crate::running::Backend;
+use crate::server::Balancer;
+use crate::waves::Beat;
+
+/// What an operator asked for, or the settings.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rebalance {
+    pub(crate) pace: Pace,
+}
+
+/// What a rebalance of the backend would do now. A server that was not checked yet counts: it was added to take its share.
+pub(crate) fn planned(backend: &Backend) -> Plan {
+    let pool = backend.pool.load();
+    let shares: Vec<Share> = pool
+        .members
+        .iter()
+        .map(|entry| Share {
+            sessions: entry.member.active(),
+            weight: entry.settings.weight,
+            most: entry.settings.max_sessions,
+            counts: !entry.settings.backup && matches!(entry.member.state(), State::Healthy | State::Joining),
+        })
+        .collect();
+    moves::plan(&shares)
+}
+
+impl Rebalance {
+    /// Begins to move what is above the fair share; `None`: nothing is.
+    pub(crate) fn begin(
+        self,
+        moving: &Arc<Moving>,
+        registry: &Arc<Registry>,
+        backend: &Arc<Backend>,
+    ) -> Option<Arc<Job>> {
+        let plan = planned(backend);
+        let what = What::Rebalance { backend: backend.name.clone() };
+        moving.running(|other| *other == what).iter().for_each(|job| job.stop());
+        if plan.total() == 0 {
+            return None;
+        }
+        tracing::info!(backend = backend.name, rate = %self.pace, "rebalance: {plan}");
+        let job = Job::new(what, self.pace, plan.total() as usize);
+        let (given, registry, backend) = (Arc::clone(&job), Arc::clone(registry), Arc::clone(backend));
+        moving.start(&job, async move { self.close(&given, &registry, &backend, &plan).await });
+        Some(job)
+    }
+
+    async fn close(self, job: &Job, registry: &Registry, backend: &Backend, plan: &Plan) {
+        let mut beat = Beat::new(self.pace);
+        for live in chosen(registry, backend, plan) {
+            while !somebody_else_takes(backend, &live) {
+                sleep(GLANCE).await;
+            }
+            if job.close(&live, Order::Rebalance) {
+                beat.next().await;
+            }
+        }
+    }
+}
+
+/// The youngest of each server, by turns. They came last, most of them because the server that is back was missing; what
+/// they have built up since is least; and who has stayed for long is likely to stay.
+fn chosen(registry: &Registry, backend: &Backend, plan: &Plan) -> Vec<Arc<Live>> {
+    let pool = backend.pool.load();
+    let mut wanted: HashMap<u64, (u32, Vec<Arc<Live>>)> = HashMap::new();
+    for (entry, from) in pool.members.iter().zip(&plan.from).filter(|(_, from)| **from > 0) {
+        wanted.insert(entry.member.id, (*from, Vec::new()));
+    }
+    registry.each(|live| {
+        if *live.member.backend == *backend.name
+            && let Some((_, sessions)) = wanted.get_mut(&live.member.id)
+        {
+            sessions.push(Arc::clone(live));
+        }
+    });
+    let mut columns: Vec<_> = wanted
+        .into_values()
+        .map(|(from, mut sessions)| {
+            sessions.sort_by_key(|live| std::cmp::Reverse(live.since));
+            sessions.into_iter().filter(|live| !backend.would_return(live)).take(from as usize)
+        })
+        .collect();
+    let mut order = Vec::new();
+    loop {
+        let before = order.len();
+        order.extend(columns.iter_mut().filter_map(Iterator::next));
+        if order.len() == before {
+            return order;
+        }
+    }
+}
+
+fn somebody_else_takes(backend: &Backend, live: &Live) -> bool {
+    backend.pool.load().members.iter().any(|entry| {
+        entry.member.takes_sessions()
+            && entry.member.id != live.member.id
+            && entry.settings.weight > 0
+            && !entry.settings.backup
+            && entry.member.active() < entry.settings.max_sessions
+    })
+}
+
+/// Begins by itself where the settings say so, once a server that joined or returned has been well for a while.
+pub(crate) async fn by_themselves(balancer: Arc<Balancer>) {
+    loop {
+        sleep(limits::REBALANCE_GLANCE).await;
+        let backends = balancer.running.lock().backends.clone();
+        for backend in backends {
+            let Some(rules) = backend.policy.load().rebalance else { continue };
+            let members = &backend.pool.load().members;
+            // All are asked: each says so once.
+            let settled = members.iter().filter(|entry| entry.member.has_settled(rules.after)).count();
+            if settled > 0 && planned(&backend).percent > rules.threshold {
+                Rebalance { pace: rules.pace }.begin(
+                    &balancer.shared.moving,
+                    &balancer.shared.registry,
+                    &backend,
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Drains that follow clients, and rebalances.
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::Duration;
+
+use nsd_edge::admin::{Method, StatusCode};
+use nsd_wire::Version;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::support::device::{Device, Heard};
+use crate::support::witness::Witness;
+use crate::support::{BINARY, Balancer, CHECK, free_address, listen, until};
+
+fn named<'n>(witnesses: &[&Witness]) -> Vec<(&'n str, SocketAddr)> {
+    ["b1", "b2", "b3"].into_iter().zip(witnesses.iter().map(|witness| witness.address)).collect()
+}
+
+async fn before(options: &str, witnesses: &[&Witness]) -> Balancer {
+    let address = free_address();
+    let settings = listen(address, &format!("{options}\n{CHECK}"), &named(witnesses));
+    let balancer = Balancer::start(address, &settings).await;
+    for (name, _) in named(witnesses) {
+        balancer.wait_for_state(name, "healthy").await;
+    }
+    balancer
+}
+
+/// Devices that come back, each time they are sent away, until dropped.
+struct Fleet(Vec<JoinHandle<()>>);
+
+impl Fleet {
+    fn of(address: SocketAddr, devices: Vec<Device>) -> Self {
+        Self(devices.into_iter().map(|device| tokio::spawn(stay(address, device))).collect())
+    }
+}
+
+async fn stay(address: SocketAddr, mut device: Device) {
+    loop {
+        if matches!(device.hear_at_last().await, Heard::Ended | Heard::Broken) {
+            device = Device::persist(address, &device.id, Version::V5).await;
+        }
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
+}
+
+async fn moves(balancer: &Balancer) -> Value {
+    let (_, answer) = balancer.ask(Method::GET, "/moves", None).await;
+    answer["moves"].as_array().unwrap().last().cloned().unwrap_or(Value::Null)
+}
+
+async fn sessions(balancer: &Balancer, server: &str) -> u64 {
+    balancer.server(server).await["sessions"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn a_drain_at_a_rate_moves_all_sessions_and_counts_them() {
+    let [b1, b2, b3] = [Witness::start().await, Witness::start().await, Witness::start().await];
+    let balancer = before("", &[&b1, &b2, &b3]).await;
+    let devices = Device::many(balancer.address, "device", 501, Version::V5).await;
+    assert_eq!((b1.sessions(), b2.sessions(), b3.sessions()), (167, 167, 167));
+    let fleet = Fleet::of(balancer.address, devices);
+    let asked = json!({ "server": "b1", "rate": "200/s" });
+    let (_, answer) = balancer.ask(Method::POST, "/drain", Some(asked)).await;
+    assert_eq!(answer["servers"][0]["state"], "draining", "{answer}");
+    until("the drain is over", async || moves(&balancer).await["stage"] == "done").await;
+    let report = moves(&balancer).await;
+    for (key, value) in [
+        ("planned", 167),
+        ("closed", 167),
+        ("moved", 167),
+        ("returned_to_it", 0),
+        ("not_returned", 0),
+        ("failed", 0),
+        ("unfollowed", 0),
+    ] {
+        assert_eq!(report[key], value, "{key} of {report}");
+    }
+    assert_eq!((report["kind"].as_str(), report["server"].as_str()), (Some("drain"), Some("b1")), "{report}");
+    assert_eq!(report["moved_to"]["b2"].as_u64().unwrap() + report["moved_to"]["b3"].as_u64().unwrap(), 167);
+    assert_eq!((b1.left(), b1.vanished(), b1.sessions()), (167, 0, 0));
+    assert_eq!((b2.left(), b3.left(), b2.sessions() + b3.sessions()), (0, 0, 501));
+    drop(fleet);
+}
+
+#[tokio::test]
+async fn a_drain_tells_who_does_not_return_and_who_is_refused_until_it_is_ended() {
+    let (b1, b2) = (Witness::start().await, Witness::start().await);
+    let balancer = before("", &[&b1, &b2]).await;
+    let mut devices = Device::many(balancer.address, "device", 10, Version::V311).await;
+    let asked = json!({ "server": "b1", "rate": "1000/s" });
+    balancer.ask(Method::POST, "/drain", Some(asked)).await;
+    let closed = async || moves(&balancer).await["stage"] == "following";
+    until("b1 is empty", closed).await;
+    let mut gone = Vec::new();
+    for device in &mut devices {
+        let ended = tokio::time::timeout(Duration::from_millis(200), device.hear()).await;
+        gone.extend(ended.is_ok().then(|| device.id.clone()));
+    }
+    assert_eq!(gone.len(), 5);
+    let _back = Device::come(balancer.address, &gone[0], Version::V311).await.unwrap();
+    b2.refuse(true);
+    assert!(Device::come(balancer.address, &gone[1], Version::V311).await.is_err());
+    let report = moves(&balancer).await;
+    let counts = ["moved", "failed", "not_returned"].map(|key| report[key].as_u64().unwrap());
+    assert_eq!(counts, [1, 1, 3], "{report}");
+    // Who failed may still come.
+    b2.refuse(false);
+    let _late = Device::come(balancer.address, &gone[1], Version::V311).await.unwrap();
+    assert_eq!(moves(&balancer).await["moved"], 2);
+    balancer.tell("/ready", "b1").await;
+    until("it is ended", async || moves(&balancer).await["stage"] == "stopped").await;
+}
+
+#[tokio::test]
+async fn a_drain_can_be_stopped_and_its_deadline_closes_the_rest() {
+    let b1 = Witness::start().await;
+    let balancer = before("", &[&b1]).await;
+    let devices = Device::many(balancer.address, "device", 20, Version::V5).await;
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(BINARY);
+        command.args(["admin", "--socket"]).arg(balancer.path("admin.sock")).args(arguments);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(run(&["drain", "b1", "--rate", "20/min"]).0, Some(0));
+    until("one has left", async || sessions(&balancer, "b1").await == 19).await;
+    assert_eq!(run(&["drain", "b1", "--stop"]).0, Some(0));
+    until("it is stopped", async || moves(&balancer).await["stage"] == "stopped").await;
+    assert_eq!((sessions(&balancer, "b1").await, b1.left()), (19, 1), "the others stay");
+    let (code, text) = run(&["drain", "b1", "--rate", "20/min", "--deadline", "1s"]);
+    assert!(code == Some(0) && text.contains("draining"), "{text}");
+    until("all have left", async || b1.left() == 20).await;
+    let report = run(&["moves"]).1;
+    assert!(report.contains("\"closed\": 19") && report.contains("\"not_returned\": 19"), "{report}");
+    assert_eq!(run(&["drain", "b1", "--rate", "fast"]).0, Some(64));
+    drop(devices);
+}
+
+#[tokio::test]
+async fn a_rebalance_moves_the_excess_to_a_server_that_joined() {
+    let [b1, b2, b3] = [Witness::start().await, Witness::start().await, Witness::start().await];
+    let balancer = before("", &[&b1, &b2]).await;
+    let devices = Device::many(balancer.address, "device", 1000, Version::V5).await;
+    let fleet = Fleet::of(balancer.address, devices);
+    balancer.rewrite(&listen(balancer.address, CHECK, &named(&[&b1, &b2, &b3])));
+    balancer.wait_for_log("reloaded: mqtt: +b3, mqtt: 334 of 1000 sessions above fair share").await;
+    balancer.wait_for_state("b3", "healthy").await;
+    let (_, plan) = balancer.ask(Method::POST, "/rebalance", Some(json!({ "dry_run": true }))).await;
+    assert_eq!(plan["plan"][0]["plan"], "334 of 1000 sessions above fair share", "{plan}");
+    assert_eq!(plan["plan"][0]["from"], json!([["b1", 167], ["b2", 167]]), "{plan}");
+    assert_eq!((b3.sessions(), moves(&balancer).await), (0, Value::Null), "nothing was done");
+    balancer.ask(Method::POST, "/rebalance", Some(json!({ "rate": "400/s" }))).await;
+    until("it is over", async || moves(&balancer).await["stage"] == "done").await;
+    let report = moves(&balancer).await;
+    assert_eq!((&report["closed"], &report["moved"]), (&334.into(), &334.into()), "{report}");
+    assert_eq!((b1.sessions(), b2.sessions(), b3.sessions()), (333, 333, 334));
+    assert_eq!((b1.left(), b2.left(), b1.vanished() + b2.vanished()), (167, 167, 0));
+    // The youngest were moved: the first of all devices are where they were.
+    let (_, first) = balancer.ask(Method::GET, "/who?client=device-0", None).await;
+    assert_ne!(first["sessions"][0]["server"], "b3", "{first}");
+    balancer.ask(Method::POST, "/rebalance", Some(json!({}))).await;
+    assert_eq!(moves(&balancer).await["closed"], 334, "there is nothing left to move");
+    drop(fleet);
+}
+
+#[tokio::test]
+async fn where_the_settings_say_so_it_begins_by_itself() {
+    let (b1, b2) = (Witness::start().await, Witness::start().await);
+    let rebalance = "rebalance = { rate = \"500/s\", threshold = 10, after = \"200ms\" }";
+    let balancer = before(rebalance, &[&b1]).await;
+    let devices = Device::many(balancer.address, "device", 100, Version::V5).await;
+    let fleet = Fleet::of(balancer.address, devices);
+    let options = format!("{rebalance}\n{CHECK}");
+    balancer.rewrite(&listen(balancer.address, &options, &named(&[&b1, &b2])));
+    until("half of them are at b2", async || (b1.sessions(), b2.sessions()) == (50, 50)).await;
+    until("it is over", async || moves(&balancer).await["stage"] == "done").await;
+    assert_eq!(moves(&balancer).await["moved"], 50);
+    drop(fleet);
+}
+
+/// A client's own server is not left for nothing: it would be back at once.
+#[tokio::test]
+async fn clients_that_would_return_to_their_server_are_not_sent_away() {
+    let (b1, b2) = (Witness::start().await, Witness::start().await);
+    let balancer = before("balance = \"client_id\"", &[&b1]).await;
+    let devices = Device::many(balancer.address, "device", 200, Version::V5).await;
+    let fleet = Fleet::of(balancer.address, devices);
+    let options = format!("balance = \"client_id\"\n{CHECK}");
+    balancer.rewrite(&listen(balancer.address, &options, &named(&[&b1, &b2])));
+    balancer.wait_for_state("b2", "healthy").await;
+    balancer.ask(Method::POST, "/rebalance", Some(json!({ "rate": "500/s" }))).await;
+    until("it is over", async || moves(&balancer).await["stage"] == "done").await;
+    let report = moves(&balancer).await;
+    let [closed, moved, stayed] =
+        ["closed", "moved", "returned_to_it"].map(|key| report[key].as_u64().unwrap());
+    assert!(closed > 60 && moved == closed && stayed == 0, "{report}");
+    drop(fleet);
+}
+
+#[tokio::test]
+async fn nobody_is_moved_where_nobody_can_take_it() {
+    let (b1, b2) = (Witness::start().await, Witness::start().await);
+    let balancer = before("", &[&b1]).await;
+    let _devices = Device::many(balancer.address, "device", 50, Version::V5).await;
+    b2.freeze();
+    balancer.rewrite(&listen(balancer.address, CHECK, &named(&[&b1, &b2])));
+    balancer.wait_for_state("b2", "unhealthy").await;
+    let (_, plan) = balancer.ask(Method::POST, "/rebalance", Some(json!({ "rate": "1000/s" }))).await;
+    assert_eq!(plan["plan"][0]["above"], 0, "{plan}");
+    assert_eq!((sessions(&balancer, "b1").await, moves(&balancer).await), (50, Value::Null));
+    let (status, _) = balancer.ask(Method::POST, "/rebalance", Some(json!({ "backend": "x" }))).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
