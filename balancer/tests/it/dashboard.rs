@@ -116,6 +116,13 @@ async fn the_buttons_drain_a_server_and_bring_it_back() {
     assert_eq!(visitor.post("/api/ready", r#"{"server":"b1"}"#).await.status, 200);
     stage.balancer.wait_for_state("b1", "healthy").await;
     assert_eq!(Client::connect(stage.balancer.address).await.unwrap().broker, "b1");
+    let on_b2 = clients.len();
+    assert_eq!(visitor.post("/api/drain", r#"{"server":"b2","rate":"100/s"}"#).await.status, 200);
+    let told = async || {
+        let moves = visitor.get("/api/status").await.json()["moves"].clone();
+        moves[0]["server"] == "b2" && moves[0]["closed"] == on_b2
+    };
+    until("its sessions are told to leave", told).await;
     assert_eq!(visitor.post("/api/drain", r#"{"server":"b9"}"#).await.status, 404);
     assert_eq!(visitor.post("/api/drain", "{").await.status, 400);
     let log = stage.balancer.log();

@@ -65,6 +65,14 @@ async fn a_person_logs_in_sees_the_servers_and_drains_one() {
     assert_eq!(balancer.server("mqtt-1").await["state"], "draining");
     browser.until("document.querySelector('#result').textContent.includes('mqtt-1 is draining now.')");
     assert_eq!(b1.sessions(), 20, "they stay");
+    browser.eval(&format!("{}.querySelector('button').click()", row("mqtt-2")));
+    browser.until("document.querySelector('dialog').open && !document.querySelector('#ask-sessions').hidden");
+    browser.screenshot(&shot("ask-leave-1280"));
+    browser.eval("document.querySelector('dialog button[value=no]').click()");
+
+    let leave = json!({ "server": "mqtt-1", "rate": "100/s" });
+    balancer.ask(nsd_edge::admin::Method::POST, "/drain", Some(leave)).await;
+    browser.until("document.querySelector('#moves').textContent.includes('20 of 20 told to leave')");
 
     // A bad file is told in words.
     balancer.rewrite(&settings.replace("interval", "intervall"));
