@@ -160,7 +160,10 @@ async fn a_rebalance_moves_the_excess_to_a_server_that_joined() {
     until("it is over", async || moves(&balancer).await["stage"] == "done").await;
     let report = moves(&balancer).await;
     assert_eq!((&report["closed"], &report["moved"]), (&334.into(), &334.into()), "{report}");
-    assert_eq!((b1.sessions(), b2.sessions(), b3.sessions()), (333, 333, 334));
+    // Where one more weighs the same, a client may take the other.
+    let mut shares = [b1.sessions(), b2.sessions(), b3.sessions()];
+    shares.sort_unstable();
+    assert_eq!(shares, [333, 333, 334]);
     assert_eq!((b1.left(), b2.left(), b1.vanished() + b2.vanished()), (167, 167, 0));
     // The youngest were moved: the first of all devices are where they were.
     let (_, first) = balancer.ask(Method::GET, "/who?client=device-0", None).await;
