@@ -56,6 +56,10 @@ impl Browser {
 
     /// One command and its result.
     pub(crate) fn tell(&mut self, method: &str, params: Value) -> Value {
+        self.ask(method, params).unwrap_or_else(|error| refused(method, &error))
+    }
+
+    fn ask(&mut self, method: &str, params: Value) -> Result<Value, Value> {
         self.last += 1;
         let command = json!({ "id": self.last, "method": method, "params": params });
         self.socket.send(Message::text(command.to_string())).unwrap();
@@ -64,8 +68,8 @@ impl Browser {
             let Message::Text(text) = message else { continue };
             let mut message: Value = serde_json::from_str(&text).unwrap();
             if message["id"] == self.last {
-                assert!(message["error"].is_null(), "{method}: {}", message["error"]);
-                return message["result"].take();
+                let error = message["error"].take();
+                return if error.is_null() { Ok(message["result"].take()) } else { Err(error) };
             }
             self.note(&message);
         }
@@ -93,7 +97,9 @@ impl Browser {
     /// Waits until an expression is true. Between two pages there may be none to ask.
     pub(crate) fn until(&mut self, expression: &str) {
         let begun = Instant::now();
-        while self.eval(&format!("Boolean({expression})")) != true {
+        let params = json!({ "expression": format!("Boolean({expression})"), "returnByValue": true });
+        let is_true = |told: Result<Value, Value>| told.is_ok_and(|told| told["result"]["value"] == true);
+        while !is_true(self.ask("Runtime.evaluate", params.clone())) {
             assert!(begun.elapsed() < PATIENCE, "never true: {expression}; {:?}", self.complaints);
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -162,6 +168,11 @@ fn page(address: &str) -> String {
         assert!(begun.elapsed() < PATIENCE, "chromium opens no tab: {answer}");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+#[expect(clippy::panic, reason = "a test whose command is refused has failed")]
+fn refused(method: &str, error: &Value) -> ! {
+    panic!("{method}: {error}")
 }
 
 #[expect(clippy::panic, reason = "a test that gets no answer has failed")]
