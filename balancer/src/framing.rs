@@ -64,9 +64,7 @@ impl Framing {
                 }
                 At::Body => {
                     let here = bytes.len().min(self.left as usize);
-                    // No more than what is left, which fits.
-                    self.left -= u32::try_from(here).unwrap_or(self.left);
-                    self.at = if self.left == 0 { At::Boundary } else { At::Body };
+                    self.skip(here);
                     &bytes[here..]
                 }
                 At::Lost => return,
@@ -100,6 +98,23 @@ impl Framing {
             At::Length(_) => Boundary::After(1),
             At::Body => Boundary::After(self.left as usize),
             At::Lost => Boundary::Unknown,
+        }
+    }
+
+    /// How many of the next bytes tell nothing about where packets begin and end.
+    pub fn unseen(&self) -> usize {
+        match self.at {
+            At::Boundary | At::Length(_) => 0,
+            At::Body => self.left as usize,
+            At::Lost => usize::MAX,
+        }
+    }
+
+    /// [`Self::follow`] for bytes that were not seen; no more than [`Self::unseen`].
+    pub fn skip(&mut self, bytes: usize) {
+        if self.at == At::Body {
+            self.left = self.left.saturating_sub(u32::try_from(bytes).unwrap_or(u32::MAX));
+            self.at = if self.left == 0 { At::Boundary } else { At::Body };
         }
     }
 

@@ -6,8 +6,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use nsd_edge::tls::TlsStream;
 use nsd_wire::Version;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::framing::Framing;
@@ -17,6 +21,7 @@ mod direction;
 mod end;
 mod handle;
 mod leave;
+mod pipe;
 
 use direction::{Broke, Direction};
 use handle::Word;
@@ -28,6 +33,24 @@ pub(crate) use handle::{Handle, Moved};
 /// Tests do not wait for a minute.
 const HALF_CLOSED_IDLE: Duration =
     if cfg!(test) { Duration::from_millis(200) } else { limits::HALF_CLOSED_IDLE };
+
+/// A client's or a server's connection.
+pub(crate) trait Side: AsyncRead + AsyncWrite + Unpin {
+    /// Its socket, where the bytes on it are those that are relayed: not where TLS is between the two.
+    fn plain_socket(&self) -> Option<&TcpStream> {
+        None
+    }
+}
+
+impl Side for TcpStream {
+    fn plain_socket(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
+}
+
+impl Side for TlsStream {}
+
+impl Side for TokioIo<Upgraded> {}
 
 /// A client and its server. What is rare is boxed: most of a fleet's memory is idle sessions.
 #[derive(Debug)]
@@ -45,8 +68,8 @@ pub(crate) struct Relay<C, S> {
 
 impl<C, S> Relay<C, S>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    S: AsyncRead + AsyncWrite + Unpin,
+    C: Side,
+    S: Side,
 {
     /// Of MQTT where there is a version. `up` and `down` have followed what was passed on already.
     pub(crate) fn new(client: C, server: S, version: Option<Version>, up: Framing, down: Framing) -> Self {

@@ -10,7 +10,6 @@ use std::time::Duration;
 use nsd_edge::listen::Accepted;
 use nsd_edge::tls::HandshakeError;
 use nsd_wire::Version;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
@@ -24,7 +23,7 @@ use crate::limits;
 use crate::member::Seat;
 use crate::origin::Origin;
 use crate::registry::{Names, Registry};
-use crate::relay::{End, Moved};
+use crate::relay::{End, Moved, Side};
 use crate::running::{Handshakes, Shared, Who};
 use crate::settings::Duplicates;
 use crate::workers::Place;
@@ -135,7 +134,7 @@ async fn shake_hands(socket: TcpStream, tls: Arc<Handshakes>, client: Client) {
 /// Finds a server for the client, and lets the two talk in a task that holds nothing else.
 async fn seat<C>(mut stream: C, mut client: Client)
 where
-    C: AsyncRead + AsyncWrite + Origin + Unpin + Send + 'static,
+    C: Side + Origin + Send + 'static,
 {
     if let Some(settings) = client.frontend.http.clone() {
         // Boxed: few frontends are of HTTP, and idle clients of others should not pay for it.

@@ -7,8 +7,15 @@ use std::task::{Context, Poll, ready};
 
 use nsd_edge::stream::poll_pass_scratch;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::net::TcpStream;
 
+use super::Side;
+use super::pipe::Pipe;
 use crate::framing::{Boundary, Framing};
+
+/// So many reads in a row of at least [`LARGE`] bytes are bulk: what follows goes from socket to socket in the kernel.
+const LARGE_READS: u8 = 16;
+const LARGE: usize = 16 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Direction {
@@ -17,12 +24,18 @@ pub(super) struct Direction {
     pub(super) framing: Framing,
     unflushed: bool,
     reader: Reader,
+    /// In a row, so far.
+    large_reads: u8,
 }
 
 #[derive(Debug)]
-struct Tail {
-    bytes: Vec<u8>,
-    sent: usize,
+enum Tail {
+    Bytes {
+        bytes: Vec<u8>,
+        sent: usize,
+    },
+    /// In the kernel.
+    Piped(Pipe),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +56,7 @@ pub(super) enum Broke {
 
 impl Direction {
     pub(super) fn new(framing: Framing) -> Self {
-        Self { tail: None, framing, unflushed: false, reader: Reader::Open }
+        Self { tail: None, framing, unflushed: false, reader: Reader::Open, large_reads: 0 }
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -56,17 +69,13 @@ impl Direction {
     }
 
     /// Moves what can be moved now; ready once the reader has ended and the writer was told.
-    pub(super) fn poll<R, W>(
+    pub(super) fn poll(
         &mut self,
         context: &mut Context<'_>,
-        reader: &mut R,
-        writer: &mut W,
+        reader: &mut impl Side,
+        writer: &mut impl Side,
         moved: &AtomicU64,
-    ) -> Poll<Result<(), Broke>>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
+    ) -> Poll<Result<(), Broke>> {
         ready!(self.poll_all(context, reader, writer, moved))?;
         if self.reader == Reader::Ended {
             ready!(Pin::new(writer).poll_shutdown(context)).map_err(|_| Broke::Writer)?;
@@ -76,39 +85,36 @@ impl Direction {
     }
 
     /// [`Self::poll`] without telling the writer.
-    pub(super) fn poll_all<R, W>(
+    pub(super) fn poll_all(
         &mut self,
         context: &mut Context<'_>,
-        reader: &mut R,
-        writer: &mut W,
+        reader: &mut impl Side,
+        writer: &mut impl Side,
         moved: &AtomicU64,
-    ) -> Poll<Result<(), Broke>>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
+    ) -> Poll<Result<(), Broke>> {
         loop {
             ready!(self.poll_send(context, writer)).map_err(|_| Broke::Writer)?;
             if self.reader != Reader::Open {
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.poll_pass(context, reader, writer, moved))?;
+            let pipe = self.pipe_for_bulk();
+            if let (Some(pipe), Some(from), Some(to)) = (pipe, reader.plain_socket(), writer.plain_socket()) {
+                ready!(self.poll_pipe(context, pipe, from, to, moved))?;
+            } else {
+                ready!(self.poll_pass(context, reader, writer, moved))?;
+            }
         }
     }
 
     /// Finishes the packet that has begun and reads nothing behind it; ready once all is with the writer. Where packets
     /// are not followed, or the reader ends, this is not a boundary.
-    pub(super) fn poll_settle<R, W>(
+    pub(super) fn poll_settle(
         &mut self,
         context: &mut Context<'_>,
-        reader: &mut R,
-        writer: &mut W,
+        reader: &mut impl Side,
+        writer: &mut impl Side,
         moved: &AtomicU64,
-    ) -> Poll<Result<(), Broke>>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
+    ) -> Poll<Result<(), Broke>> {
         loop {
             ready!(self.poll_send(context, writer)).map_err(|_| Broke::Writer)?;
             let Boundary::After(left) = self.framing.boundary() else { return Poll::Ready(Ok(())) };
@@ -125,35 +131,79 @@ impl Direction {
         self.framing.boundary() == Boundary::Here && self.tail.is_none()
     }
 
-    /// Says something of our own, behind all that was read.
+    /// Says something of our own, behind all that was read; only where it may speak.
     pub(super) fn say(&mut self, words: Vec<u8>) {
+        debug_assert!(self.may_speak());
         self.framing.follow(&words);
-        let tail = self.tail.get_or_insert_with(|| Box::new(Tail { bytes: Vec::new(), sent: 0 }));
-        tail.bytes.extend(words);
+        self.tail = Some(Box::new(Tail::Bytes { bytes: words, sent: 0 }));
     }
 
     /// Until nothing is kept here or in the writer.
-    pub(super) fn poll_send<W: AsyncWrite + Unpin>(
+    pub(super) fn poll_send(
         &mut self,
         context: &mut Context<'_>,
-        writer: &mut W,
+        writer: &mut impl Side,
     ) -> Poll<io::Result<()>> {
-        if let Some(tail) = &mut self.tail {
-            while tail.sent < tail.bytes.len() {
-                let taken = ready!(Pin::new(&mut *writer).poll_write(context, &tail.bytes[tail.sent..]))?;
-                if taken == 0 {
-                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        match self.tail.as_deref_mut() {
+            None => {}
+            Some(Tail::Bytes { bytes, sent }) => {
+                while *sent < bytes.len() {
+                    let taken = ready!(Pin::new(&mut *writer).poll_write(context, &bytes[*sent..]))?;
+                    if taken == 0 {
+                        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                    }
+                    *sent += taken;
+                    self.unflushed = true;
                 }
-                tail.sent += taken;
-                self.unflushed = true;
             }
-            self.tail = None;
+            Some(Tail::Piped(pipe)) => {
+                // Only what has a socket was piped to.
+                let socket = writer.plain_socket().ok_or(io::ErrorKind::NotConnected)?;
+                ready!(pipe.poll_drain(context, socket))?;
+            }
         }
+        self.tail = None;
         if self.unflushed {
             ready!(Pin::new(writer).poll_flush(context))?;
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// A pipe, where bytes come in bulk and none of the next need be seen.
+    fn pipe_for_bulk(&self) -> Option<Pipe> {
+        let bulk = self.large_reads >= LARGE_READS && self.framing.unseen() >= LARGE;
+        bulk.then(Pipe::borrow).flatten()
+    }
+
+    /// One pipe's filling from socket to socket, copied nowhere.
+    fn poll_pipe(
+        &mut self,
+        context: &mut Context<'_>,
+        mut pipe: Pipe,
+        from: &TcpStream,
+        to: &TcpStream,
+        moved: &AtomicU64,
+    ) -> Poll<Result<(), Broke>> {
+        let filled = ready!(pipe.poll_fill(context, from, self.framing.unseen()));
+        let filled = filled.map_err(|_| Broke::Reader)?;
+        if filled == 0 {
+            self.reader = Reader::Ended;
+            return Poll::Ready(Ok(()));
+        }
+        self.count(filled, moved);
+        self.framing.skip(filled);
+        let drained = pipe.poll_drain(context, to).map_err(|_| Broke::Writer)?;
+        if drained.is_pending() {
+            self.tail = Some(Box::new(Tail::Piped(pipe)));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn count(&mut self, bytes: usize, moved: &AtomicU64) {
+        // Nobody else writes it.
+        moved.store(moved.load(Relaxed) + bytes as u64, Relaxed);
+        self.large_reads = if bytes < LARGE { 0 } else { self.large_reads.saturating_add(1) };
     }
 
     /// One read, straight from the scratch buffer to the writer.
@@ -185,8 +235,7 @@ impl Direction {
             self.reader = Reader::Ended;
             return Ok(());
         }
-        // Nobody else writes it.
-        moved.store(moved.load(Relaxed) + bytes.len() as u64, Relaxed);
+        self.count(bytes.len(), moved);
         self.framing.follow(bytes);
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -197,7 +246,7 @@ impl Direction {
                 Poll::Pending => break,
             }
         }
-        self.tail = (!rest.is_empty()).then(|| Box::new(Tail { bytes: rest.to_vec(), sent: 0 }));
+        self.tail = (!rest.is_empty()).then(|| Box::new(Tail::Bytes { bytes: rest.to_vec(), sent: 0 }));
         self.unflushed = true;
         Ok(())
     }

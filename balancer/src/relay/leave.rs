@@ -9,11 +9,11 @@ use std::task::{Context, Poll, ready};
 
 use nsd_edge::stream::poll_read_scratch;
 use nsd_wire::{Disconnect, ReasonCode, Version};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncRead;
 use tokio::time::{Sleep, sleep};
 
 use super::direction::{Broke, Direction};
-use super::{End, Handle, Order};
+use super::{End, Handle, Order, Side};
 use crate::limits;
 
 /// DISCONNECT without a reason: a normal end in every version. In v5 the session's expiry stays what it was.
@@ -79,8 +79,8 @@ impl Leave {
         version: Option<Version>,
     ) -> Poll<End>
     where
-        C: AsyncRead + AsyncWrite + Unpin,
-        S: AsyncRead + AsyncWrite + Unpin,
+        C: Side,
+        S: Side,
     {
         let over = Poll::Ready(End::Told(self.order));
         if self.deadline.as_mut().poll(context).is_ready() {
@@ -100,8 +100,8 @@ impl Leave {
         version: Option<Version>,
     ) -> Poll<Result<(), Broke>>
     where
-        C: AsyncRead + AsyncWrite + Unpin,
-        S: AsyncRead + AsyncWrite + Unpin,
+        C: Side,
+        S: Side,
     {
         loop {
             match self.stage {
@@ -179,8 +179,8 @@ impl Leave {
 
 impl<C, S> Sides<'_, C, S>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    S: AsyncRead + AsyncWrite + Unpin,
+    C: Side,
+    S: Side,
 {
     fn poll_down(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Broke>> {
         self.down.poll_all(context, self.server, self.client, &self.handle.down)

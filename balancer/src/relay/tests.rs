@@ -10,6 +10,9 @@ use super::*;
 
 const IDLE: Duration = HALF_CLOSED_IDLE;
 
+impl Side for DuplexStream {}
+impl Side for Ended {}
+
 /// A relay between two pipes that each hold `room` bytes; the outer ends, and what the relay said at its end.
 fn relayed(room: usize) -> (DuplexStream, DuplexStream, JoinHandle<(End, Moved)>) {
     let (client, server, _, task) = relayed_as(room, None, None);
@@ -36,8 +39,8 @@ fn relayed_as(
 
 async fn run<C, S>(relay: &mut Relay<C, S>, handle: &Handle) -> End
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    S: AsyncRead + AsyncWrite + Unpin,
+    C: Side,
+    S: Side,
 {
     poll_fn(|context| {
         handle.attend(context.waker());
@@ -308,4 +311,87 @@ async fn an_end_that_was_said_is_told_from_one_that_was_not() {
         server.await.unwrap();
         assert_eq!(task.await.unwrap().0, end);
     }
+}
+
+/// Two ends of a connection over loopback.
+async fn connection() -> (TcpStream, TcpStream) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+    (near.unwrap(), far.unwrap().0)
+}
+
+/// A relay between two real connections, whose outer ends it gives.
+async fn relayed_by_sockets(
+    version: Option<Version>,
+) -> (TcpStream, TcpStream, Arc<Handle>, JoinHandle<(End, Moved)>) {
+    let ((client, inner_client), (server, inner_server)) = (connection().await, connection().await);
+    let framing = if version.is_some() { Framing::default() } else { Framing::lost() };
+    let handle = Arc::new(Handle::new(Moved::default(), None, 0));
+    let told = Arc::clone(&handle);
+    let task = tokio::spawn(async move {
+        let mut relay = Relay::new(inner_client, inner_server, version, framing, framing);
+        let end = run(&mut relay, &told).await;
+        (end, told.moved())
+    });
+    (client, server, handle, task)
+}
+
+/// A PUBLISH of QoS 0 with so many bytes of payload, which tell their places.
+fn large_publish(payload: u32) -> Vec<u8> {
+    let payload: Vec<u8> = (0..payload).map(|at| u8::try_from(at % 251).unwrap()).collect();
+    let mut packet = Vec::new();
+    nsd_wire::Publish::new("t", &payload).encode(Version::V311, &mut packet).unwrap();
+    packet
+}
+
+#[tokio::test]
+async fn bulk_goes_through_the_kernel_and_arrives_whole() {
+    for version in [None, Some(Version::V311)] {
+        let (mut client, server, _, task) = relayed_by_sockets(version).await;
+        let mut sent = Vec::new();
+        for size in [4_000_000, 10, 300_000, 0, 5_000_000] {
+            sent.extend(large_publish(size));
+        }
+        let piped = pipe::filled();
+        let (mut reader, mut writer) = server.into_split();
+        let echo = tokio::spawn(async move { tokio::io::copy(&mut reader, &mut writer).await.unwrap() });
+        let (mut back, mut out) = client.split();
+        let mut received = Vec::new();
+        let write = async {
+            out.write_all(&sent).await.unwrap();
+            out.shutdown().await.unwrap();
+        };
+        tokio::join!(write, async { back.read_to_end(&mut received).await.unwrap() });
+        assert!(received == sent, "{} of {} bytes", received.len(), sent.len());
+        echo.await.unwrap();
+        let all = sent.len() as u64;
+        let (end, moved) = task.await.unwrap();
+        assert_eq!((end, moved), (End::Client, Moved { up: all, down: all }));
+        assert!(pipe::filled() > piped, "nothing went through a pipe");
+    }
+}
+
+#[tokio::test]
+async fn bulk_to_who_does_not_read_stops_and_a_session_is_left_after_its_packet() {
+    let (mut client, mut server, handle, task) = relayed_by_sockets(Some(Version::V311)).await;
+    let packet = large_publish(20_000_000);
+    let mut sent = 0;
+    while let Ok(more) = tokio::time::timeout(Duration::from_millis(200), client.write(&packet[sent..])).await
+    {
+        sent += more.unwrap();
+    }
+    assert!(sent < packet.len(), "all of it was taken, by nobody");
+    handle.tell(Order::Drain);
+    let rest = packet[sent..].to_vec();
+    let write = tokio::spawn(async move {
+        client.write_all(&rest).await.unwrap();
+        client
+    });
+    let mut received = Vec::new();
+    server.read_to_end(&mut received).await.unwrap();
+    assert!(received[..packet.len()] == packet, "the packet is whole");
+    assert_eq!(received[packet.len()..], [0xe0, 0], "and DISCONNECT follows it");
+    drop((write.await.unwrap(), server));
+    assert_eq!(task.await.unwrap().0, End::Told(Order::Drain));
 }

@@ -4,7 +4,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Client, Line, Seated, Upstream};
@@ -12,7 +11,7 @@ use crate::entry::Pass;
 use crate::member::Seat;
 use crate::origin::Origin;
 use crate::registry::Live;
-use crate::relay::{End, Handle, Relay};
+use crate::relay::{End, Handle, Relay, Side};
 use crate::running::Shared;
 use crate::workers::Place;
 use crate::{duplicates, limits};
@@ -31,7 +30,7 @@ pub(super) struct Talk<C> {
 
 impl<C> Talk<C>
 where
-    C: AsyncRead + AsyncWrite + Origin + Unpin,
+    C: Side + Origin,
 {
     pub(super) fn begin(stream: C, seated: Seated, client: Client) -> Self {
         let Seated { server, seat, moved, up, down, version, names, silence, accepted, duplicates } = seated;
@@ -64,7 +63,7 @@ where
 
 impl<C> Talk<C>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
+    C: Side,
 {
     fn log(&self, end: End) {
         let Live { names, frontend, peer, since, version, handle, member, .. } = &*self.live;
@@ -87,7 +86,7 @@ where
 
 impl<C> Future for Talk<C>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
+    C: Side,
 {
     type Output = ();
 

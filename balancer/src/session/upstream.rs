@@ -8,6 +8,8 @@ use nsd_edge::tls::TlsToServer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::relay::Side;
+
 /// TLS is boxed: most sessions go to their server in the clear, and pay nothing for those that do not.
 #[derive(Debug)]
 pub(crate) enum Upstream {
@@ -58,6 +60,15 @@ impl AsyncWrite for Upstream {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(context))
+    }
+}
+
+impl Side for Upstream {
+    fn plain_socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(socket) => Some(socket),
+            Self::Tls(_) => None,
+        }
     }
 }
 
