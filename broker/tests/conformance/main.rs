@@ -2,7 +2,8 @@
 //! nor their reading come from `nsd-wire`. Each test names its statements; `table` makes `docs/conformance.md` of them.
 //!
 //! Most of a test is waiting: `RUST_TEST_THREADS=8` makes the whole four times as fast. `NSD_CONFORMANCE=ours` leaves
-//! Mosquitto out (or the other way round), `NSD_CONFORMANCE_STORE=disk` keeps our state on disk.
+//! Mosquitto out (or the other way round), `NSD_CONFORMANCE_STORE=disk` keeps our state on disk, and a URL
+//! of a Redis there (where subscriptions are not shared: the tests of `shared` fail).
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a helper of a test fails as the test would")]
 
