@@ -1,5 +1,6 @@
 //! `nsd-balancer`: arguments, logs, run; failures become one text and an exit code here, and nowhere else.
 
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -207,11 +208,7 @@ fn query(path: &str, name: &str, value: &str) -> String {
     format!("{path}?{pair}")
 }
 
-#[expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the settings are for a file, the notes for people"
-)]
+#[expect(clippy::print_stderr, reason = "the settings are for a file, the notes for people")]
 fn convert(file: &std::path::Path) -> ExitCode {
     let shown = file.display();
     let text = match settings::read(file) {
@@ -220,7 +217,9 @@ fn convert(file: &std::path::Path) -> ExitCode {
     };
     match convert::haproxy(&text) {
         Ok(made) => {
-            print!("{}", made.toml);
+            if let Err(error) = print(&made.toml) {
+                return fail(&format!("stdout: {error}"), FAILED);
+            }
             made.notes.iter().for_each(|note| eprintln!("{shown}:{note}"));
             if made.notes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(NOT_ALL) }
         }
@@ -228,9 +227,19 @@ fn convert(file: &std::path::Path) -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the answer to a command is for people and pipes")]
+/// Who reads may have left, as `head` does: no failure of ours.
+fn print(text: &str) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
 fn show(status: StatusCode, answer: &Value) -> ExitCode {
-    println!("{answer:#}");
+    if let Err(error) = print(&format!("{answer:#}\n")) {
+        return fail(&format!("stdout: {error}"), FAILED);
+    }
     if status.is_success() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
 }
 

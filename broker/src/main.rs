@@ -2,8 +2,10 @@
 
 mod cli;
 
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
 use nsd_broker::settings::SettingsError;
 
@@ -27,9 +29,12 @@ fn main() -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "answers go to stdout, here only")]
-fn print(text: &str) {
-    println!("{text}");
+/// Answers go to stdout, here only. Who reads may have left, as `head` does: no failure of ours.
+fn print(text: &str) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("stdout"),
+        _ => Ok(()),
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "what went wrong goes to stderr, here only")]

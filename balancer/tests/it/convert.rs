@@ -213,6 +213,24 @@ fn what_is_not_carried_over_is_told_by_line_and_by_exit_code() {
 }
 
 /// `docs/balancer-haproxy.md` shows what the command makes of the file that it shows.
+/// A full disk must not look like settings that were written; who stopped reading knows that.
+#[test]
+fn settings_that_cannot_be_written_are_a_failure() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("haproxy.cfg");
+    std::fs::write(&file, "listen mqtt\n  bind *:1883\n  mode tcp\n  server a 10.0.0.1:1883 check\n")
+        .unwrap();
+    let run = |stdout: Stdio| Command::new(BINARY).arg("convert").arg(&file).stdout(stdout).output().unwrap();
+    let full = run(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into());
+    assert_eq!(full.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&full.stderr).contains("stdout: No space left"), "{full:?}");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let left = run(writer.into());
+    assert_ne!(left.status.code(), Some(1), "{left:?}");
+    assert!(!String::from_utf8_lossy(&left.stderr).contains("panicked"), "{left:?}");
+}
+
 #[test]
 fn the_documentation_shows_what_is_made() {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/balancer-haproxy.md");

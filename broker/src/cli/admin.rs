@@ -149,9 +149,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Err(error) => return Err(error.into()),
     };
     match (&answer["error"], json) {
-        (_, true) => print(&format!("{answer:#}")),
+        (_, true) => print(&format!("{answer:#}"))?,
         (Value::String(error), false) => complain(&show::line(error)),
-        (_, false) => print(show::answer(&question, &answer).trim_end()),
+        (_, false) => print(show::answer(&question, &answer).trim_end())?,
     }
     Ok(if status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -132,6 +132,6 @@ fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
     let written = made.and_then(|mut made| made.write_all(text.as_bytes()));
     written.with_context(|| format!("cannot make {}", file.display()))?;
-    print(&file.display().to_string());
+    print(&file.display().to_string())?;
     Ok(())
 }
