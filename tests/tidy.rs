@@ -31,6 +31,7 @@ const PURE: &[&str] = &[
     "balancer/src/dashboard/logins.rs",
     "balancer/src/gate.rs",
     "balancer/src/gate",
+    "balancer/src/handover/message.rs",
     "balancer/src/moves.rs",
     "balancer/src/pace.rs",
     "balancer/src/pool.rs",

@@ -1,9 +1,9 @@
 //! PURE. The state of one server as a machine: what it waits for, and what moves it. Who performs checks, closes sessions
 //! or reads files tells it through [`Input`]; what has to be done follows from the [`Transition`].
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// New, or back from a drain: no traffic before its first check, which decides alone.
@@ -71,6 +71,12 @@ impl Machine {
         Self { state: Self::start(rules), streak: 0, rules }
     }
 
+    /// Goes on where another process's machine was.
+    pub fn continued(state: State, streak: u32, rules: Rules) -> Self {
+        let state = if matches!(state, State::Joining | State::Gone) { Self::start(rules) } else { state };
+        Self { state, streak, rules }
+    }
+
     fn start(rules: Rules) -> State {
         if rules.checked { State::Joining } else { State::Healthy }
     }
@@ -79,9 +85,18 @@ impl Machine {
         self.state
     }
 
+    /// Of what speaks against the state, so many in a row.
+    pub fn streak(&self) -> u32 {
+        self.streak
+    }
+
     /// Whether the next connection success would change anything: spares the common case a lock.
     pub fn is_suspect(&self) -> bool {
         self.state == State::Healthy && self.streak > 0
+    }
+
+    pub fn rules(&self) -> Rules {
+        self.rules
     }
 
     pub fn set_rules(&mut self, rules: Rules) {
@@ -194,6 +209,15 @@ mod tests {
         assert_eq!(machine.state(), Unhealthy);
         machine.on(CheckPassed);
         assert_eq!(machine.state(), Healthy);
+    }
+
+    #[test]
+    fn another_process_goes_on_where_one_was() {
+        for (state, then) in [(Joining, Joining), (Gone, Joining), (Draining, Draining), (Healthy, Healthy)] {
+            assert_eq!(Machine::continued(state, 0, RULES).state(), then);
+        }
+        let mut machine = Machine::continued(Healthy, 1, Rules { fall: 2, ..RULES });
+        assert_eq!(machine.on(CheckFailed), Some(Transition { from: Healthy, to: Unhealthy }));
     }
 
     proptest! {

@@ -7,7 +7,8 @@ mod history;
 mod logins;
 mod users;
 
-use std::net::TcpListener;
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -50,6 +51,8 @@ const BOUNDS: Bounds = Bounds {
 pub(crate) struct Dashboard {
     settings: DashboardSettings,
     site: Arc<ArcSwap<Site>>,
+    /// `None`: it could not be copied, for want of files.
+    socket: Option<TcpListener>,
     _acceptor: AbortOnDropHandle<()>,
 }
 
@@ -92,10 +95,12 @@ impl Dashboard {
     pub(crate) fn prepare(
         running: Option<&Self>,
         wanted: Option<&DashboardSettings>,
+        inherited: &mut HashMap<SocketAddr, TcpListener>,
     ) -> Result<Option<Prepared>, Vec<String>> {
         let Some(wanted) = wanted else { return Ok(None) };
         let is_bound = running.is_some_and(|running| running.settings.bind == wanted.bind);
-        let socket = (!is_bound).then(|| listen::bind(wanted.bind)).transpose();
+        let mut bind = || inherited.remove(&wanted.bind).map_or_else(|| listen::bind(wanted.bind), Ok);
+        let socket = (!is_bound).then(&mut bind).transpose();
         match (socket, Users::load(&wanted.password_file)) {
             (Ok(socket), Ok(users)) => Ok(Some(Prepared { socket, users })),
             (socket, users) => {
@@ -103,6 +108,11 @@ impl Dashboard {
                 Err(socket.into_iter().chain(users.err()).collect())
             }
         }
+    }
+
+    /// Its socket, for another process.
+    pub(crate) fn copy(&self) -> Option<(SocketAddr, TcpListener)> {
+        Some((self.settings.bind, self.socket.as_ref()?.try_clone().ok()?))
     }
 
     /// Takes new settings into use, and says what changed. Who is logged in stays so, where the password is the same.
@@ -140,9 +150,11 @@ impl Dashboard {
             }
             (socket, _) => {
                 let site = Arc::new(ArcSwap::from_pointee(site));
-                let acceptor = tokio::spawn(accept(socket?, Arc::clone(&site)));
+                let socket = socket?;
+                let copy = socket.try_clone().ok();
+                let acceptor = tokio::spawn(accept(socket, Arc::clone(&site)));
                 let acceptor = AbortOnDropHandle::new(acceptor);
-                *running = Some(Self { settings: wanted.clone(), site, _acceptor: acceptor });
+                *running = Some(Self { settings: wanted.clone(), site, socket: copy, _acceptor: acceptor });
                 Some(format!("+dashboard {}", wanted.bind))
             }
         }

@@ -71,6 +71,14 @@ impl Entry {
         Ok(pass)
     }
 
+    /// For a session that another process has let in: counted, but not sent away.
+    pub(crate) fn adopt(&self, source: IpAddr) -> Option<Box<Pass>> {
+        let mut place = self.gate.enter().ok()?;
+        // Whoever may not come now was inside already; then it is only not counted for its source.
+        let _ = place.settle(source);
+        Some(Box::new(Pass { place, pending: None, told: None }))
+    }
+
     pub(crate) fn is_behind_proxy(&self) -> bool {
         !self.settings.proxy_from.is_empty()
     }

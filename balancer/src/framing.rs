@@ -2,12 +2,13 @@
 //! packet, nothing kept of what passes. So it is known at any time whether something may be said between two packets.
 
 use nsd_wire::PacketType;
+use serde::{Deserialize, Serialize};
 
 /// The remaining length has at most so many bytes.
 const LONGEST_LENGTH: u8 = 4;
 
 /// Follows a stream that begins with a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Framing {
     /// Of the packet's body, still to come; while its length is read, the length so far.
     left: u32,
@@ -17,7 +18,7 @@ pub struct Framing {
     kind: u8,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum At {
     Boundary,
     /// In the remaining length, after so many of its bytes.
@@ -48,6 +49,15 @@ impl Framing {
     /// Of a stream that is not MQTT's: follows nothing.
     pub fn lost() -> Self {
         Self { at: At::Lost, ..Self::default() }
+    }
+
+    /// Whether a stream can be here: what another process tells is looked at before it is followed.
+    pub fn is_sound(&self) -> bool {
+        match self.at {
+            At::Boundary | At::Lost => true,
+            At::Length(read) => read < LONGEST_LENGTH && self.left >> (7 * u32::from(read)) == 0,
+            At::Body => self.left > 0,
+        }
     }
 
     /// Takes the next bytes of the stream, cut anywhere.
@@ -220,6 +230,7 @@ mod tests {
             // In the middle, the distance it tells never leads beyond the next boundary.
             let end = part.index(bytes.len() + 1);
             let mut part = followed(&bytes[..end]);
+            prop_assert!(part.is_sound());
             let mut at = end;
             while let Boundary::After(distance) = part.boundary() {
                 part.follow(&bytes[at..at + distance]);

@@ -15,6 +15,7 @@
 //! | [`settings`] | pure | text → checked settings, or all that is wrong with it |
 //! | `limits` | | every limit with its reason |
 //! | `duplicates` | edge | the older sessions of a client that comes again |
+//! | [`handover`] | [pure](handover::message) and edge | one process takes over from another, with listeners and sessions |
 //! | `member` | edge | one server at run time: machine, counts, closing of its sessions |
 //! | `moving` | edge | drains and rebalances, and what became of the clients |
 //! | `names` | edge | names of servers → addresses, again and again |
@@ -24,6 +25,7 @@
 //! | `registry` | edge | all sessions that run, to be found by client or server and told to end |
 //! | `relay` | edge | copies both ways, without buffers while idle; the clean end of who is told to leave |
 //! | `credentials` | edge | files that are needed to meet servers: certificates, and the checks' password |
+//! | `doors` | edge | where a running process can be asked |
 //! | `entry` | edge | who may come to a frontend, and whom a PROXY header names |
 //! | `frontend` | edge | one frontend: its rules and backends, the choice for a client |
 //! | `guard` | edge | the gate of one frontend, with the rates that its clients share |
@@ -43,6 +45,7 @@ pub mod convert;
 pub mod dashboard;
 pub mod framing;
 pub mod gate;
+pub mod handover;
 pub mod moves;
 pub mod pace;
 pub mod pick;
@@ -53,6 +56,7 @@ pub mod settings;
 
 mod admin;
 mod credentials;
+mod doors;
 mod duplicates;
 mod entry;
 mod frontend;

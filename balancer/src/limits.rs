@@ -91,6 +91,15 @@ pub(crate) const LOGIN_TIMES: RangeInclusive<Duration> =
 /// Open files kept free of sessions: listeners, checks, the admin socket, the dashboard, logs, certificates.
 /// Where there are few, half of them.
 const RESERVED_FILES: u64 = 256;
+/// Where one process takes over from another: for an answer that takes no work. Then the other one hangs.
+pub(crate) const ANSWER_OF_A_PROCESS: Duration = Duration::from_secs(10);
+/// And until the new one has read its settings and certificates and made its first checks.
+pub(crate) const PREPARATION: Duration = Duration::from_secs(60);
+/// Sessions that cannot be handed over leave so fast: each of their clients comes back with a handshake, about a millisecond
+/// of a core.
+pub(crate) const LEAVE_RATE: Pace = Pace::per_second(100);
+/// And all of them until then; 60 000 at that rate.
+pub(crate) const LEAVE_DEADLINE: Duration = Duration::from_secs(600);
 /// Clients wait this long at the start for the first checks to tell which servers there are.
 pub(crate) const FIRST_CHECKS: Duration = Duration::from_secs(2);
 

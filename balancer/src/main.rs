@@ -39,6 +39,9 @@ struct Serve {
     /// Check the file and the certificates it names, and exit: 0 fine, 65 not
     #[arg(long)]
     check: bool,
+    /// Take over from the running process, with its listeners and sessions; without one, start as usual
+    #[arg(long)]
+    take_over: bool,
 }
 
 #[derive(Subcommand)]
@@ -152,7 +155,7 @@ fn main() -> ExitCode {
         (Some(Command::Convert { file }), _) => convert(&file),
         (Some(Command::Passwd { file, user, delete }), _) => passwd(&file, &user, delete),
         (None, Some(config)) if cli.serve.check => check(&config),
-        (None, Some(config)) => serve(&runtime, &config),
+        (None, Some(config)) => serve(&runtime, &config, cli.serve.take_over),
         (None, None) => fail("--config FILE is missing", USAGE),
     }
 }
@@ -171,13 +174,13 @@ fn check(config: &std::path::Path) -> ExitCode {
     }
 }
 
-fn serve(runtime: &tokio::runtime::Runtime, config: &std::path::Path) -> ExitCode {
+fn serve(runtime: &tokio::runtime::Runtime, config: &std::path::Path, take_over: bool) -> ExitCode {
     let settings = match settings::load(config) {
         Ok(settings) => settings,
         Err(error) => return fail(&error.to_string(), BAD_FILE),
     };
     logs::start(settings.log_format, "info");
-    match runtime.block_on(server::run(config, settings)) {
+    match runtime.block_on(server::run(config, settings, take_over)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ StartError::Settings(_)) => fail(&error.to_string(), BAD_FILE),
         Err(error) => fail(&error.to_string(), FAILED),

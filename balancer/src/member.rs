@@ -24,6 +24,7 @@ use crate::telemetry::{Checks, Traffic};
 use crate::waves;
 
 mod admission;
+mod continued;
 mod place;
 
 use admission::Admission;
@@ -45,6 +46,8 @@ pub(crate) struct Member {
     takes: AtomicBool,
     suspect: AtomicBool,
     active: AtomicU32,
+    /// Sessions that the process before still has there.
+    elsewhere: AtomicU32,
     sessions: AtomicU64,
     connect_failures: AtomicU64,
     suspicions: AtomicU64,
@@ -108,6 +111,7 @@ impl Member {
             changed: Mutex::new(Instant::now()),
             suspect: AtomicBool::new(false),
             active: AtomicU32::new(0),
+            elsewhere: AtomicU32::new(0),
             sessions: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
             suspicions: AtomicU64::new(0),
@@ -146,8 +150,9 @@ impl Member {
         before.iter().for_each(JoinHandle::abort);
     }
 
+    /// Sessions, those of the process before included.
     pub(crate) fn active(&self) -> u32 {
-        self.active.load(Relaxed)
+        self.active.load(Relaxed).saturating_add(self.elsewhere.load(Relaxed))
     }
 
     pub(crate) fn sessions_total(&self) -> u64 {
@@ -189,7 +194,8 @@ impl Member {
 
     /// A seat, unless others were quicker and there are `most` already, or it was another one's turn.
     pub(crate) fn sit(self: &Arc<Self>, most: u32, policy: &Policy, now: Instant) -> Option<Seat> {
-        let room = |active: u32| (active < most).then_some(active + 1);
+        let elsewhere = self.elsewhere.load(Relaxed);
+        let room = |active: u32| (active.saturating_add(elsewhere) < most).then_some(active + 1);
         self.active.fetch_update(Relaxed, Relaxed, room).ok()?;
         let seat = Seat { closings: self.closings.load(SeqCst), member: Arc::clone(self) };
         self.admission.take(policy, now).then_some(seat)

@@ -26,6 +26,8 @@ pub(crate) struct Live {
     /// `None`: not MQTT.
     pub(crate) version: Option<Version>,
     pub(crate) tls: bool,
+    /// In the clear on both sides: another process can go on with it.
+    pub(crate) movable: bool,
     pub(crate) peer: SocketAddr,
     pub(crate) since: Instant,
     pub(crate) frontend: Arc<Frontend>,
@@ -66,6 +68,14 @@ impl Registry {
         let (id, user) = (beginning(id), beginning(user));
         let both = [id, user].concat().into_boxed_str();
         Names { key, both, id_length: u8::try_from(id.len()).unwrap_or(u8::MAX) }
+    }
+
+    /// Of a client that another process let in, of whose names no more is known than is kept. One whose identifier may be
+    /// longer is not found by it.
+    pub(crate) fn kept_names(&self, id: &str, user: &str) -> Names {
+        let names = self.names(id, user);
+        let whole = id.len() + char::MAX.len_utf8() <= limits::NAME;
+        if whole { names } else { Names { key: fastrand::u64(..), ..names } }
     }
 
     /// Of who has no identifier, or is not asked for one: meets nobody.

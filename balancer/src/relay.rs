@@ -28,7 +28,7 @@ use handle::Word;
 use leave::{Leave, Sides};
 
 pub(crate) use end::{End, Order};
-pub(crate) use handle::{Handle, Moved};
+pub(crate) use handle::{Handle, Moved, Passing};
 
 /// Tests do not wait for a minute.
 const HALF_CLOSED_IDLE: Duration =
@@ -125,6 +125,25 @@ where
         }
         let silence = self.half_closed.get_or_insert_with(|| Box::new(Silence::new(HALF_CLOSED_IDLE)));
         silence.poll(context, before != Some(handle.moved())).map(|()| End::HalfClosed)
+    }
+
+    /// Sends what is held, and reads nothing. Ready when nothing is held any more, or (false) one side has broken.
+    pub(crate) fn poll_emptied(&mut self, context: &mut Context<'_>) -> Poll<bool> {
+        let Self { client, server, up, down, .. } = self;
+        let (upward, downward) = (up.poll_send(context, server), down.poll_send(context, client));
+        match (upward, downward) {
+            (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(false),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(true),
+            _ => Poll::Pending,
+        }
+    }
+
+    pub(crate) fn sides(&self) -> (&C, &S) {
+        (&self.client, &self.server)
+    }
+
+    pub(crate) fn framings(&self) -> (Framing, Framing) {
+        (self.up.framing, self.down.framing)
     }
 
     fn poll_leave(&mut self, context: &mut Context<'_>, handle: &Handle, order: Order) -> Poll<End> {

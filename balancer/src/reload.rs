@@ -50,7 +50,12 @@ pub(crate) struct Context<'a> {
 }
 
 /// Binds the new addresses and loads all certificates anew; or all that is wrong.
-pub(crate) fn prepare(running: &Running, wanted: &Settings) -> Result<Prepared, Vec<String>> {
+/// `inherited` are sockets that another process has bound; those that nobody wants stay.
+pub(crate) fn prepare(
+    running: &Running,
+    wanted: &Settings,
+    inherited: &mut HashMap<SocketAddr, TcpListener>,
+) -> Result<Prepared, Vec<String>> {
     let mut problems = Vec::new();
     let mut sockets = HashMap::new();
     let mut certificates = HashMap::new();
@@ -58,7 +63,7 @@ pub(crate) fn prepare(running: &Running, wanted: &Settings) -> Result<Prepared, 
         if running.bound.contains_key(&address) {
             continue;
         }
-        match listen::bind(address) {
+        match inherited.remove(&address).map_or_else(|| listen::bind(address), Ok) {
             Ok(socket) => {
                 sockets.insert(address, socket);
             }
@@ -78,7 +83,7 @@ pub(crate) fn prepare(running: &Running, wanted: &Settings) -> Result<Prepared, 
             Err(_first) => problems.extend(tls::problems(settings).iter().map(ToString::to_string)),
         }
     }
-    let dashboard = Dashboard::prepare(running.dashboard.as_ref(), wanted.dashboard.as_ref());
+    let dashboard = Dashboard::prepare(running.dashboard.as_ref(), wanted.dashboard.as_ref(), inherited);
     let dashboard = dashboard.unwrap_or_else(|found| {
         problems.extend(found);
         None
@@ -92,7 +97,9 @@ pub(crate) fn prepare(running: &Running, wanted: &Settings) -> Result<Prepared, 
     }
     let mut metrics = None;
     if wanted.metrics != running.metrics.address() {
-        match MetricsPort::bind(wanted.metrics) {
+        let bound = wanted.metrics.and_then(|address| Some((address, inherited.remove(&address)?)));
+        let bind = || MetricsPort::bind(wanted.metrics);
+        match bound.map_or_else(bind, |(address, socket)| MetricsPort::on(address, socket)) {
             Ok(port) => metrics = Some(port),
             Err(error) => problems.push(error.to_string()),
         }

@@ -19,6 +19,7 @@ use tracing::error;
 use crate::credentials::Credentials;
 use crate::dashboard::Dashboard;
 use crate::frontend::Frontend;
+use crate::handover::Succession;
 use crate::member::{Member, Seat};
 use crate::moving::Moving;
 use crate::pick;
@@ -37,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) sessions: Arc<Semaphore>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) moving: Arc<Moving>,
+    pub(crate) succession: Arc<Succession>,
     pub(crate) access_log: AtomicBool,
     pub(crate) log_user_names: AtomicBool,
 }
@@ -176,7 +178,11 @@ pub(crate) struct Handshakes {
 #[derive(Debug)]
 pub(crate) struct Bound {
     pub(crate) route: Arc<ArcSwap<Route>>,
+    /// `None`: it could not be copied, for want of files.
+    socket: Option<std::net::TcpListener>,
     acceptor: AbortHandle,
+    /// Which worker accepts.
+    number: usize,
 }
 
 /// Certificates in use, and the task that follows their files.
@@ -206,9 +212,26 @@ impl Bound {
         ready: tokio::sync::watch::Receiver<bool>,
     ) -> Self {
         let route = Arc::new(ArcSwap::from_pointee(route));
+        let copy = socket.try_clone().ok();
         let acceptor = accept(socket, Arc::clone(&route), Arc::clone(shared), ready);
         let acceptor = shared.workers.nth(number).handle.spawn(acceptor).abort_handle();
-        Self { route, acceptor }
+        Self { route, socket: copy, acceptor, number }
+    }
+
+    /// The same socket, for another process.
+    pub(crate) fn copy(&self) -> Option<std::net::TcpListener> {
+        self.socket.as_ref()?.try_clone().ok()
+    }
+
+    /// Whoever comes waits in the kernel's queue, unless another process has the socket too.
+    pub(crate) fn pause(&self) {
+        self.acceptor.abort();
+    }
+
+    pub(crate) fn resume(&mut self, shared: &Arc<Shared>, ready: tokio::sync::watch::Receiver<bool>) {
+        let Some(socket) = self.copy() else { return error!("cannot accept on a bound address again") };
+        let acceptor = accept(socket, Arc::clone(&self.route), Arc::clone(shared), ready);
+        self.acceptor = shared.workers.nth(self.number).handle.spawn(acceptor).abort_handle();
     }
 }
 

@@ -1,16 +1,18 @@
 //! The balancer as a whole: start, wait for signals and changed files, reload, stop gracefully.
 
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use nsd_edge::admin::{AdminBindError, AdminSocket};
+use nsd_edge::admin::AdminBindError;
 use nsd_edge::drain::Drain;
-use nsd_edge::listen;
+use nsd_edge::metrics::MetricsPort;
 use nsd_edge::signal::{Signal, Signals};
 use nsd_edge::tls;
 use nsd_edge::watch::FileWatch;
+use nsd_edge::{listen, notify};
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
@@ -19,13 +21,15 @@ use tracing::{error, info, warn};
 
 use crate::backend::State;
 use crate::credentials::Credentials;
-use crate::dashboard;
+use crate::dashboard::{self, Dashboard};
+use crate::doors::{self, Doors};
+use crate::handover::{self, Inherited, TakeOverError};
 use crate::pool::Entry;
 use crate::relay::Order;
-use crate::running::{Running, Shared};
+use crate::running::{Bound, Running, Shared};
 use crate::settings::{self, Settings, SettingsError};
 use crate::workers::Workers;
-use crate::{admin, limits, member::Member, moving, reload};
+use crate::{limits, member::Member, moving, reload};
 
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -36,6 +40,8 @@ pub enum StartError {
     Resources(Vec<String>),
     #[error(transparent)]
     Admin(#[from] AdminBindError),
+    #[error(transparent)]
+    TakeOver(#[from] TakeOverError),
     #[error("cannot start: {0}")]
     Io(#[from] std::io::Error),
 }
@@ -48,6 +54,8 @@ pub(crate) struct Balancer {
     settings: Mutex<Settings>,
     pub(crate) last_reload: Mutex<Result<(), String>>,
     pub(crate) drain: Drain,
+    /// The admin socket answers as long as there is something to be asked about, also while draining.
+    pub(crate) admin_end: Drain,
     ready: watch::Sender<bool>,
     pub(crate) since: Instant,
     pub(crate) reloads: Reloads,
@@ -75,19 +83,17 @@ pub fn check(path: &Path) -> Result<(), StartError> {
     if problems.is_empty() { Ok(()) } else { Err(StartError::Resources(problems)) }
 }
 
-/// Runs until SIGTERM or SIGINT. `settings` were loaded from `path`, and are loaded again whenever it changes.
-pub async fn run(path: &Path, settings: Settings) -> Result<(), StartError> {
+/// Runs until SIGTERM or SIGINT, or until another process has taken over. `settings` were loaded from `path`, and are loaded
+/// again whenever it changes. With `take_over` it takes over from the process that answers beside the admin socket, if any.
+pub async fn run(path: &Path, settings: Settings, take_over: bool) -> Result<(), StartError> {
     let mut signals = Signals::listen()?;
     let mut file = FileWatch::new(&[path.to_owned()]);
-    let balancer = Balancer::start(path, settings)?;
-    let socket = AdminSocket::bind(&balancer.settings.lock().admin_socket)?;
-    let router = Arc::new(admin::router(Arc::clone(&balancer)));
-    // The admin socket answers as long as there is something to be asked about, also while draining.
-    let admin_end = Drain::new();
-    tokio::spawn(socket.serve(router, admin_end.watch()));
-    tokio::spawn(Arc::clone(&balancer).open_after_first_checks());
+    let balancer =
+        if take_over { Balancer::succeed(path, settings).await? } else { Balancer::begin(path, settings)? };
     tokio::spawn(moving::by_themselves(Arc::clone(&balancer)));
     info!("started");
+    tell_manager();
+    let succession = &balancer.shared.succession;
     loop {
         tokio::select! {
             signal = signals.next() => match signal {
@@ -95,14 +101,23 @@ pub async fn run(path: &Path, settings: Settings) -> Result<(), StartError> {
                 Signal::Stop => break,
             },
             () = file.changed() => drop(balancer.reload()),
+            () = succession.over() => break,
         }
     }
+    succession.stopping().await;
     tokio::select! {
         () = balancer.stop() => {}
         () = stopped_again(&mut signals) => info!("stopping at once"),
     }
-    admin_end.finish(Duration::from_secs(1)).await;
+    balancer.admin_end.finish(Duration::from_secs(1)).await;
     Ok(())
+}
+
+/// That this process is the service.
+fn tell_manager() {
+    if let Err(error) = notify::ready() {
+        warn!(%error, "the service manager is not told");
+    }
 }
 
 async fn stopped_again(signals: &mut Signals) {
@@ -110,7 +125,34 @@ async fn stopped_again(signals: &mut Signals) {
 }
 
 impl Balancer {
-    fn start(path: &Path, settings: Settings) -> Result<Arc<Self>, StartError> {
+    fn begin(path: &Path, settings: Settings) -> Result<Arc<Self>, StartError> {
+        let balancer = Self::start(path, settings, Inherited::default())?;
+        let doors = Doors::bind(&balancer.settings.lock().admin_socket)?;
+        doors.open(&balancer);
+        tokio::spawn(Arc::clone(&balancer).open_after_first_checks());
+        Ok(balancer)
+    }
+
+    /// Until the other process has been told that this one is ready, whatever fails changes nothing there.
+    async fn succeed(path: &Path, settings: Settings) -> Result<Arc<Self>, StartError> {
+        let door = handover::door_beside(&settings.admin_socket);
+        let Some((taking, inherited)) = handover::ask(&door).await? else {
+            info!(door = %door.display(), "nothing runs that could be taken over from");
+            return Self::begin(path, settings);
+        };
+        let terms = settings.take_over;
+        let balancer = Self::start(path, settings, inherited)?;
+        let doors = Doors::aside(&balancer.settings.lock().admin_socket)?;
+        balancer.first_checks().await;
+        taking.take(&balancer, terms).await?;
+        balancer.ready.send_replace(true);
+        doors.put()?;
+        doors.open(&balancer);
+        tokio::spawn(taking.follow(Arc::clone(&balancer)));
+        Ok(balancer)
+    }
+
+    fn start(path: &Path, settings: Settings, inherited: Inherited) -> Result<Arc<Self>, StartError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let sessions = limits::sessions(listen::raise_open_files());
         let shared = Arc::new(Shared {
@@ -118,6 +160,7 @@ impl Balancer {
             sessions: Arc::new(Semaphore::new(sessions)),
             registry: Arc::default(),
             moving: Arc::default(),
+            succession: Arc::default(),
             access_log: AtomicBool::new(settings.access_log),
             log_user_names: AtomicBool::new(settings.log_user_names),
         });
@@ -130,12 +173,13 @@ impl Balancer {
             settings: Mutex::new(settings.clone()),
             last_reload: Mutex::new(Ok(())),
             drain: Drain::new(),
+            admin_end: Drain::new(),
             ready: watch::Sender::new(false),
             since: Instant::now(),
             reloads: Reloads::default(),
             me: Weak::clone(me),
         });
-        balancer.apply(&settings).map_err(StartError::Resources)?;
+        balancer.apply(&settings, inherited).map_err(StartError::Resources)?;
         Ok(balancer)
     }
 
@@ -143,7 +187,7 @@ impl Balancer {
     pub(crate) fn reload(&self) -> Result<Vec<String>, Vec<String>> {
         let loaded = settings::load(&self.path).map_err(|error| vec![error.to_string()]);
         let outcome = loaded.and_then(|wanted| {
-            let mut plan = self.apply(&wanted)?;
+            let mut plan = self.apply(&wanted, Inherited::default())?;
             let mut current = self.settings.lock();
             plan.extend(only_at_start(&current, &wanted));
             *current = wanted;
@@ -160,20 +204,30 @@ impl Balancer {
         outcome
     }
 
-    fn apply(&self, wanted: &Settings) -> Result<Vec<String>, Vec<String>> {
+    fn apply(&self, wanted: &Settings, mut inherited: Inherited) -> Result<Vec<String>, Vec<String>> {
         if self.drain.watch().is_draining() {
             return Err(vec!["the balancer is stopping".to_owned()]);
         }
+        if self.shared.succession.is_succeeded() {
+            return Err(vec!["another process has taken over".to_owned()]);
+        }
         let mut running = self.running.lock();
-        let prepared = reload::prepare(&running, wanted)?;
+        let prepared = reload::prepare(&running, wanted, &mut inherited.sockets)?;
         let ready = self.ready.subscribe();
         let context =
             reload::Context { shared: &self.shared, drain: &self.drain, balancer: &self.me, ready: &ready };
-        Ok(reload::commit(&mut running, wanted, prepared, &context))
+        let plan = reload::commit(&mut running, wanted, prepared, &context);
+        handover::continue_with(&running, &inherited.servers, &self.shared.registry);
+        Ok(plan)
     }
 
     /// Until the first checks have told which servers there are, clients wait in the kernel's queue.
     async fn open_after_first_checks(self: Arc<Self>) {
+        self.first_checks().await;
+        self.ready.send_replace(true);
+    }
+
+    async fn first_checks(&self) {
         let undecided = || self.members().iter().any(|entry| entry.member.state() == State::Joining);
         let decided = async {
             while undecided() {
@@ -183,7 +237,43 @@ impl Balancer {
         if timeout(limits::FIRST_CHECKS, decided).await.is_err() {
             warn!("some servers were not checked yet, accepting clients now");
         }
-        self.ready.send_replace(true);
+    }
+
+    /// All that is listened on, for another process.
+    pub(crate) fn listeners(&self) -> Vec<(SocketAddr, TcpListener)> {
+        let running = self.running.lock();
+        let of_clients = running.bound.iter().filter_map(|(address, bound)| Some((*address, bound.copy()?)));
+        let others = running.dashboard.iter().filter_map(Dashboard::copy).chain(running.metrics.copy());
+        of_clients.chain(others).collect()
+    }
+
+    /// Another process accepts at these addresses; at others nobody does.
+    pub(crate) fn stop_accepting(&self, elsewhere: &[SocketAddr]) {
+        let mut running = self.running.lock();
+        running.bound.retain(|address, _| elsewhere.contains(address));
+        running.bound.values().for_each(Bound::pause);
+        (running.dashboard, running.metrics) = (None, MetricsPort::default());
+    }
+
+    /// From now on the other process is asked.
+    pub(crate) fn give_doors(&self, pid: u32) {
+        doors::put_for(&self.settings.lock().admin_socket, pid);
+    }
+
+    /// The other process is gone.
+    pub(crate) fn accept_again(self: &Arc<Self>) {
+        for bound in self.running.lock().bound.values_mut() {
+            bound.resume(&self.shared, self.ready.subscribe());
+        }
+        // Whoever is there: it hangs, or is gone.
+        let doors = Doors::aside(&self.settings.lock().admin_socket);
+        match doors.and_then(|doors| doors.put().map(|()| doors)) {
+            Ok(doors) => doors.open(self),
+            Err(error) => error!(%error, "the admin socket is lost"),
+        }
+        tell_manager();
+        // For addresses that were let go, and for changes meanwhile.
+        let _ = self.reload();
     }
 
     /// All servers, the leaving ones included.

@@ -30,6 +30,7 @@ use crate::workers::Place;
 
 mod access;
 mod admit;
+mod adopt;
 mod facts;
 mod http;
 mod line;
@@ -40,6 +41,7 @@ mod upstream;
 use access::Line;
 pub(crate) use access::number;
 use admit::admit;
+pub(crate) use adopt::Adopted;
 use reach::reach;
 use talk::Talk;
 pub(crate) use upstream::Upstream;

@@ -24,6 +24,7 @@ mod names;
 mod rules;
 mod server;
 mod server_tls;
+mod take_over;
 mod tls;
 
 pub use arrivals::Arrivals;
@@ -36,6 +37,7 @@ pub use http::HttpSettings;
 pub use names::{NameServer, Names};
 pub use server::{Address, ServerSettings};
 pub use server_tls::ServerTls;
+pub use take_over::TakeOver;
 pub use tls::TlsBind;
 
 /// Where the admin socket is unless the file or the command line says otherwise.
@@ -50,6 +52,7 @@ pub struct Settings {
     pub log_format: Format,
     /// How long sessions may go on after SIGTERM.
     pub stop_grace: Duration,
+    pub take_over: TakeOver,
     /// Worker threads; `None`: one a core.
     pub threads: Option<usize>,
     /// `None`: there is no dashboard.
@@ -117,6 +120,7 @@ fn read_all(root: &mut Table<'_, '_>) -> Option<Settings> {
             (access, user_names, format.unwrap_or_default())
         });
     let stop_grace = root.duration("stop_grace", &limits::DURATIONS).unwrap_or(limits::STOP_GRACE);
+    let take_over = take_over::read(root);
     let threads = root.number("threads", 1, 256).and_then(|threads| usize::try_from(threads).ok());
     let mut seen = Seen::default();
     let metrics = read_metrics(root, &mut seen);
@@ -154,6 +158,7 @@ fn read_all(root: &mut Table<'_, '_>) -> Option<Settings> {
         log_user_names,
         log_format,
         stop_grace,
+        take_over,
         threads,
         dashboard,
         metrics,

@@ -2,8 +2,8 @@
 //! `admin` commands. The [`Router`] knows no socket: metrics are served by the same means on a port ([`serve_port`]).
 
 use std::io;
-use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,8 @@ use tracing::debug;
 use crate::drain::Watch;
 use crate::http::Bounds;
 pub use crate::http::{Method, Reply, Request, Router, StatusCode};
-use crate::listen::{BindError, Listener, bind};
+use crate::listen::{BindError, Listener};
+use crate::socket_file::SocketFile;
 
 /// An answer that the client takes.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
@@ -50,13 +51,12 @@ pub enum AdminBindError {
 #[derive(Debug)]
 pub struct AdminSocket {
     listener: UnixListener,
-    path: PathBuf,
+    file: SocketFile,
 }
 
 impl AdminSocket {
     /// Binds with mode 0600. The file of a server that is gone is replaced, that of one that answers is not.
     pub fn bind(path: &Path) -> Result<Self, AdminBindError> {
-        let fail = |source| AdminBindError::Io { path: path.to_owned(), source };
         if let Ok(found) = std::fs::symlink_metadata(path) {
             if !found.file_type().is_socket() {
                 return Err(AdminBindError::NotASocket(path.to_owned()));
@@ -65,15 +65,21 @@ impl AdminSocket {
                 return Err(AdminBindError::InUse(path.to_owned()));
             }
         }
-        // Bound aside, restricted, then moved: at its final name the socket was never open to others.
-        let mut aside = path.as_os_str().to_owned();
-        aside.push(format!(".{}", std::process::id()));
-        let aside = PathBuf::from(aside);
-        let _ = std::fs::remove_file(&aside);
-        let listener = UnixListener::bind(&aside).map_err(fail)?;
-        std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
-        std::fs::rename(&aside, path).map_err(fail)?;
-        Ok(Self { listener, path: path.to_owned() })
+        let socket = Self::aside(path)?;
+        socket.put()?;
+        Ok(socket)
+    }
+
+    /// Bound, and not in its place yet: that of a server that still answers.
+    pub fn aside(path: &Path) -> Result<Self, AdminBindError> {
+        let made = SocketFile::aside(path, |path| UnixListener::bind(path));
+        let (listener, file) = made.map_err(|source| AdminBindError::Io { path: path.to_owned(), source })?;
+        Ok(Self { listener, file })
+    }
+
+    /// From now on it is asked, and nobody else.
+    pub fn put(&self) -> Result<(), AdminBindError> {
+        self.file.put().map_err(|source| AdminBindError::Io { path: self.file.path().to_owned(), source })
     }
 
     /// Answers until the drain's deadline, so that a drain can be watched through it.
@@ -125,17 +131,10 @@ pub async fn serve_port(listener: Listener, router: Arc<Router>, mut end: Watch)
     }
 }
 
-/// A listener for [`serve_port`]: few connections at once, more wait in the kernel.
-pub fn bind_port(address: SocketAddr) -> Result<Listener, BindError> {
-    let socket = bind(address)?;
+/// A listener for [`serve_port`], on a socket that is bound: few connections at once, more wait in the kernel.
+pub fn port(address: SocketAddr, socket: TcpListener) -> Result<Listener, BindError> {
     Listener::new(socket, Arc::new(Semaphore::new(MAX_CONNECTIONS)))
         .map_err(|source| BindError { address, source })
-}
-
-impl Drop for AdminSocket {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
 }
 
 #[derive(Debug, Error)]
@@ -197,6 +196,7 @@ async fn exchange(
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
     use crate::drain::Drain;

@@ -13,11 +13,13 @@
 //! | [`signal`] | SIGTERM, SIGINT and SIGHUP as values |
 //! | [`watch`] | a file or directory changed |
 //! | [`http`] | HTTP/1 served on any stream: bounded requests, a router, answers |
+//! | [`socket_file`] | the file of a unix socket, which only its owner may open |
 //! | [`admin`] | HTTP with JSON on a unix socket: server and client |
 //! | [`password`] | argon2id records, files of them, the work of `passwd` commands |
 //! | [`config`] | TOML read key by key; all problems at once, with lines |
 //! | [`metrics`] | what Prometheus reads (pure), and the port where it asks |
 //! | [`process`] | what the kernel says about this process |
+//! | [`notify`] | READY, and who the main process is, for systemd |
 //! | [`logs`] | tracing to stderr, as text or JSON |
 
 pub mod admin;
@@ -27,10 +29,12 @@ pub mod http;
 pub mod listen;
 pub mod logs;
 pub mod metrics;
+pub mod notify;
 pub mod password;
 pub mod process;
 pub mod proxy_header;
 pub mod signal;
+pub mod socket_file;
 pub mod stream;
 pub mod tls;
 pub mod watch;

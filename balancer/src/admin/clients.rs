@@ -32,7 +32,7 @@ struct Session<'a> {
 
 impl<'a> From<&'a Live> for Session<'a> {
     fn from(live: &'a Live) -> Self {
-        let Live { handle, names, version, tls, peer, since, frontend, member } = live;
+        let Live { handle, names, version, tls, peer, since, frontend, member, .. } = live;
         let moved = handle.moved();
         Self {
             client: names.id(),

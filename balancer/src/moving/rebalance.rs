@@ -118,6 +118,10 @@ fn somebody_else_takes(backend: &Backend, live: &Live) -> bool {
 pub(crate) async fn by_themselves(balancer: Arc<Balancer>) {
     loop {
         sleep(limits::REBALANCE_GLANCE).await;
+        // Whoever has taken over sees all of them.
+        if balancer.shared.succession.is_succeeded() {
+            continue;
+        }
         let backends = balancer.running.lock().backends.clone();
         for backend in backends {
             let Some(rules) = backend.policy.load().rebalance else { continue };

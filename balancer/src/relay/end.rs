@@ -65,10 +65,13 @@ pub(crate) enum Order {
     Duplicate,
     /// The balancer stops.
     Stop,
+    /// Another process of the balancer has taken over, and this one cannot give the session away.
+    Restart,
 }
 
 impl Order {
-    const ALL: [Self; 5] = [Self::ServerDown, Self::Drain, Self::Rebalance, Self::Duplicate, Self::Stop];
+    const ALL: [Self; 6] =
+        [Self::ServerDown, Self::Drain, Self::Rebalance, Self::Duplicate, Self::Stop, Self::Restart];
 
     pub(crate) fn from_u8(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|order| *order as u8 == number)
@@ -80,7 +83,7 @@ impl Order {
             Self::ServerDown => None,
             Self::Drain | Self::Rebalance => Some(ReasonCode::AdministrativeAction),
             Self::Duplicate => Some(ReasonCode::SessionTakenOver),
-            Self::Stop => Some(ReasonCode::ServerShuttingDown),
+            Self::Stop | Self::Restart => Some(ReasonCode::ServerShuttingDown),
         }
     }
 
@@ -91,6 +94,7 @@ impl Order {
             Self::Rebalance => "rebalanced",
             Self::Duplicate => "duplicate",
             Self::Stop => "stopping",
+            Self::Restart => "restarted",
         }
     }
 }

@@ -43,6 +43,22 @@ const NOTHING: u8 = 0;
 /// The client seems to be gone: end unless there is a reason for its silence.
 const PROVE: u8 = u8::MAX;
 
+/// It is to be given to another process, as soon as nothing of it is held here.
+const WANTED: u8 = 254;
+/// It was given, and nobody reads it here until it is known whether it was taken.
+const GIVEN: u8 = 253;
+/// It was taken.
+const TAKEN: u8 = 252;
+
+/// How far a session is on its way to another process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Passing {
+    No,
+    Wanted,
+    Given,
+    Taken,
+}
+
 /// What a session was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Word {
@@ -70,7 +86,7 @@ impl Handle {
 
     /// Tells the session to end; says whether it was the first to do so.
     pub(crate) fn tell(&self, order: Order) -> bool {
-        let unheard = |word: u8| matches!(word, NOTHING | PROVE).then_some(order as u8);
+        let unheard = |word: u8| matches!(word, NOTHING | PROVE | WANTED).then_some(order as u8);
         let first = self.word.fetch_update(SeqCst, SeqCst, unheard).is_ok();
         if first {
             self.wake();
@@ -103,6 +119,59 @@ impl Handle {
             PROVE => Word::ProveLife,
             order => Order::from_u8(order).map_or(Word::Nothing, Word::End),
         }
+    }
+
+    pub(crate) fn passing(&self) -> Passing {
+        match self.word.load(SeqCst) {
+            WANTED => Passing::Wanted,
+            GIVEN => Passing::Given,
+            TAKEN => Passing::Taken,
+            _ => Passing::No,
+        }
+    }
+
+    /// Another process wants the session. Not one that was told something else.
+    pub(crate) fn want(&self) -> bool {
+        self.becomes(NOTHING, WANTED)
+    }
+
+    /// It is wanted no longer; false: it has given itself, or ends.
+    pub(crate) fn keep(&self) -> bool {
+        self.becomes(WANTED, NOTHING)
+    }
+
+    /// The session gives itself, and reads no more from here on.
+    pub(crate) fn give(&self) -> bool {
+        self.word.compare_exchange(WANTED, GIVEN, SeqCst, SeqCst).is_ok()
+    }
+
+    /// The other process has it: it ends here without a word.
+    pub(crate) fn taken(&self) {
+        self.becomes(GIVEN, TAKEN);
+    }
+
+    /// It was not taken, and goes on here.
+    pub(crate) fn returned(&self) {
+        self.becomes(GIVEN, NOTHING);
+    }
+
+    fn becomes(&self, from: u8, to: u8) -> bool {
+        let so = self.word.compare_exchange(from, to, SeqCst, SeqCst).is_ok();
+        if so {
+            self.wake();
+        }
+        so
+    }
+
+    /// How long its client may be silent (0: for ever), and is, in milliseconds.
+    pub(crate) fn silence(&self, now: u32) -> (u32, u32) {
+        let Silence { longest, since, .. } = &self.silence;
+        (*longest, now.wrapping_sub(since.load(Relaxed)))
+    }
+
+    /// The client was last heard at `since`, when another process looked after it.
+    pub(crate) fn heard(&self, since: u32) {
+        self.silence.since.store(since, Relaxed);
     }
 
     /// There is a reason for its silence: the time begins anew at the next look.

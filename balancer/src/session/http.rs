@@ -94,7 +94,11 @@ impl Connection {
         let since = Instant::now();
         let method = request.method().clone();
         let path: String = request.uri().path().chars().take(LOGGED_PATH).collect();
-        let Outcome { answer, server } = self.pass_on(request).await;
+        let Outcome { mut answer, server } = self.pass_on(request).await;
+        if self.client.shared.succession.is_succeeded() {
+            // Its next request is for the process that took over.
+            answer.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+        }
         if self.client.shared.access_log.load(Relaxed) {
             info!(
                 target: "access",

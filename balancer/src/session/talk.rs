@@ -1,18 +1,22 @@
 //! The long part of a session: client and server talk, in a task that holds nothing else.
 
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Client, Line, Seated, Upstream};
 use crate::entry::Pass;
+use crate::handover::Given;
 use crate::member::Seat;
 use crate::origin::Origin;
 use crate::registry::Live;
-use crate::relay::{End, Handle, Relay, Side};
+use crate::relay::{End, Handle, Passing, Relay, Side};
 use crate::running::Shared;
+use crate::settings::Duplicates;
 use crate::workers::Place;
 use crate::{duplicates, limits};
 
@@ -40,6 +44,7 @@ where
             names,
             version,
             tls: stream.is_tls(),
+            movable: stream.plain_socket().is_some() && server.plain_socket().is_some(),
             peer,
             since,
             frontend,
@@ -48,6 +53,9 @@ where
         let older = shared.registry.insert(&live);
         if accepted {
             shared.moving.came(&live);
+            if duplicates == Duplicates::Close {
+                shared.succession.came(&live);
+            }
             duplicates::close(&live, older, duplicates);
         } else {
             shared.moving.failed(live.names.key);
@@ -58,6 +66,10 @@ where
         }
         let relay = Relay::new(stream, server, version, up, down);
         Self { relay, live, attended: false, shared, seat, _pass: pass, _permit, _place }
+    }
+
+    pub(super) fn live(&self) -> &Arc<Live> {
+        &self.live
     }
 }
 
@@ -84,6 +96,32 @@ where
     }
 }
 
+impl<C> Talk<C>
+where
+    C: Side,
+{
+    /// Pending: it was given to another process, or will be once nothing is held. Ready: it goes on here.
+    fn poll_give(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let given = ready!(self.relay.poll_emptied(context)) && self.give();
+        if given { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    fn give(&self) -> bool {
+        let (client, server) = self.relay.sides();
+        let copy = |socket: &TcpStream| socket.as_fd().try_clone_to_owned().ok();
+        let copies = (client.plain_socket().and_then(copy), server.plain_socket().and_then(copy));
+        let (Some(client), Some(server)) = copies else { return false };
+        let (up, down) = self.relay.framings();
+        if !self.live.handle.give() {
+            return false;
+        }
+        // If nobody waits for it, it is returned at once.
+        let given = Given::new(Arc::clone(&self.live), [client, server], [up, down]);
+        self.shared.succession.put(given);
+        self.live.handle.passing() != Passing::No
+    }
+}
+
 impl<C> Future for Talk<C>
 where
     C: Side,
@@ -95,6 +133,12 @@ where
         if !talk.attended {
             talk.live.handle.attend(context.waker());
             talk.attended = true;
+        }
+        match talk.live.handle.passing() {
+            Passing::No => {}
+            Passing::Wanted => ready!(talk.poll_give(context)),
+            Passing::Given => return Poll::Pending,
+            Passing::Taken => return Poll::Ready(()),
         }
         let end = ready!(talk.relay.poll(context, &talk.live.handle));
         if end == End::ServerBroke && talk.live.since.elapsed() < limits::YOUNG {

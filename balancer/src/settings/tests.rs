@@ -492,3 +492,16 @@ fn a_rate_has_a_burst_and_a_queue_that_fit_it() {
     let problem = arrivals("connects_burst = 5").unwrap_err();
     assert_eq!(problem[0].to_string(), "4: listen.connects_burst: needs `connects_per_second` beside it");
 }
+
+#[test]
+fn how_sessions_leave_who_was_taken_over_from() {
+    let with = |table: &str| {
+        parse(&format!("[take_over]\n{table}\n[[listen]]\nname = \"a\"\nbind = [\"127.0.0.1:1\"]\n"))
+    };
+    let default = with("").unwrap().take_over;
+    assert_eq!((default.rate.to_string(), default.deadline), ("100/s".to_owned(), Duration::from_secs(600)));
+    let told = with("rate = \"30/min\"\ndeadline = \"1h\"").unwrap().take_over;
+    assert_eq!((told.rate.to_string(), told.deadline), ("30/min".to_owned(), Duration::from_secs(3600)));
+    let problems = with("rate = 5\ndeadline = \"2d\"\nspeed = 1").unwrap_err();
+    assert_eq!(problems.iter().map(|problem| problem.line).collect::<Vec<_>>(), [2, 3, 4], "{problems:?}");
+}

@@ -34,6 +34,8 @@ pub(crate) struct Traffic {
 #[derive(Debug, Default)]
 struct Total {
     ended: AtomicU64,
+    /// What sessions had moved before they came here from another process.
+    before: AtomicU64,
     /// The most that was ever told.
     told: AtomicU64,
 }
@@ -45,6 +47,12 @@ impl Traffic {
         self.down.ended.fetch_add(moved.down, Relaxed);
     }
 
+    /// Of a session that comes here from another process: there it was counted.
+    pub(crate) fn except(&self, moved: Moved) {
+        self.up.before.fetch_add(moved.up, Relaxed);
+        self.down.before.fetch_add(moved.down, Relaxed);
+    }
+
     /// All so far. `running`: of the sessions that run.
     pub(crate) fn with(&self, running: Moved) -> Moved {
         Moved { up: self.up.with(running.up), down: self.down.with(running.down) }
@@ -54,7 +62,8 @@ impl Traffic {
 impl Total {
     /// A session that ends meanwhile may be missing for a moment: a counter that fell would be taken for a restart.
     fn with(&self, running: u64) -> u64 {
-        let now = self.ended.load(Relaxed).saturating_add(running);
+        let all = self.ended.load(Relaxed).saturating_add(running);
+        let now = all.saturating_sub(self.before.load(Relaxed));
         self.told.fetch_max(now, Relaxed).max(now)
     }
 }

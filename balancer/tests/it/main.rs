@@ -10,6 +10,7 @@ mod dashboard_page;
 mod duplicates;
 mod floods;
 mod gate;
+mod handover;
 mod health;
 mod hostile;
 mod http;

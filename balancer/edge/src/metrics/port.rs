@@ -1,19 +1,21 @@
 //! The port where Prometheus asks, if there is one. It may change while the server runs.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use tracing::info;
 
 use super::CONTENT_TYPE;
-use crate::admin::{Method, Reply, Router, bind_port, serve_port};
+use crate::admin::{Method, Reply, Router, port, serve_port};
 use crate::drain::Drain;
-use crate::listen::{BindError, Listener};
+use crate::listen::{BindError, Listener, bind};
 
 /// No address: no port.
 #[derive(Debug, Default)]
 pub struct MetricsPort {
     address: Option<SocketAddr>,
+    /// For another process.
+    socket: Option<TcpListener>,
     waiting: Option<Listener>,
     end: Option<Drain>,
 }
@@ -21,8 +23,20 @@ pub struct MetricsPort {
 impl MetricsPort {
     /// Bound, but answering only after [`Self::serve`].
     pub fn bind(address: Option<SocketAddr>) -> Result<Self, BindError> {
-        let waiting = address.map(bind_port).transpose()?;
-        Ok(Self { address, waiting, end: None })
+        let Some(address) = address else { return Ok(Self::default()) };
+        Self::on(address, bind(address)?)
+    }
+
+    /// The same on a socket that is bound.
+    pub fn on(address: SocketAddr, socket: TcpListener) -> Result<Self, BindError> {
+        let copy = socket.try_clone().ok();
+        let waiting = Some(port(address, socket)?);
+        Ok(Self { address: Some(address), socket: copy, waiting, end: None })
+    }
+
+    /// The same socket, for another process. `None`: there is none, or no file for it.
+    pub fn copy(&self) -> Option<(SocketAddr, TcpListener)> {
+        Some((self.address?, self.socket.as_ref()?.try_clone().ok()?))
     }
 
     pub fn address(&self) -> Option<SocketAddr> {

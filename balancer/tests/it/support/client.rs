@@ -60,7 +60,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Self::over_as(stream, &another()).await
     }
 
-    async fn over_as(mut stream: S, id: &str) -> io::Result<Self> {
+    pub(crate) async fn over_as(mut stream: S, id: &str) -> io::Result<Self> {
         let connect = async {
             let mut bytes = Vec::new();
             Connect::new(Version::V311, id).encode(Version::V311, &mut bytes).map_err(io::Error::other)?;

@@ -146,6 +146,10 @@ impl Balancer {
         until("the balancer starts again", async || self.log().contains("started")).await;
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     pub(crate) async fn exited(&mut self) -> ExitStatus {
         let begun = Instant::now();
         loop {
