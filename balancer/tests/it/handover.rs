@@ -648,23 +648,21 @@ async fn a_new_process_that_hangs_is_left_and_ends_when_it_wakes_up() {
     until("it takes over", async || balancer.log().contains("accepts from now on")).await;
     next.signal(Signal::STOP);
     // What it has not got yet, or has said nothing about, goes on where it was.
-    let asked = clients.into_iter().map(|mut client| {
-        tokio::spawn(async move {
-            for _ in 0..20 {
-                let mut back = [0; 2];
-                client.stream.write_all(b"\xc0\0").await?;
-                client.stream.read_exact(&mut back).await?;
-                match back {
-                    [0xc0, 0] => {}
-                    // The new process took leave of the server, which echoes that too.
-                    [0xe0, 0] => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-                    _ => return Err(std::io::Error::other(format!("other bytes came back: {back:?}"))),
-                }
-                tokio::time::sleep(Duration::from_millis(200)).await;
+    let talk = |mut client: Client| async move {
+        for _ in 0..20 {
+            let mut back = [0; 2];
+            client.stream.write_all(b"\xc0\0").await?;
+            client.stream.read_exact(&mut back).await?;
+            if back == [0xe0, 0] {
+                // The new process took leave of the server, which echoes that too.
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
             }
-            Ok::<_, std::io::Error>(client)
-        })
-    });
+            assert_eq!(back, [0xc0, 0], "other bytes came back");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Ok::<_, std::io::Error>(client)
+    };
+    let asked = clients.into_iter().map(|client| tokio::spawn(talk(client)));
     let asked: Vec<_> = asked.collect();
     balancer.wait_for_log("the new process is lost, this one goes on").await;
     let mut newer = Client::connect(balancer.address).await.unwrap();
@@ -675,7 +673,7 @@ async fn a_new_process_that_hangs_is_left_and_ends_when_it_wakes_up() {
     for client in asked {
         match tokio::time::timeout(PATIENCE, client).await.expect("served or ended").unwrap() {
             Ok(_client) => served += 1,
-            Err(error) => assert_ne!(error.kind(), std::io::ErrorKind::Other, "{error}"),
+            Err(error) => println!("{error}"),
         }
     }
     println!("{served} of {CLIENTS} sessions were still here");
