@@ -199,8 +199,10 @@ mod tests {
 
     #[test]
     fn the_largest_batch_fits() {
-        // The longest names, each character written as six.
-        let sessions = vec![session(&"\u{1}".repeat(128)); SESSIONS];
+        // The longest names that settings allow, and of what clients say each character written as six.
+        let said = "\u{1}".repeat(128);
+        let longest = Session { client_id: said.clone(), user_name: said, ..session(&"n".repeat(128)) };
+        let sessions = vec![longest; SESSIONS];
         let message = FromOld::Sessions { batch: u64::MAX, sessions };
         let bytes = encode(&message).unwrap();
         assert!(bytes.len() > LONGEST / 2, "the limit is far too large: {}", bytes.len());
