@@ -142,6 +142,11 @@ pub fn is_our_limit(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|errno| ours.contains(&errno))
 }
 
+/// Whether all our ports toward one address are in use. Toward another one the same ports can be used again.
+pub fn is_out_of_ports(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::ADDRNOTAVAIL)
+}
+
 impl Listener {
     /// Takes a socket from [`bind`] into the current runtime. `permits` is how many connections may be open at once;
     /// at the limit nothing more is accepted, and clients wait in the kernel's queue.

@@ -37,6 +37,10 @@ pub(super) async fn reach(
         Ok(Err(error)) => error,
         Err(_elapsed) => io::ErrorKind::TimedOut.into(),
     };
+    if listen::is_out_of_ports(&error) {
+        info!(server = member.name, "no port is left to connect to it, trying another server");
+        return Ok(None);
+    }
     if listen::is_our_limit(&error) {
         info!(server = member.name, %error, "cannot connect to any server");
         return Err(End::OurLimit);
