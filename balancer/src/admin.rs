@@ -17,6 +17,7 @@ use crate::member::{Member, MemberReport};
 use crate::moving;
 use crate::pool::Entry;
 use crate::rules::Then;
+use crate::running::Backend;
 use crate::server::Balancer;
 use crate::settings::{Address, Policy};
 use crate::telemetry;
@@ -162,7 +163,7 @@ fn status(balancer: &Balancer) -> Reply {
         connections: frontend.tally.counts().open(),
         connections_total: frontend.tally.counts().accepted,
     };
-    let backend = |backend: &Arc<crate::running::Backend>| {
+    let backend = |backend: &Arc<Backend>| {
         let (pool, policy) = (backend.pool.load(), backend.policy.load());
         let report = |entry: &Entry<_>| entry_report(entry, &policy);
         let sessions = pool.members.iter().map(|entry| u64::from(entry.member.active()));
@@ -205,7 +206,12 @@ fn entry_report(entry: &Entry<Member>, policy: &Policy) -> MemberReport {
 }
 
 /// A server is named by its name, in whichever backends it is, or by its address.
-fn tell(balancer: &Balancer, server: &str, input: Input, then: impl Fn(&Arc<Member>)) -> Reply {
+fn tell(
+    balancer: &Balancer,
+    server: &str,
+    input: Input,
+    then: impl Fn(&Arc<Backend>, &Arc<Member>),
+) -> Reply {
     let address: Option<Address> = server.parse().ok();
     let running = balancer.running.lock();
     let mut told = Vec::new();
@@ -216,7 +222,7 @@ fn tell(balancer: &Balancer, server: &str, input: Input, then: impl Fn(&Arc<Memb
             known.push(entry.settings.name.clone());
             if entry.settings.name == server || Some(&entry.settings.address) == address.as_ref() {
                 entry.member.tell(input, &policy);
-                then(&entry.member);
+                then(backend, &entry.member);
                 told.push(entry_report(entry, &policy));
             }
         }

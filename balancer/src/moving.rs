@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::info;
 
 use crate::limits;
@@ -72,6 +72,8 @@ struct Progress {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Stage {
     Closing,
+    /// Nobody is closed while no other server takes clients.
+    Waiting,
     /// All were closed; some have not come back yet.
     Following,
     Done,
@@ -149,6 +151,15 @@ impl Job {
 
     fn set(&self, stage: Stage) {
         self.progress.lock().stage = stage;
+    }
+
+    /// Closes nobody until somebody can take the clients.
+    async fn wait_until(&self, can_be_taken: impl Fn() -> bool) {
+        while !can_be_taken() {
+            self.set(Stage::Waiting);
+            sleep(GLANCE).await;
+        }
+        self.set(Stage::Closing);
     }
 
     fn away(&self) -> usize {

@@ -152,6 +152,17 @@ impl Backend {
             .is_some_and(|at| pool.members[at].member.id == live.member.id)
     }
 
+    /// Whether another server can take a client of this one.
+    pub(crate) fn takes_besides(&self, member: &Member, backups: bool) -> bool {
+        self.pool.load().members.iter().any(|Entry { settings, member: other }| {
+            other.takes_sessions()
+                && other.id != member.id
+                && settings.weight > 0
+                && (backups || !settings.backup)
+                && other.active() < settings.max_sessions
+        })
+    }
+
     pub(crate) fn is_usable(&self) -> bool {
         self.pool.load().members.iter().any(|entry| entry.member.takes_sessions())
     }

@@ -51,10 +51,10 @@ pub(super) fn drain(balancer: &Balancer, request: &Request) -> Reply {
         stop_drains(balancer, |server| server == asked.server);
         return Reply::json(StatusCode::OK, &json!({ "moves": balancer.shared.moving.reports() }));
     }
-    super::tell(balancer, &asked.server, Input::Drain, |member| {
+    super::tell(balancer, &asked.server, Input::Drain, |backend, member| {
         let Some(pace) = pace else { return };
         let deadline = asked.deadline_seconds.map(Duration::from_secs);
-        Drain { pace, deadline }.begin(&balancer.shared.moving, &balancer.shared.registry, member);
+        Drain { pace, deadline }.begin(&balancer.shared.moving, &balancer.shared.registry, backend, member);
     })
 }
 
@@ -63,7 +63,7 @@ pub(super) fn ready(balancer: &Balancer, request: &Request) -> Reply {
         Ok(which) => which,
         Err(reply) => return reply,
     };
-    super::tell(balancer, &which.server, Input::Ready, |member| {
+    super::tell(balancer, &which.server, Input::Ready, |_, member| {
         stop_drains(balancer, |server| server == member.name);
     })
 }

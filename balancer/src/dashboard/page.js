@@ -241,7 +241,7 @@ function setCell(row, at, cell, kind) {
 }
 
 const STAGES = {
-  closing: ["warn", "under way"], following: ["warn", "coming back"], done: ["good", "done"], stopped: ["", "stopped"],
+  closing: ["warn", "under way"], waiting: ["warn", "waits: no other server takes clients"], following: ["warn", "coming back"], done: ["good", "done"], stopped: ["", "stopped"],
 };
 
 // Drains and rebalances: how many were told to leave, and where they are now.

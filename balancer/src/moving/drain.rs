@@ -11,6 +11,7 @@ use crate::member::Member;
 use crate::pace::Pace;
 use crate::registry::Registry;
 use crate::relay::Order;
+use crate::running::Backend;
 use crate::waves::Beat;
 
 /// What an operator asked for.
@@ -27,19 +28,21 @@ impl Drain {
         self,
         moving: &Arc<Moving>,
         registry: &Arc<Registry>,
+        backend: &Arc<Backend>,
         member: &Arc<Member>,
     ) -> Arc<Job> {
         let what = What::Drain { server: member.name.clone(), backend: member.backend.to_string() };
         moving.running(|other| *other == what).iter().for_each(|job| job.stop());
         let planned = registry.of_server(member).len();
         let job = Job::new(what, self.pace, planned);
-        let (given, registry, member) = (Arc::clone(&job), Arc::clone(registry), Arc::clone(member));
-        moving.start(&job, async move { self.close(&given, &registry, &member).await });
+        let (given, registry) = (Arc::clone(&job), Arc::clone(registry));
+        let (backend, member) = (Arc::clone(backend), Arc::clone(member));
+        moving.start(&job, async move { self.close(&given, &registry, &backend, &member).await });
         job
     }
 
-    async fn close(self, job: &Job, registry: &Registry, member: &Member) {
-        let at_pace = self.close_at_pace(job, registry, member);
+    async fn close(self, job: &Job, registry: &Registry, backend: &Backend, member: &Member) {
+        let at_pace = self.close_at_pace(job, registry, backend, member);
         let Some(deadline) = self.deadline.map(|deadline| Instant::now() + deadline) else {
             return at_pace.await;
         };
@@ -50,10 +53,12 @@ impl Drain {
         }
     }
 
-    async fn close_at_pace(self, job: &Job, registry: &Registry, member: &Member) {
+    async fn close_at_pace(self, job: &Job, registry: &Registry, backend: &Backend, member: &Member) {
         let mut beat = Beat::new(self.pace);
         while is_drained(member) && member.active() > 0 {
             for live in registry.of_server(member).iter().take_while(|_| is_drained(member)) {
+                // A client that has nowhere to go is better off where it is.
+                job.wait_until(|| backend.takes_besides(member, true)).await;
                 if job.close(live, Order::Drain) {
                     beat.next().await;
                 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::sleep;
 
-use super::{GLANCE, Job, Moving, What};
+use super::{Job, Moving, What};
 use crate::backend::State;
 use crate::limits;
 use crate::moves::{self, Plan, Share};
@@ -62,9 +62,7 @@ impl Rebalance {
     async fn close(self, job: &Job, registry: &Registry, backend: &Backend, plan: &Plan) {
         let mut beat = Beat::new(self.pace);
         for live in chosen(registry, backend, plan) {
-            while !somebody_else_takes(backend, &live) {
-                sleep(GLANCE).await;
-            }
+            job.wait_until(|| backend.takes_besides(&live.member, false)).await;
             if job.close(&live, Order::Rebalance) {
                 beat.next().await;
             }
@@ -102,16 +100,6 @@ fn chosen(registry: &Registry, backend: &Backend, plan: &Plan) -> Vec<Arc<Live>>
             return order;
         }
     }
-}
-
-fn somebody_else_takes(backend: &Backend, live: &Live) -> bool {
-    backend.pool.load().members.iter().any(|entry| {
-        entry.member.takes_sessions()
-            && entry.member.id != live.member.id
-            && entry.settings.weight > 0
-            && !entry.settings.backup
-            && entry.member.active() < entry.settings.max_sessions
-    })
 }
 
 /// Begins by itself where the settings say so, once a server that joined or returned has been well for a while.

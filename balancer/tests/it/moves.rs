@@ -120,9 +120,9 @@ async fn a_drain_tells_who_does_not_return_and_who_is_refused_until_it_is_ended(
 
 #[tokio::test]
 async fn a_drain_can_be_stopped_and_its_deadline_closes_the_rest() {
-    let b1 = Witness::start().await;
-    let balancer = before("", &[&b1]).await;
-    let devices = Device::many(balancer.address, "device", 20, Version::V5).await;
+    let (b1, b2) = (Witness::start().await, Witness::start().await);
+    let balancer = before("", &[&b1, &b2]).await;
+    let devices = Device::many(balancer.address, "device", 40, Version::V5).await;
     let run = |arguments: &[&str]| {
         let mut command = Command::new(BINARY);
         command.args(["admin", "--socket"]).arg(balancer.path("admin.sock")).args(arguments);
@@ -140,6 +140,21 @@ async fn a_drain_can_be_stopped_and_its_deadline_closes_the_rest() {
     let report = run(&["moves"]).1;
     assert!(report.contains("\"closed\": 19") && report.contains("\"not_returned\": 19"), "{report}");
     assert_eq!(run(&["drain", "b1", "--rate", "fast"]).0, Some(64));
+    drop(devices);
+}
+
+#[tokio::test]
+async fn a_drain_sends_nobody_away_who_has_nowhere_to_go() {
+    let (b1, b2) = (Witness::start().await, Witness::start().await);
+    let balancer = before("", &[&b1]).await;
+    let devices = Device::many(balancer.address, "device", 10, Version::V311).await;
+    let asked = json!({ "server": "b1", "rate": "1000/s" });
+    balancer.ask(Method::POST, "/drain", Some(asked)).await;
+    until("it waits", async || moves(&balancer).await["stage"] == "waiting").await;
+    assert_eq!((sessions(&balancer, "b1").await, b1.left()), (10, 0));
+    balancer.rewrite(&listen(balancer.address, CHECK, &named(&[&b1, &b2])));
+    until("b1 is empty", async || b1.left() == 10).await;
+    assert_eq!(moves(&balancer).await["closed"], 10);
     drop(devices);
 }
 
