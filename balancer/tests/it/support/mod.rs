@@ -8,10 +8,12 @@ pub(crate) mod tls;
 pub(crate) mod visitor;
 pub(crate) mod witness;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nsd_edge::admin::{Method, StatusCode, call};
@@ -34,9 +36,16 @@ pub(crate) struct Balancer {
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_nsd-balancer");
 
-/// An address nobody listens on. Asked for from the kernel, so that no two test programs meet.
+/// An address nobody listens on. Asked for from the kernel, so that no two test programs meet; it may name one again that
+/// it has named before, this does not.
 pub(crate) fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static NAMED: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
+    loop {
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        if NAMED.lock().unwrap().insert(address) {
+            return address;
+        }
+    }
 }
 
 /// The check of most tests: quick, and typed.
