@@ -8,9 +8,10 @@ use std::str;
 use libfuzzer_sys::fuzz_target;
 use nsd_broker::access::{Acl, Name, Names, StoredSecret, Wish};
 
-use nsd_broker::access::passwords::{Passwords, edited};
+use nsd_broker::access::passwords::Passwords;
 use nsd_broker::access::scram::{ClientFirst, Record};
 use nsd_broker::settings;
+use nsd_edge::password::edited;
 use nsd_edge::proxy_header::{self, ProxyHeader};
 
 fuzz_target!(|input: &[u8]| {
