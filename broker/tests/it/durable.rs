@@ -63,7 +63,11 @@ fn everything_is_there_after_a_crash() {
 /// all of it, and of QoS 2 no message twice.
 #[test]
 fn nothing_acknowledged_is_lost_however_often_the_broker_is_killed() {
-    let mut broker = Broker::on_disk();
+    // Room for all that a quick publisher sends while the subscriber is away.
+    let limits = "[limits]\nqueue_messages = 100000\nqueue_bytes = 1000000000\n";
+    let mut broker = Broker::start(&format!(
+        "allow_anonymous = true\n[store]\nkind = \"disk\"\ndirectory = \"STORE\"\n{limits}"
+    ));
     let mut subscriber = Client::connect(broker.address, &keeping("s"));
     subscriber.subscribe("n/#", Qos::ExactlyOnce);
     subscriber.disconnect();
