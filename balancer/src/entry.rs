@@ -4,13 +4,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use nsd_edge::listen::{Gate, GateRules, Place, Refusal as NoPlace, any_contains};
+use nsd_edge::listen::{Gate, GateRules, Place, Refusal as NoPlace, any_contains, household};
 use nsd_edge::proxy_header::{self, Extras, ProxyHeader};
 use tokio::net::TcpStream;
 use tracing::debug;
 
 use crate::gate::Refusal;
-use crate::gate::rates::household;
 use crate::guard::Meter;
 use crate::relay::End;
 use crate::settings::EntrySettings;

@@ -4,10 +4,11 @@
 use std::hash::Hash;
 use std::net::IpAddr;
 
+use nsd_edge::listen::household;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::gate::rates::{Rate, Rates, household};
+use crate::gate::rates::{Rate, Rates};
 use crate::gate::{GateRules, Refusal};
 
 #[derive(Debug)]

@@ -24,7 +24,7 @@ use tracing::warn;
 use pace::Pace;
 
 pub use gate::{Gate, GateRules, Place, Refusal};
-pub use network::{Network, any_contains};
+pub use network::{Network, any_contains, household};
 
 /// What the kernel may queue before we accept. It cuts this at `net.core.somaxconn` (4096 by default): a fleet that
 /// reconnects at once waits there rather than being refused.

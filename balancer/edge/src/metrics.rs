@@ -6,10 +6,17 @@ mod port;
 
 pub use port::MetricsPort;
 
+use crate::process::Process;
+
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub const COUNTER: &str = "counter";
 pub const GAUGE: &str = "gauge";
+
+/// As Prometheus wants times: in seconds.
+pub fn seconds(milliseconds: u64) -> impl Display {
+    format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000)
+}
 
 /// A page in the making.
 #[derive(Debug)]
@@ -31,6 +38,17 @@ impl Page {
     /// One family of one value without labels.
     pub fn one(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
         self.family(name, kind, help, [("", value)]);
+    }
+
+    /// What the kernel says about the process: the same names for every server of ours.
+    pub fn process(&mut self, process: &Process) {
+        self.one("resident_memory_bytes", GAUGE, "Memory in use.", process.resident);
+        let peak = process.resident_peak;
+        self.one("resident_memory_peak_bytes", GAUGE, "The most memory that was ever in use.", peak);
+        self.one("open_files", GAUGE, "Open file descriptors.", process.open_files);
+        self.one("threads", GAUGE, "Threads.", process.threads);
+        let time = seconds(process.cpu_milliseconds);
+        self.one("cpu_seconds_total", COUNTER, "Processor time used.", time);
     }
 
     /// One family; each value with its labels, written as they are read: `a="b",c="d"`.

@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 
 use nsd_edge::http::{HeaderName, HeaderValue, Method, Reply, Request, StatusCode, header};
+use nsd_edge::listen::household;
 use nsd_edge::password::random;
 use serde::Serialize;
 use tracing::{info, warn};
@@ -15,7 +16,6 @@ use super::Site;
 use super::history::Sample;
 use super::logins::{TOKEN, Token};
 use crate::admin;
-use crate::gate::rates::household;
 
 const PAGE: &str = include_str!("page.html");
 const LOGIN: &str = include_str!("login.html");

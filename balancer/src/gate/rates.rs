@@ -2,7 +2,6 @@
 //! had come least, so that a flood of strangers costs memory nowhere and lets nobody in sooner who came too often.
 
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 /// Buckets that a key can be in.
@@ -68,14 +67,6 @@ impl Rates {
     }
 }
 
-/// Whom an address stands for: itself, or the /64 network of an IPv6 one, which is what one household gets.
-pub fn household(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        address @ IpAddr::V4(_) => address,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -109,15 +100,6 @@ mod tests {
             admitted(&mut rates, stranger, 1);
         }
         assert!(!admitted(&mut rates, 0, 2));
-    }
-
-    #[test]
-    fn an_address_of_ipv6_stands_for_its_household() {
-        let one = |text: &str| household(text.parse().unwrap());
-        assert_eq!(one("2001:db8:1:2:3::4"), one("2001:db8:1:2:ffff::1"));
-        assert_ne!(one("2001:db8:1:2::"), one("2001:db8:1:3::"));
-        assert_eq!(one("::ffff:192.0.2.7"), one("192.0.2.7"));
-        assert_ne!(one("192.0.2.8"), one("192.0.2.7"));
     }
 
     proptest! {

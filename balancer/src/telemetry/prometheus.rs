@@ -1,8 +1,6 @@
 //! PURE. A sample as Prometheus reads it.
 
-use std::fmt::Display;
-
-use nsd_edge::metrics::{COUNTER, GAUGE, Page, label};
+use nsd_edge::metrics::{COUNTER, GAUGE, Page, label, seconds};
 use nsd_edge::tls::Ocsp;
 
 use super::counts::Times;
@@ -19,7 +17,7 @@ pub(crate) fn page(sample: &Sample) -> String {
     backends(&mut page, &sample.backends);
     servers(&mut page, &sample.backends);
     certificates(&mut page, &sample.certificates);
-    process(&mut page, sample);
+    page.process(&sample.process);
     page.into_text()
 }
 
@@ -224,20 +222,6 @@ fn certificates(page: &mut Page, certificates: &[CertificateSample]) {
     );
 }
 
-fn process(page: &mut Page, sample: &Sample) {
-    let process = &sample.process;
-    page.one("resident_memory_bytes", GAUGE, "Memory in use.", process.resident);
-    page.one(
-        "resident_memory_peak_bytes",
-        GAUGE,
-        "The most memory that was ever in use.",
-        process.resident_peak,
-    );
-    page.one("open_files", GAUGE, "Open file descriptors.", process.open_files);
-    page.one("threads", GAUGE, "Threads.", process.threads);
-    page.one("cpu_seconds_total", COUNTER, "Processor time used.", seconds(process.cpu_milliseconds));
-}
-
 /// Each frontend's counts, with its name and what is counted as labels.
 fn by_frontend<'s, K: 's>(
     frontends: &'s [FrontendSample],
@@ -253,10 +237,6 @@ fn by_frontend<'s, K: 's>(
 fn both(labels: String, moved: Moved) -> [(String, u64); 2] {
     let direction = |name| format!("{labels},{}", label("direction", name));
     [(direction("up"), moved.up), (direction("down"), moved.down)]
-}
-
-fn seconds(milliseconds: u64) -> impl Display {
-    format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000)
 }
 
 /// Of the servers that clients usually come to. 1 where there is nothing to compare.

@@ -15,7 +15,7 @@ pub fn page(sample: &Sample) -> String {
     messages(&mut page, sample);
     sessions(&mut page, sample);
     cluster(&mut page, sample);
-    process(&mut page, sample);
+    page.process(&sample.process);
     page.into_text()
 }
 
@@ -172,21 +172,6 @@ fn cluster(page: &mut Page, sample: &Sample) {
         "QoS 0 messages not handed to other nodes.",
         cluster.dropped,
     );
-}
-
-fn process(page: &mut Page, sample: &Sample) {
-    let process = &sample.process;
-    page.one("resident_memory_bytes", GAUGE, "Memory in use.", process.resident);
-    page.one(
-        "resident_memory_peak_bytes",
-        GAUGE,
-        "The most memory that was ever in use.",
-        process.resident_peak,
-    );
-    page.one("open_files", GAUGE, "Open file descriptors.", process.open_files);
-    page.one("threads", GAUGE, "Threads.", process.threads);
-    let (seconds, rest) = (process.cpu_milliseconds / 1000, process.cpu_milliseconds % 1000);
-    page.one("cpu_seconds_total", COUNTER, "Processor time used.", format!("{seconds}.{rest:03}"));
 }
 
 /// A reason code as it is written everywhere else, with its words.

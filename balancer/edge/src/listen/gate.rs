@@ -1,7 +1,7 @@
 //! Who may come through a listener, and how many at once: rules about sources, counts in all and by source.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use thiserror::Error;
 
-use super::network::{Network, any_contains};
+use super::network::{Network, any_contains, household};
 
 /// What an operator says about a listener's clients. By default everybody may come, in any number.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -118,14 +118,6 @@ impl Drop for Place {
         if *count == 0 {
             by_source.remove(&source);
         }
-    }
-}
-
-/// An IPv6 host can have as many addresses as it likes, out of one /64.
-fn household(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
-        address @ IpAddr::V4(_) => address,
     }
 }
 

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::SignatureAlgorithm;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, SignatureAlgorithm};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
@@ -226,6 +226,22 @@ pub(super) fn load_file(path: &Path, provider: &CryptoProvider) -> Result<Certif
     }
     chain.swap(0, leaf.ok_or(TlsProblem::KeyMismatch)?);
     Ok(CertifiedKey::new(chain, key))
+}
+
+/// Those that are believed in: every certificate of the files, at least one of each.
+pub(super) fn authorities(files: &[PathBuf]) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for path in files {
+        let fail = |problem| TlsError { path: path.clone(), problem };
+        let (certificates, _keys) = read_pem(path).map_err(fail)?;
+        if certificates.is_empty() {
+            return Err(fail(TlsProblem::NoAuthority));
+        }
+        for certificate in certificates {
+            roots.add(certificate).map_err(|error| fail(TlsProblem::Certificate(error.to_string())))?;
+        }
+    }
+    Ok(roots)
 }
 
 /// What a PEM file holds: its certificates and its private keys.

@@ -15,7 +15,7 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client};
 
-use super::certificates::{load_file, read_pem};
+use super::certificates::{authorities, load_file};
 use super::{TlsError, TlsProblem};
 
 /// The client's end of a TLS connection.
@@ -79,17 +79,7 @@ impl TlsClientSettings {
     }
 
     fn roots(&self) -> Result<RootCertStore, TlsError> {
-        let mut roots = RootCertStore::empty();
-        for path in &self.authorities {
-            let fail = |problem| TlsError { path: path.clone(), problem };
-            let (certificates, _keys) = read_pem(path).map_err(fail)?;
-            if certificates.is_empty() {
-                return Err(fail(TlsProblem::NoAuthority));
-            }
-            for certificate in certificates {
-                roots.add(certificate).map_err(|error| fail(TlsProblem::Certificate(error.to_string())))?;
-            }
-        }
+        let roots = authorities(&self.authorities)?;
         if roots.is_empty() { Err(self.fail(TlsProblem::NoAuthority)) } else { Ok(roots) }
     }
 

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
@@ -12,7 +11,7 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::certificates::{read_pem, read_text};
+use super::certificates::{authorities, read_text};
 use super::{ClientCertificates, TlsError, TlsProblem};
 
 /// The longest name that is taken: X.509 itself allows 64 for a common name, a URI may be longer.
@@ -23,17 +22,7 @@ pub(super) fn verifier(
     clients: &ClientCertificates,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for path in &clients.authorities {
-        let fail = |problem| TlsError { path: path.clone(), problem };
-        let (certificates, _keys) = read_pem(path).map_err(fail)?;
-        if certificates.is_empty() {
-            return Err(fail(TlsProblem::NoAuthority));
-        }
-        for certificate in certificates {
-            roots.add(certificate).map_err(|error| fail(TlsProblem::Certificate(error.to_string())))?;
-        }
-    }
+    let roots = authorities(&clients.authorities)?;
     let mut revoked = Vec::new();
     for path in &clients.revoked {
         revoked.extend(read_revoked(path).map_err(|problem| TlsError { path: path.clone(), problem })?);
