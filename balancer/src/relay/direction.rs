@@ -97,8 +97,10 @@ impl Direction {
             if self.reader != Reader::Open {
                 return Poll::Ready(Ok(()));
             }
-            let pipe = self.pipe_for_bulk();
-            if let (Some(pipe), Some(from), Some(to)) = (pipe, reader.plain_socket(), writer.plain_socket()) {
+            if self.is_bulk()
+                && let (Some(from), Some(to)) = (reader.plain_socket(), writer.plain_socket())
+                && let Some(pipe) = Pipe::borrow()
+            {
                 ready!(self.poll_pipe(context, pipe, from, to, moved))?;
             } else {
                 ready!(self.poll_pass(context, reader, writer, moved))?;
@@ -170,10 +172,9 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    /// A pipe, where bytes come in bulk and none of the next need be seen.
-    fn pipe_for_bulk(&self) -> Option<Pipe> {
-        let bulk = self.large_reads >= LARGE_READS && self.framing.unseen() >= LARGE;
-        bulk.then(Pipe::borrow).flatten()
+    /// Whether bytes come in bulk, and none of the next need be seen.
+    fn is_bulk(&self) -> bool {
+        self.large_reads >= LARGE_READS && self.framing.unseen() >= LARGE
     }
 
     /// One pipe's filling from socket to socket, copied nowhere.
