@@ -212,7 +212,6 @@ fn what_is_not_carried_over_is_told_by_line_and_by_exit_code() {
     assert_eq!(Command::new(BINARY).arg("convert").output().unwrap().status.code(), Some(64));
 }
 
-/// `docs/balancer-haproxy.md` shows what the command makes of the file that it shows.
 /// A full disk must not look like settings that were written; who stopped reading knows that.
 #[test]
 fn settings_that_cannot_be_written_are_a_failure() {
@@ -231,6 +230,7 @@ fn settings_that_cannot_be_written_are_a_failure() {
     assert!(!String::from_utf8_lossy(&left.stderr).contains("panicked"), "{left:?}");
 }
 
+/// `docs/balancer-haproxy.md` shows what the command makes of the file that it shows.
 #[test]
 fn the_documentation_shows_what_is_made() {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/balancer-haproxy.md");

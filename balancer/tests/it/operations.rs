@@ -7,7 +7,9 @@ use nsd_edge::admin::{Method, StatusCode};
 use rustix::process::Signal;
 use tokio::net::TcpStream;
 
-use crate::support::{BINARY, Balancer, Broker, CHECK, Client, free_address, listen, servers, tls, until};
+use crate::support::{
+    BINARY, Balancer, Broker, CHECK, Client, blocks, free_address, listen, page, servers, tls, until,
+};
 
 #[tokio::test]
 async fn a_drained_server_keeps_its_sessions_until_it_is_ready_again() {
@@ -124,18 +126,46 @@ fn checking_a_file_tells_all_problems_and_the_exit_code_tells_the_rest() {
 #[test]
 fn every_example_of_the_documentation_is_a_good_file() {
     let directory = tempfile::tempdir().unwrap();
-    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/balancer.md")).unwrap();
+    let text = ["balancer.md", "balancer-operations.md"].map(page).concat();
     // The files that the examples name are there, in a directory of ours.
     tls::write_documented(directory.path());
     let text = text.replace("/etc/nsd/", &format!("{}/", directory.path().display()));
-    let examples: Vec<&str> =
-        text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let examples = blocks(&text, "toml");
     assert!(!examples.is_empty());
     for example in examples {
         let path = directory.path().join("balancer.toml");
-        std::fs::write(&path, example).unwrap();
+        std::fs::write(&path, &example).unwrap();
         let output = Command::new(BINARY).arg("--check").arg("--config").arg(path).output().unwrap();
         assert!(output.status.success(), "{}\n{example}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// `docs/balancer-operations.md`: every command is understood and answered, every path is there.
+#[tokio::test]
+async fn the_page_of_operations_is_true() {
+    let page = page("balancer-operations.md");
+    let b1 = Broker::start("b1").await;
+    let balancer = Balancer::before(&[&b1]).await;
+    balancer.wait_for_state("b1", "healthy").await;
+    let _device = Client::named(balancer.address, "device-17").await.unwrap();
+    let commands = blocks(&page, "sh").concat();
+    assert_eq!(commands.lines().count(), 5, "{commands}");
+    for line in commands.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words[..2], ["nsd-balancer", "admin"], "{line}");
+        let mut command = Command::new(BINARY);
+        command.args(["admin", "--socket"]).arg(balancer.path("admin.sock")).args(&words[2..]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stdout));
+    }
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(row, _)| row);
+    let routes: Vec<(&str, &str)> = rows.filter_map(|row| row.split_once(" /")).collect();
+    assert_eq!(routes.len(), 10, "{routes:?}");
+    for (method, path) in routes.into_iter().filter(|(_, path)| *path != "metrics") {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let (status, answer) = balancer.ask(method, &format!("/{path}"), None).await;
+        let missing = [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED].contains(&status);
+        assert!(!missing, "{path}: {status} {answer}");
     }
 }
 

@@ -3,6 +3,7 @@
 use nsd_edge::admin::{Method, StatusCode};
 use rustix::process::Signal;
 
+use crate::support::broker::Mood;
 use crate::support::{Balancer, Broker, CHECK, Client, free_address, listen, servers, until};
 
 #[tokio::test]
@@ -27,6 +28,70 @@ async fn a_removed_server_keeps_its_sessions_and_gets_no_more() {
     assert_eq!(balancer.server("b1").await["sessions"], 5);
     let new = Client::many(balancer.address, 10).await;
     assert!(new.iter().all(|client| client.broker == "b1"), "5 and 15: the next ten are for b1");
+}
+
+/// Which a reload that starts a new process cannot do: that one knows nothing of the old sessions.
+#[tokio::test]
+async fn sessions_from_before_a_reload_are_closed_with_their_server() {
+    let (b1, b2) = (Broker::start("b1").await, Broker::start("b2").await);
+    let balancer = Balancer::before(&[&b1]).await;
+    let mut clients = Client::many(balancer.address, 5).await;
+    balancer.rewrite(&listen(balancer.address, CHECK, &servers(&["b1", "b2"], &[&b1, &b2])));
+    balancer.wait_for_log("reloaded: mqtt: +b2").await;
+    balancer.wait_for_state("b2", "healthy").await;
+    b1.set(Mood::Frozen);
+    let closed = async || balancer.log().matches("end=\"server-down\"").count() == 5;
+    until("its sessions are closed", closed).await;
+    for client in &mut clients {
+        assert!(client.echo(b"anybody?").await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn what_is_known_of_servers_outlives_a_reload() {
+    let [b1, b2, b3] = [Broker::start("b1").await, Broker::start("b2").await, Broker::start("b3").await];
+    let all = servers(&["b1", "b2", "b3"], &[&b1, &b2, &b3]);
+    let balancer = Balancer::before(&[&b1, &b2, &b3]).await;
+    b3.set(Mood::Frozen);
+    balancer.wait_for_state("b3", "unhealthy").await;
+    balancer.tell("/drain", "b1").await;
+    let before = balancer.server("b3").await["check"]["verdict"].clone();
+    balancer.rewrite(&listen(balancer.address, &format!("queue = 7\n{CHECK}"), &all));
+    balancer.wait_for_log("reloaded: ~mqtt policy").await;
+    let states = [balancer.server("b1").await, balancer.server("b2").await, balancer.server("b3").await];
+    let states = states.each_ref().map(|server| server["state"].as_str().unwrap());
+    assert_eq!(states, ["draining", "healthy", "unhealthy"]);
+    assert_eq!(balancer.server("b3").await["check"]["verdict"], before);
+    let clients = Client::many(balancer.address, 6).await;
+    assert!(clients.iter().all(|client| client.broker == "b2"));
+}
+
+#[tokio::test]
+async fn a_client_comes_to_its_server_after_a_reload_too() {
+    let [b1, b2] = [Broker::start("b1").await, Broker::start("b2").await];
+    let address = free_address();
+    let all = servers(&["b1", "b2"], &[&b1, &b2]);
+    let options = format!("balance = \"client_id\"\n{CHECK}");
+    let balancer = Balancer::start(address, &listen(address, &options, &all)).await;
+    for name in ["b1", "b2"] {
+        balancer.wait_for_state(name, "healthy").await;
+    }
+    let mut places = Vec::new();
+    for round in 0..2 {
+        for number in 0..20 {
+            // One at a time: nobody's server is over its share.
+            let client = Client::named(address, &format!("device-{number}")).await.unwrap();
+            places.push(client.broker.clone());
+            drop(client);
+            until("it has left", async || b1.sessions() + b2.sessions() == 0).await;
+        }
+        if round == 0 {
+            balancer.rewrite(&listen(address, &format!("queue = 7\n{options}"), &all));
+            balancer.wait_for_log("reloaded: ~mqtt policy").await;
+        }
+    }
+    assert_eq!(places[..20], places[20..]);
+    assert!(places.iter().any(|place| *place != places[0]), "all at one server show nothing");
 }
 
 #[tokio::test]

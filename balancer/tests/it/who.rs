@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::support::device::Device;
 use crate::support::witness::Witness;
-use crate::support::{BINARY, Balancer, CHECK, free_address, listen};
+use crate::support::{BINARY, Balancer, CHECK, blocks, free_address, listen, page};
 
 #[tokio::test]
 async fn who_tells_where_a_client_is_and_sessions_count_them() {
@@ -68,24 +68,19 @@ async fn the_access_log_tells_messages_and_goodbyes_and_user_names_if_asked() {
 /// What the page of the sessions shows is what there is: its file is a good one, its commands are understood.
 #[tokio::test]
 async fn the_page_of_the_sessions_is_true() {
-    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/balancer-sessions.md");
-    let page = std::fs::read_to_string(page).unwrap();
-    let blocks = |kind: &str| -> Vec<String> {
-        let opening = format!("```{kind}\n");
-        page.split(&opening).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
-    };
+    let page = page("balancer-sessions.md");
     let b1 = Witness::start().await;
     let address = free_address();
     let balancer = Balancer::start(address, &listen(address, CHECK, &[("mqtt-1", b1.address)])).await;
     balancer.wait_for_state("mqtt-1", "healthy").await;
     let _device = Device::come(address, "device-17", Version::V311).await.unwrap();
-    for example in blocks("toml") {
+    for example in blocks(&page, "toml") {
         std::fs::write(balancer.path("page.toml"), &example).unwrap();
         let output =
             Command::new(BINARY).arg("--check").arg("--config").arg(balancer.path("page.toml")).output();
         assert!(output.unwrap().status.success(), "{example}");
     }
-    let commands = blocks("sh").concat();
+    let commands = blocks(&page, "sh").concat();
     assert_eq!(commands.lines().count(), 10, "{commands}");
     // Not the drains first: they send the device away.
     for line in commands.lines().rev() {

@@ -181,6 +181,31 @@ async fn a_silent_client_is_given_up_at_the_deadline() {
     assert!(matches!(outcome, Err(HandshakeError::TimedOut)));
 }
 
+/// Who has sent its hello and gets no turn waits; with a turn the same connection goes on.
+#[tokio::test]
+async fn nothing_is_computed_without_a_turn() {
+    let directory = TempDir::new().unwrap();
+    let path = write(&directory, "one.pem", &pem(&["one.example"]).combined());
+    let server = TlsServer::load(std::slice::from_ref(&path)).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (accepted, _) = listener.accept().await.unwrap();
+    let client = TlsClient::trusting(&path).unwrap();
+    let ask =
+        tokio::spawn(
+            async move { client.handshake(ServerName::try_from("one.example").unwrap(), socket).await },
+        );
+    let turns = tokio::sync::Semaphore::new(0);
+    let serve = server.handshake_in_turn(accepted, HANDSHAKE_TIMEOUT, &turns);
+    tokio::pin!(serve);
+    assert!(tokio::time::timeout(Duration::from_millis(300), &mut serve).await.is_err());
+    assert!(!ask.is_finished(), "the client was answered");
+    turns.add_permits(1);
+    serve.await.unwrap();
+    ask.await.unwrap().unwrap();
+    assert_eq!(turns.available_permits(), 1, "and the turn is given back");
+}
+
 /// Both ends of a connection; the client's is the library's.
 async fn connected(
     server: &TlsServer,

@@ -198,6 +198,18 @@ impl Drop for Balancer {
     }
 }
 
+/// A page of `docs/`.
+pub(crate) fn page(name: &str) -> String {
+    let path = format!("{}/../docs/{name}", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The fenced blocks of a kind (`toml`, `sh`) on a page.
+pub(crate) fn blocks(page: &str, kind: &str) -> Vec<String> {
+    let opening = format!("```{kind}\n");
+    page.split(&opening).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
 /// Waits until `done`, or fails saying what did not happen.
 pub(crate) async fn until(what: &str, done: impl AsyncFn() -> bool) {
     let begun = Instant::now();

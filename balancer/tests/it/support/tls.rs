@@ -184,6 +184,7 @@ pub(crate) fn write_documented(directory: &Path) {
     let authority = Authority::new("documented");
     std::fs::create_dir(directory.join("certs")).unwrap();
     write_over(&directory.join("certs"), "lelylan.pem", authority.server(NAME).combined().as_bytes());
+    write_over(directory, "ca.pem", authority.pem.as_bytes());
     write_over(directory, "clients-ca.pem", authority.pem.as_bytes());
     write_over(directory, "clients-crl.pem", authority.list(&[]).as_bytes());
     let tickets = directory.join("tickets.keys");
