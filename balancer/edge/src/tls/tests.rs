@@ -195,7 +195,7 @@ async fn nothing_is_computed_without_a_turn() {
         tokio::spawn(
             async move { client.handshake(ServerName::try_from("one.example").unwrap(), socket).await },
         );
-    let turns = tokio::sync::Semaphore::new(0);
+    let turns = Semaphore::new(0);
     let serve = server.handshake_in_turn(accepted, HANDSHAKE_TIMEOUT, &turns);
     tokio::pin!(serve);
     assert!(tokio::time::timeout(Duration::from_millis(300), &mut serve).await.is_err());
