@@ -201,7 +201,7 @@ impl Drop for Balancer {
 /// A page of `docs/`.
 pub(crate) fn page(name: &str) -> String {
     let path = format!("{}/../docs/{name}", env!("CARGO_MANIFEST_DIR"));
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+    std::fs::read_to_string(path).expect("the page is there")
 }
 
 /// The fenced blocks of a kind (`toml`, `sh`) on a page.
