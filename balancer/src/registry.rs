@@ -63,8 +63,9 @@ impl Registry {
         self.keys.hash_one(id)
     }
 
+    /// Whoever has no identifier meets nobody: with one key for all of them, they would fill one place of one table.
     pub(crate) fn names(&self, id: &str, user: &str) -> Names {
-        let key = self.key(id);
+        let key = if id.is_empty() { fastrand::u64(..) } else { self.key(id) };
         let (id, user) = (beginning(id), beginning(user));
         let both = [id, user].concat().into_boxed_str();
         Names { key, both, id_length: u8::try_from(id.len()).unwrap_or(u8::MAX) }
@@ -175,5 +176,18 @@ impl Names {
 
     pub(crate) fn user(&self) -> &str {
         &self.both[usize::from(self.id_length)..]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_without_an_identifier_do_not_meet() {
+        let registry = Registry::default();
+        assert_eq!(registry.names("a", "").key, registry.names("a", "other").key);
+        assert_ne!(registry.names("", "user").key, registry.names("", "user").key);
+        assert_ne!(registry.kept_names("", "").key, registry.kept_names("", "").key);
     }
 }
