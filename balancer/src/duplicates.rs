@@ -8,11 +8,10 @@ use tokio::time::sleep;
 use crate::limits;
 use crate::registry::Live;
 use crate::relay::Order;
-use crate::settings::Duplicates;
 
 /// The client's older sessions, once the newer one was let in.
-pub(crate) fn close(newer: &Live, older: Vec<Arc<Live>>, rule: Duplicates) {
-    if older.is_empty() || rule == Duplicates::Keep {
+pub(crate) fn close(newer: &Live, older: Vec<Arc<Live>>) {
+    if older.is_empty() {
         return;
     }
     tracing::debug!(id = ?newer.names.id(), server = newer.member.name, older = older.len(), "came again");

@@ -35,8 +35,8 @@ pub(crate) const MOST_HANDSHAKES: u64 = 1_000_000;
 /// Less than this a slow radio link cannot do; more is a slip of the unit.
 pub(crate) const HANDSHAKE_DEADLINES: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(120);
-/// A client that was refused may take so long, and send so much, until it has read why: to close with unread bytes would
-/// throw the answer away.
+/// A client that was refused, here or by its server, may take so long, and send so much, until it has read why: to close
+/// with unread bytes would throw the answer away.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 pub(crate) const FAREWELL_BYTES: usize = 1024 * 1024;
 /// A session that is told to leave may take so long to finish its packets and to say goodbye; then it is cut. Below what

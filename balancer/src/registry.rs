@@ -15,6 +15,7 @@ use crate::frontend::Frontend;
 use crate::limits;
 use crate::member::Member;
 use crate::relay::Handle;
+use crate::settings::Duplicates;
 
 const SHARDS: usize = 16;
 
@@ -84,14 +85,15 @@ impl Registry {
         Names { key: fastrand::u64(..), ..Names::default() }
     }
 
-    /// Adds a session, and tells which others its client has at the same backend.
-    pub(crate) fn insert(&self, live: &Arc<Live>) -> Vec<Arc<Live>> {
+    /// Adds a session, and tells which others its client has at the same backend where they are to be closed.
+    pub(crate) fn insert(&self, live: &Arc<Live>, duplicates: Duplicates) -> Vec<Arc<Live>> {
         let mut shard = self.shard(live.names.key).lock();
         let same = |other: &&Arc<Live>| live.is_of_the_client_of(other);
-        let older = if live.names.id().is_empty() {
-            Vec::new()
-        } else {
-            shard.iter_hash(live.names.key).filter(same).cloned().collect()
+        let older = match duplicates {
+            Duplicates::Close if !live.names.id().is_empty() => {
+                shard.iter_hash(live.names.key).filter(same).cloned().collect()
+            }
+            _ => Vec::new(),
         };
         shard.insert_unique(live.names.key, Arc::clone(live), |live| live.names.key);
         older
@@ -177,6 +179,11 @@ impl Names {
     pub(crate) fn user(&self) -> &str {
         &self.both[usize::from(self.id_length)..]
     }
+
+    /// Of who was not let in: whoever it says that it is, it meets nobody.
+    pub(crate) fn unproven(self) -> Self {
+        Self { key: fastrand::u64(..), ..self }
+    }
 }
 
 #[cfg(test)]
@@ -189,5 +196,6 @@ mod tests {
         assert_eq!(registry.names("a", "").key, registry.names("a", "other").key);
         assert_ne!(registry.names("", "user").key, registry.names("", "user").key);
         assert_ne!(registry.kept_names("", "").key, registry.kept_names("", "").key);
+        assert_ne!(registry.names("a", "").unproven().key, registry.names("a", "").key);
     }
 }

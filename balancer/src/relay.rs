@@ -61,6 +61,8 @@ pub(crate) struct Relay<C, S> {
     down: Direction,
     /// `None`: bytes that are not MQTT's.
     version: Option<Version>,
+    /// The server has refused the client: it closes, and the client has only to read why.
+    refused: bool,
     first_to_end: Option<End>,
     half_closed: Option<Box<Silence>>,
     leave: Option<Box<Leave>>,
@@ -74,7 +76,22 @@ where
     /// Of MQTT where there is a version. `up` and `down` have followed what was passed on already.
     pub(crate) fn new(client: C, server: S, version: Option<Version>, up: Framing, down: Framing) -> Self {
         let (up, down) = (Direction::new(up), Direction::new(down));
-        Self { client, server, up, down, version, first_to_end: None, half_closed: None, leave: None }
+        Self {
+            client,
+            server,
+            up,
+            down,
+            version,
+            refused: false,
+            first_to_end: None,
+            half_closed: None,
+            leave: None,
+        }
+    }
+
+    /// Of a client that its server did not let in.
+    pub(crate) fn expects_end(&mut self) {
+        self.refused = true;
     }
 
     /// Copies until both sides have ended, one broke, the session is told to end, or one side has ended and the other is
@@ -123,8 +140,12 @@ where
             }
             _ => {}
         }
-        let silence = self.half_closed.get_or_insert_with(|| Box::new(Silence::new(HALF_CLOSED_IDLE)));
-        silence.poll(context, before != Some(handle.moved())).map(|()| End::HalfClosed)
+        let farewell = self.refused && self.first_to_end == Some(End::Server);
+        let patience = if farewell { limits::FAREWELL } else { HALF_CLOSED_IDLE };
+        let silence = self.half_closed.get_or_insert_with(|| Box::new(Silence::new(patience)));
+        // Whoever was refused does not prolong it.
+        let heard = !farewell && before != Some(handle.moved());
+        silence.poll(context, heard).map(|()| if farewell { End::Server } else { End::HalfClosed })
     }
 
     /// Sends what is held, and reads nothing. Ready when nothing is held any more, or (false) one side has broken.

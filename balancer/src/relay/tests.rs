@@ -122,6 +122,27 @@ async fn a_side_that_neither_sends_nor_ends_is_given_up() {
     drop(client);
 }
 
+#[tokio::test]
+async fn who_was_refused_has_a_moment_once_its_server_has_closed_whatever_it_sends() {
+    let (mut client, inner_client) = duplex(1024);
+    let (mut server, inner_server) = duplex(1024);
+    let task = tokio::spawn(async move {
+        let framing = Framing::default();
+        let mut relay = Relay::new(inner_client, inner_server, Some(Version::V311), framing, framing);
+        relay.expects_end();
+        run(&mut relay, &Handle::default()).await
+    });
+    let begun = Instant::now();
+    server.shutdown().await.unwrap();
+    while !task.is_finished() {
+        assert!(begun.elapsed() < 5 * limits::FAREWELL, "it holds its session by sending");
+        let _ = client.write_all(PUBLISH).await;
+        let _ = tokio::time::timeout(Duration::from_millis(20), server.read(&mut [0; 64])).await;
+    }
+    assert!(begun.elapsed() >= limits::FAREWELL, "it could not read why");
+    assert_eq!(task.await.unwrap(), End::Server);
+}
+
 /// A client that has ended, and may not be asked again: TLS streams answer "ended" each time and for ever.
 #[derive(Default)]
 struct Ended {

@@ -39,32 +39,40 @@ where
     pub(super) fn begin(stream: C, seated: Seated, client: Client) -> Self {
         let Seated { server, seat, moved, up, down, version, names, silence, accepted, duplicates } = seated;
         let Client { peer, since, frontend, shared, pass, _permit, _place } = client;
+        let (names, duplicates) = if accepted {
+            (names, duplicates)
+        } else {
+            shared.moving.failed(names.key);
+            (names.unproven(), Duplicates::Keep)
+        };
         let live = Arc::new(Live {
             handle: Handle::new(moved, silence, shared.registry.now()),
             names,
             version,
             tls: stream.is_tls(),
-            movable: stream.plain_socket().is_some() && server.plain_socket().is_some(),
+            // Another process would take it for one that was let in.
+            movable: accepted && stream.plain_socket().is_some() && server.plain_socket().is_some(),
             peer,
             since,
             frontend,
             member: Arc::clone(seat.member()),
         });
-        let older = shared.registry.insert(&live);
+        let older = shared.registry.insert(&live, duplicates);
         if accepted {
             shared.moving.came(&live);
             if duplicates == Duplicates::Close {
                 shared.succession.came(&live);
             }
-            duplicates::close(&live, older, duplicates);
-        } else {
-            shared.moving.failed(live.names.key);
+            duplicates::close(&live, older);
         }
         // Told to all while this one was on its way: it is not found later.
         if let Some(order) = seat.is_closed() {
             live.handle.tell(order);
         }
-        let relay = Relay::new(stream, server, version, up, down);
+        let mut relay = Relay::new(stream, server, version, up, down);
+        if !accepted {
+            relay.expects_end();
+        }
         Self { relay, live, attended: false, shared, seat, _pass: pass, _permit, _place }
     }
 

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use nsd_wire::{ReasonCode, Version};
+use nsd_edge::admin::{Method, StatusCode};
+use nsd_wire::{Connect, ReasonCode, Version};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::support::device::{Device, Heard};
 use crate::support::witness::Witness;
@@ -48,6 +51,25 @@ async fn who_is_not_let_in_closes_nobody() {
     assert!(Device::come(balancer.address, "device", Version::V5).await.is_err());
     let still_there = tokio::time::timeout(Duration::from_millis(1500), older.hear()).await;
     assert!(still_there.is_err(), "{still_there:?}");
+}
+
+#[tokio::test]
+async fn who_is_not_let_in_is_nobody_and_does_not_stay() {
+    let (b1, b2, balancer) = before_two("").await;
+    b1.refuse(true);
+    b2.refuse(true);
+    let mut bytes = Vec::new();
+    Connect::new(Version::V5, "device").encode(Version::V5, &mut bytes).unwrap();
+    let mut stays = TcpStream::connect(balancer.address).await.unwrap();
+    stays.write_all(&bytes).await.unwrap();
+    assert_eq!(stays.read_u8().await.unwrap(), 0x20, "a CONNACK");
+    let there = async || balancer.ask(Method::GET, "/sessions", None).await.1["sessions"] == 1;
+    until("it reads why", there).await;
+    let (status, who) = balancer.ask(Method::GET, "/who?client=device", None).await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "{who}");
+    balancer.wait_for_log("end=\"server\"").await;
+    let (_, status) = balancer.ask(Method::GET, "/status", None).await;
+    assert_eq!(status["sessions"], 0, "{status}");
 }
 
 #[tokio::test]
