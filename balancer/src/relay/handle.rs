@@ -49,6 +49,8 @@ const WANTED: u8 = 254;
 const GIVEN: u8 = 253;
 /// It was taken.
 const TAKEN: u8 = 252;
+/// It is over: whoever found it before hears that nothing can be said to it.
+const ENDED: u8 = 251;
 
 /// How far a session is on its way to another process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,6 +152,11 @@ impl Handle {
         self.becomes(GIVEN, TAKEN);
     }
 
+    /// It is over, and listens to nothing any more.
+    pub(crate) fn ended(&self) {
+        self.word.store(ENDED, SeqCst);
+    }
+
     /// It was not taken, and goes on here.
     pub(crate) fn returned(&self) {
         self.becomes(GIVEN, NOTHING);
@@ -190,4 +197,17 @@ impl Handle {
 #[expect(clippy::cast_possible_truncation, reason = "the low bits are what is asked for")]
 fn low_bits(bytes: u64) -> u32 {
     bytes as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_said_to_a_session_that_is_over() {
+        let handle = Handle::new(Moved::default(), Some(Duration::from_millis(1)), 0);
+        handle.ended();
+        handle.look(1000);
+        assert_eq!((handle.word(), handle.tell(Order::Drain), handle.want()), (Word::Nothing, false, false));
+    }
 }

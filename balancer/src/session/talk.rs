@@ -160,6 +160,8 @@ where
 impl<C> Drop for Talk<C> {
     fn drop(&mut self) {
         let Live { frontend, member, handle, .. } = &*self.live;
+        // First, for others may hold it when it is not found any more.
+        handle.ended();
         // In this order, for what has moved must never be counted twice.
         self.shared.registry.remove(&self.live);
         frontend.tally.traffic.add(handle.moved());

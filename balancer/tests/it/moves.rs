@@ -146,6 +146,23 @@ async fn a_drain_can_be_stopped_and_its_deadline_closes_the_rest() {
 }
 
 #[tokio::test]
+async fn who_ends_by_itself_meanwhile_was_not_sent_away() {
+    let (b1, b2) = (Witness::start().await, Witness::start().await);
+    let balancer = before("", &[&b1]).await;
+    let mut devices = Device::many(balancer.address, "device", 5, Version::V5).await;
+    balancer.rewrite(&listen(balancer.address, CHECK, &named(&[&b1, &b2])));
+    balancer.wait_for_state("b2", "healthy").await;
+    balancer.ask(Method::POST, "/drain", Some(json!({ "server": "b1", "rate": "1/s" }))).await;
+    until("one was sent away", async || b1.left() == 1).await;
+    devices.clear();
+    until("all have gone", async || sessions(&balancer, "b1").await == 0).await;
+    until("that is seen", async || moves(&balancer).await["stage"] == "following").await;
+    let report = moves(&balancer).await;
+    let closed = report["closed"].as_u64().unwrap();
+    assert!(closed <= 2 && report["not_returned"] == closed, "{report}");
+}
+
+#[tokio::test]
 async fn a_drain_sends_nobody_away_who_has_nowhere_to_go() {
     let (b1, b2) = (Witness::start().await, Witness::start().await);
     let balancer = before("", &[&b1]).await;
