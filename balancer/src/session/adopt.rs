@@ -55,6 +55,7 @@ impl Adopted {
     }
 
     pub(crate) fn begin(self) {
+        self.client.frontend.tally.count(|counts| counts.adopted += 1);
         self.worker.clone().spawn(async move {
             let Self { client, seat, session, sockets: [ours, server], .. } = self;
             let register = |socket| tokio::net::TcpStream::from_std(socket);

@@ -146,7 +146,10 @@ where
             Passing::No => {}
             Passing::Wanted => ready!(talk.poll_give(context)),
             Passing::Given => return Poll::Pending,
-            Passing::Taken => return Poll::Ready(()),
+            Passing::Taken => {
+                talk.live.frontend.tally.count(|counts| counts.given += 1);
+                return Poll::Ready(());
+            }
         }
         let end = ready!(talk.relay.poll(context, &talk.live.handle));
         if end == End::ServerBroke && talk.live.since.elapsed() < limits::YOUNG {

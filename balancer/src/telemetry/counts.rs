@@ -17,6 +17,9 @@ pub(crate) type Times<K> = BTreeMap<K, u64>;
 pub(crate) struct Counts {
     /// Connections that came.
     pub(crate) accepted: u64,
+    /// That another process had begun, and those that another one goes on with.
+    pub(crate) adopted: u64,
+    pub(crate) given: u64,
     /// Handshakes by version, and whether a session was resumed.
     pub(crate) handshakes: Times<(&'static str, bool)>,
     pub(crate) handshakes_failed: Times<&'static str>,
@@ -36,6 +39,8 @@ impl Default for Counts {
     fn default() -> Self {
         Self {
             accepted: 0,
+            adopted: 0,
+            given: 0,
             handshakes: Times::new(),
             handshakes_failed: Times::new(),
             connects: Times::new(),
@@ -76,7 +81,8 @@ impl Counts {
 
     /// Connections that are there now.
     pub(crate) fn open(&self) -> u64 {
-        self.accepted.saturating_sub(self.ends.values().sum())
+        let gone = self.ends.values().sum::<u64>() + self.given;
+        (self.accepted + self.adopted).saturating_sub(gone)
     }
 }
 
@@ -91,6 +97,16 @@ mod tests {
         counts.ended("client", None);
         counts.ended("not-mqtt", None);
         assert_eq!((counts.open(), counts.ends["client"], counts.ages.count()), (2, 2, 1));
+    }
+
+    #[test]
+    fn who_goes_from_one_process_to_another_is_there_once() {
+        let mut before = Counts { accepted: 3, given: 2, ..Counts::default() };
+        let mut after = Counts { adopted: 2, ..Counts::default() };
+        assert_eq!((before.open(), after.open()), (1, 2));
+        before.ended("client", None);
+        after.ended("client", None);
+        assert_eq!((before.open(), after.open()), (0, 1));
     }
 
     #[test]

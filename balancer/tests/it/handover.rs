@@ -233,10 +233,14 @@ async fn plain_sessions_move_unnoticed_and_tls_ones_leave_at_the_rate() {
     traffic.goes_on(500).await;
     println!("{came} new clients came meanwhile");
     until("the counts are right", async || next.sessions().await == (500, 500)).await;
+    let frontend = next.status().await["frontends"][0].clone();
+    assert_eq!(frontend["connections"], 500, "those that were taken over count: {frontend}");
     let clients = traffic.end().await;
     assert_eq!(b1.sessions() + b2.sessions(), 500);
     drop(clients);
     until("all have left", async || next.sessions().await == (0, 0)).await;
+    let frontend = next.status().await["frontends"][0].clone();
+    assert_eq!(frontend["connections"], 0, "{frontend}");
     let log = next.log();
     let ended =
         log.lines().filter(|line| line.contains("end=\"client\"") && !line.contains("messages_up=0 "));
