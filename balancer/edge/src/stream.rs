@@ -97,21 +97,24 @@ pub fn poll_read_scratch<S: AsyncRead, T>(
 
 /// [`poll_read_scratch`] for who passes the bytes on at once: `pass` gets the context back, to poll the writer with it.
 /// Takes all that is there, up to [`SCRATCH`], since a TLS stream gives a few records a read, and each pass is a write.
+/// What broke the stream behind these bytes is told beside what `pass` said: a stream may tell it only once.
 pub fn poll_pass_scratch<S: AsyncRead, T>(
     mut stream: Pin<&mut S>,
     context: &mut Context<'_>,
     pass: impl FnOnce(&mut Context<'_>, &[u8]) -> T,
-) -> Poll<io::Result<T>> {
+) -> Poll<io::Result<(T, io::Result<()>)>> {
     SCRATCH_BUFFER.with_borrow_mut(|scratch| {
         let mut buffer = ReadBuf::new(scratch);
         ready!(stream.as_mut().poll_read(context, &mut buffer))?;
-        let mut before = 0;
+        let (mut before, mut behind) = (0, Ok(()));
         while buffer.filled().len() > before && buffer.remaining() > 0 {
             before = buffer.filled().len();
-            // What ends or breaks the stream here does so again at the next read, after these bytes.
-            let _ = stream.as_mut().poll_read(context, &mut buffer);
+            // What ends the stream here does so again at the next read.
+            if let Poll::Ready(Err(error)) = stream.as_mut().poll_read(context, &mut buffer) {
+                behind = Err(error);
+            }
         }
-        Poll::Ready(Ok(pass(context, buffer.filled())))
+        Poll::Ready(Ok((pass(context, buffer.filled()), behind)))
     })
 }
 
@@ -192,10 +195,33 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_reset_right_behind_bytes_is_told_with_them() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut stream = Stream::from(listener.accept().await.unwrap().0);
+        client.write_all(b"last words").await.unwrap();
+        rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
+        drop(client);
+        // Both are there before the first read.
+        while !stream.socket().ready(Interest::READABLE).await.unwrap().is_read_closed() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let (bytes, behind) = std::future::poll_fn(|context| {
+            poll_pass_scratch(Pin::new(&mut stream), context, |_, bytes| bytes.to_vec())
+        })
+        .await
+        .unwrap();
+        assert_eq!(bytes, b"last words");
+        assert_eq!(behind.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
 
     #[tokio::test]
     async fn reads_through_the_scratch_buffer_and_sees_the_end() {

@@ -41,6 +41,8 @@ enum Tail {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reader {
     Open,
+    /// Has broken behind what was read of it, which is still sent.
+    Broken,
     /// Has ended; the writer is told once all is sent.
     Ended,
     /// Has ended, and the writer was told.
@@ -94,8 +96,8 @@ impl Direction {
     ) -> Poll<Result<(), Broke>> {
         loop {
             ready!(self.poll_send(context, writer)).map_err(|_| Broke::Writer)?;
-            if self.reader != Reader::Open {
-                return Poll::Ready(Ok(()));
+            if let Some(over) = self.reader_is_over() {
+                return Poll::Ready(over);
             }
             if self.is_bulk()
                 && let (Some(from), Some(to)) = (reader.plain_socket(), writer.plain_socket())
@@ -120,11 +122,20 @@ impl Direction {
         loop {
             ready!(self.poll_send(context, writer)).map_err(|_| Broke::Writer)?;
             let Boundary::After(left) = self.framing.boundary() else { return Poll::Ready(Ok(())) };
-            if self.reader != Reader::Open {
-                return Poll::Ready(Ok(()));
+            if let Some(over) = self.reader_is_over() {
+                return Poll::Ready(over);
             }
             let mut limited = (&mut *reader).take(left as u64);
             ready!(self.poll_pass(context, &mut limited, writer, moved))?;
+        }
+    }
+
+    /// How it is over, if it is.
+    fn reader_is_over(&self) -> Option<Result<(), Broke>> {
+        match self.reader {
+            Reader::Open => None,
+            Reader::Broken => Some(Err(Broke::Reader)),
+            Reader::Ended | Reader::Told => Some(Ok(())),
         }
     }
 
@@ -221,7 +232,11 @@ impl Direction {
     {
         let pass = |context: &mut Context<'_>, bytes: &[u8]| self.pass_on(context, writer, bytes, moved);
         let passed = ready!(poll_pass_scratch(Pin::new(reader), context, pass));
-        Poll::Ready(passed.map_err(|_| Broke::Reader)?.map_err(|_| Broke::Writer))
+        let (passed, behind) = passed.map_err(|_| Broke::Reader)?;
+        if behind.is_err() {
+            self.reader = Reader::Broken;
+        }
+        Poll::Ready(passed.map_err(|_| Broke::Writer))
     }
 
     /// Keeps what the writer does not take.

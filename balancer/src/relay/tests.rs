@@ -3,8 +3,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
+use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size, set_socket_send_buffer_size};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, Interest, ReadBuf, duplex};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -422,4 +422,29 @@ async fn bulk_to_who_does_not_read_stops_and_a_session_is_left_after_its_packet(
     assert_eq!(received[packet.len()..], [0xe0, 0], "and DISCONNECT follows it");
     drop((write.await.unwrap(), server));
     assert_eq!(task.await.unwrap().0, End::Told(Order::Drain));
+}
+
+#[tokio::test]
+async fn a_reset_right_behind_the_last_bytes_is_no_clean_end() {
+    for (breaks, expected) in [("client", End::ClientBroke), ("server", End::ServerBroke)] {
+        let ((client, inner_client), (server, inner_server)) = (connection().await, connection().await);
+        let (mut near, mut far, from) = match breaks {
+            "client" => (client, server, &inner_client),
+            _ => (server, client, &inner_server),
+        };
+        near.write_all(PUBLISH).await.unwrap();
+        set_socket_linger(&near, Some(Duration::ZERO)).unwrap();
+        drop(near);
+        // Both are there before the relay reads.
+        while !from.ready(Interest::READABLE).await.unwrap().is_read_closed() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let framing = Framing::default();
+        let mut relay = Relay::new(inner_client, inner_server, Some(Version::V311), framing, framing);
+        assert_eq!(run(&mut relay, &Handle::default()).await, expected);
+        drop(relay);
+        let mut heard = Vec::new();
+        far.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, PUBLISH, "its last words are passed on");
+    }
 }
