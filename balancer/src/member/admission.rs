@@ -42,6 +42,11 @@ impl Admission {
         }
     }
 
+    /// It has taken sessions before, from another process: when it returns, it starts slowly.
+    pub(super) fn continues(&self) {
+        self.cold.store(true, Relaxed);
+    }
+
     /// See [`pick::share`].
     pub(super) fn share(&self, slow_start: Duration, now: Instant) -> u32 {
         if !self.starting.load(Relaxed) {

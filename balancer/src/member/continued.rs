@@ -45,6 +45,7 @@ impl Member {
                 self.suspect.store(machine.is_suspect(), Relaxed);
             }
         }
+        self.admission.continues();
         if let (Address::Named { .. }, Some(address)) = (&self.place.address, server.resolved) {
             self.looked_up(Ok(Some(address)));
         }
@@ -66,5 +67,40 @@ impl Member {
         let _ = self.elsewhere.fetch_update(Relaxed, Relaxed, one_less);
         self.active.fetch_add(1, Relaxed);
         Seat { closings: self.closings.load(SeqCst), member: Arc::clone(self) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::pick;
+
+    #[test]
+    fn who_returns_after_a_take_over_starts_slowly_and_who_was_there_has_done_so() {
+        let address = "10.0.0.1:1883".parse().unwrap();
+        let settings =
+            ServerSettings { name: "b1".into(), address, weight: 1, max_sessions: u32::MAX, backup: false };
+        let context = Context { backend: "mqtt".into(), queue: Arc::default(), registry: Arc::default() };
+        let member = Member::new(&settings, Rules { checked: true, rise: 1, fall: 1 }, false, context);
+        let which =
+            Which { backend: "mqtt".into(), name: "b1".into(), address: settings.address.to_string() };
+        member.continues(&Server {
+            which,
+            state: State::Healthy,
+            streak: 0,
+            resolved: None,
+            sessions: 0,
+            sessions_total: 0,
+            connect_failures: 0,
+            suspicions: 0,
+        });
+        let share = || member.admission.share(Duration::from_secs(10), Instant::now());
+        assert_eq!(share(), pick::WHOLE);
+        member.admission.began();
+        assert!(share() < pick::WHOLE, "it comes to others that are there");
     }
 }
