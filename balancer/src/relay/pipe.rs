@@ -14,6 +14,8 @@ use tokio::net::TcpStream;
 
 /// Pipes at once, in all threads: half of the files that are kept free of sessions. Over it bytes are copied.
 const MOST: usize = 64;
+/// Empty ones that a thread keeps: it fills and empties one after the other, and more would be missing elsewhere.
+const MOST_SPARE: usize = 4;
 /// Bytes that a pipe may hold. An unprivileged user's pipes may hold 64 MiB in all before the kernel makes them small.
 const ROOM: usize = 256 * 1024;
 
@@ -121,7 +123,25 @@ impl Drop for Pipe {
     fn drop(&mut self) {
         if let Some(ends) = self.ends.take_if(|_| self.held == 0) {
             // A thread that ends keeps none.
-            let _ = SPARE.try_with(|spare| spare.borrow_mut().push(ends));
+            let _ = SPARE.try_with(|spare| {
+                let mut spare = spare.borrow_mut();
+                if spare.len() < MOST_SPARE {
+                    spare.push(ends);
+                }
+            });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_keeps_a_few_and_gives_the_others_up() {
+        let lent: Vec<Pipe> = (0..2 * MOST_SPARE).filter_map(|_| Pipe::borrow()).collect();
+        assert!(lent.len() > MOST_SPARE, "other tests have them all");
+        drop(lent);
+        assert_eq!(SPARE.with_borrow(Vec::len), MOST_SPARE);
     }
 }
