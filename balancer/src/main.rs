@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use nsd_balancer::convert;
 use nsd_balancer::dashboard;
-use nsd_balancer::pace::Pace;
+use nsd_balancer::pace::{self, Pace};
 use nsd_balancer::server::{self, StartError};
 use nsd_balancer::settings::{self, ADMIN_SOCKET};
 use nsd_edge::admin::{Method, StatusCode, call};
@@ -99,7 +99,7 @@ struct Drain {
     #[arg(long, value_name = "RATE")]
     rate: Option<Pace>,
     /// What is left then leaves at once: 90s, 10m
-    #[arg(long, value_name = "TIME", requires = "rate", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", requires = "rate", value_parser = deadline)]
     deadline: Option<Duration>,
     /// Close no more sessions; the server stays drained
     #[arg(long, conflicts_with = "rate")]
@@ -120,6 +120,11 @@ struct Rebalance {
     /// Move no more
     #[arg(long, conflicts_with_all = ["rate", "dry_run"])]
     stop: bool,
+}
+
+fn deadline(text: &str) -> Result<Duration, String> {
+    let deadline = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    pace::deadline(deadline).map_err(|error| error.to_string())
 }
 
 impl Drain {

@@ -8,6 +8,18 @@ use std::time::Duration;
 /// At most so many in the unit: a pace above that is none.
 const MOST: u32 = 1_000_000;
 
+/// Until sessions must have left: a later one is a slip of the unit, or beyond what a clock can tell.
+const LONGEST_DEADLINE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a deadline is at most 7 days away")]
+pub struct TooLate;
+
+/// A deadline that can be met.
+pub fn deadline(deadline: Duration) -> Result<Duration, TooLate> {
+    if deadline > LONGEST_DEADLINE { Err(TooLate) } else { Ok(deadline) }
+}
+
 /// `50/s`, `30/min`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::backend::Input;
 use crate::limits;
 use crate::moving::{Drain, Rebalance, What, planned};
-use crate::pace::Pace;
+use crate::pace::{self, Pace};
 use crate::running::Backend;
 use crate::server::Balancer;
 
@@ -51,9 +51,12 @@ pub(super) fn drain(balancer: &Balancer, request: &Request) -> Reply {
         stop_drains(balancer, |server| server == asked.server);
         return Reply::json(StatusCode::OK, &json!({ "moves": balancer.shared.moving.reports() }));
     }
+    let deadline = match deadline(asked.deadline_seconds) {
+        Ok(deadline) => deadline,
+        Err(reply) => return reply,
+    };
     super::tell(balancer, &asked.server, Input::Drain, |backend, member| {
         let Some(pace) = pace else { return };
-        let deadline = asked.deadline_seconds.map(Duration::from_secs);
         Drain { pace, deadline }.begin(&balancer.shared.moving, &balancer.shared.registry, backend, member);
     })
 }
@@ -136,4 +139,9 @@ pub(super) fn moves(balancer: &Balancer) -> Reply {
 fn pace(text: Option<&str>) -> Result<Option<Pace>, Reply> {
     let parsed = text.map(str::parse::<Pace>).transpose();
     parsed.map_err(|error| Reply::problem(StatusCode::BAD_REQUEST, format!("rate: {error}")))
+}
+
+fn deadline(seconds: Option<u64>) -> Result<Option<Duration>, Reply> {
+    let checked = seconds.map(|seconds| pace::deadline(Duration::from_secs(seconds))).transpose();
+    checked.map_err(|error| Reply::problem(StatusCode::BAD_REQUEST, format!("deadline_seconds: {error}")))
 }

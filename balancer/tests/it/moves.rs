@@ -142,6 +142,13 @@ async fn a_drain_can_be_stopped_and_its_deadline_closes_the_rest() {
     let report = run(&["moves"]).1;
     assert!(report.contains("\"closed\": 19") && report.contains("\"not_returned\": 19"), "{report}");
     assert_eq!(run(&["drain", "b1", "--rate", "fast"]).0, Some(64));
+    assert_eq!(run(&["drain", "b1", "--rate", "1/s", "--deadline", "8days"]).0, Some(64));
+    for deadline in [8 * 24 * 3600, u64::MAX] {
+        let asked = json!({ "server": "b1", "rate": "1/s", "deadline_seconds": deadline });
+        let (status, answer) = balancer.ask(Method::POST, "/drain", Some(asked)).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+        assert!(answer.to_string().contains("at most 7 days"), "{answer}");
+    }
     drop(devices);
 }
 
