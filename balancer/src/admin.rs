@@ -15,9 +15,9 @@ use serde_json::json;
 use crate::backend::{Input, State};
 use crate::member::{Member, MemberReport};
 use crate::moving;
-use crate::pool::Entry;
+use crate::pool::{Entry, Pool};
 use crate::rules::Then;
-use crate::running::Backend;
+use crate::running::{Backend, Running};
 use crate::server::Balancer;
 use crate::settings::{Address, Policy};
 use crate::telemetry;
@@ -212,26 +212,47 @@ fn tell(
     input: Input,
     then: impl Fn(&Arc<Backend>, &Arc<Member>),
 ) -> Reply {
-    let address: Option<Address> = server.parse().ok();
+    let meant = Meant::new(server);
     let running = balancer.running.lock();
     let mut told = Vec::new();
-    let mut known = Vec::new();
     for backend in &running.backends {
         let policy = backend.policy.load();
-        for entry in &backend.pool.load().members {
-            known.push(entry.settings.name.clone());
-            if entry.settings.name == server || Some(&entry.settings.address) == address.as_ref() {
-                entry.member.tell(input, &policy);
-                then(backend, &entry.member);
-                told.push(entry_report(entry, &policy));
-            }
+        for entry in backend.pool.load().members.iter().filter(|entry| meant.is(entry)) {
+            entry.member.tell(input, &policy);
+            then(backend, &entry.member);
+            told.push(entry_report(entry, &policy));
         }
     }
     if told.is_empty() {
-        let problem = json!({ "error": format!("there is no server `{server}`"), "servers": known });
-        return Reply::json(StatusCode::NOT_FOUND, &problem);
+        return unknown(&running, server);
     }
     Reply::json(StatusCode::OK, &json!({ "servers": told }))
+}
+
+/// Which servers somebody means.
+struct Meant<'a> {
+    name: &'a str,
+    address: Option<Address>,
+}
+
+impl<'a> Meant<'a> {
+    fn new(server: &'a str) -> Self {
+        Self { name: server, address: server.parse().ok() }
+    }
+
+    fn is(&self, entry: &Entry<Member>) -> bool {
+        entry.settings.name == self.name || Some(&entry.settings.address) == self.address.as_ref()
+    }
+}
+
+fn unknown(running: &Running, server: &str) -> Reply {
+    let pools = running.backends.iter().map(|backend| backend.pool.load());
+    let names = |pool: &Pool<Member>| -> Vec<String> {
+        pool.members.iter().map(|entry| entry.settings.name.clone()).collect()
+    };
+    let known: Vec<String> = pools.flat_map(|pool| names(&pool)).collect();
+    let problem = json!({ "error": format!("there is no server `{server}`"), "servers": known });
+    Reply::json(StatusCode::NOT_FOUND, &problem)
 }
 
 fn reload(balancer: &Balancer) -> Reply {

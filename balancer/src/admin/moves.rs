@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::backend::Input;
 use crate::limits;
+use crate::member::Member;
 use crate::moving::{Drain, Rebalance, What, planned};
 use crate::pace::{self, Pace};
 use crate::running::Backend;
@@ -48,8 +49,7 @@ pub(super) fn drain(balancer: &Balancer, request: &Request) -> Reply {
         Err(reply) => return reply,
     };
     if asked.stop {
-        stop_drains(balancer, |server| server == asked.server);
-        return Reply::json(StatusCode::OK, &json!({ "moves": balancer.shared.moving.reports() }));
+        return stop(balancer, &asked.server);
     }
     let deadline = match deadline(asked.deadline_seconds) {
         Ok(deadline) => deadline,
@@ -66,14 +66,30 @@ pub(super) fn ready(balancer: &Balancer, request: &Request) -> Reply {
         Ok(which) => which,
         Err(reply) => return reply,
     };
-    super::tell(balancer, &which.server, Input::Ready, |_, member| {
-        stop_drains(balancer, |server| server == member.name);
-    })
+    super::tell(balancer, &which.server, Input::Ready, |_, member| stop_drain(balancer, member))
 }
 
-fn stop_drains(balancer: &Balancer, meant: impl Fn(&str) -> bool) {
-    let drain = |what: &What| matches!(what, What::Drain { server, .. } if meant(server));
-    balancer.shared.moving.running(drain).iter().for_each(|job| job.stop());
+/// Also of servers that are no longer in the settings: their drains go on.
+fn stop(balancer: &Balancer, server: &str) -> Reply {
+    let meant = super::Meant::new(server);
+    let running = balancer.running.lock();
+    let mut found = false;
+    for backend in &running.backends {
+        let pool = backend.pool.load();
+        for entry in pool.members.iter().chain(&pool.leaving).filter(|entry| meant.is(entry)) {
+            stop_drain(balancer, &entry.member);
+            found = true;
+        }
+    }
+    if !found {
+        return super::unknown(&running, server);
+    }
+    Reply::json(StatusCode::OK, &json!({ "moves": balancer.shared.moving.reports() }))
+}
+
+fn stop_drain(balancer: &Balancer, member: &Member) {
+    let its = |what: &What| matches!(what, What::Drain { server, backend } if *server == member.name && **backend == *member.backend);
+    balancer.shared.moving.running(its).iter().for_each(|job| job.stop());
 }
 
 /// What a rebalance of one backend moves.

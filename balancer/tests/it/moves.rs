@@ -136,11 +136,16 @@ async fn a_drain_can_be_stopped_and_its_deadline_closes_the_rest() {
     assert_eq!(run(&["drain", "b1", "--stop"]).0, Some(0));
     until("it is stopped", async || moves(&balancer).await["stage"] == "stopped").await;
     assert_eq!((sessions(&balancer, "b1").await, b1.left()), (19, 1), "the others stay");
+    assert_eq!(run(&["drain", "b9", "--stop"]).0, Some(1), "there is no such server");
+    assert_eq!(run(&["drain", "b1", "--rate", "1/min"]).0, Some(0));
+    until("one more has left", async || sessions(&balancer, "b1").await == 18).await;
+    assert_eq!(run(&["drain", &b1.address.to_string(), "--stop"]).0, Some(0));
+    until("it is stopped by the address", async || moves(&balancer).await["stage"] == "stopped").await;
     let (code, text) = run(&["drain", "b1", "--rate", "20/min", "--deadline", "1s"]);
     assert!(code == Some(0) && text.contains("draining"), "{text}");
     until("all have left", async || b1.left() == 20).await;
     let report = run(&["moves"]).1;
-    assert!(report.contains("\"closed\": 19") && report.contains("\"not_returned\": 19"), "{report}");
+    assert!(report.contains("\"closed\": 18") && report.contains("\"not_returned\": 18"), "{report}");
     assert_eq!(run(&["drain", "b1", "--rate", "fast"]).0, Some(64));
     assert_eq!(run(&["drain", "b1", "--rate", "1/s", "--deadline", "8days"]).0, Some(64));
     for deadline in [8 * 24 * 3600, u64::MAX] {
