@@ -64,8 +64,11 @@ struct Progress {
     closed: usize,
     /// Of these, those without an identifier: nobody can tell when they return.
     unfollowed: usize,
+    /// Empty once all is over: then there is a report.
     clients: HashMap<u64, Closed>,
-    ended: Option<Instant>,
+    /// Of these, those that are not at a server now.
+    away: usize,
+    last: Option<Report>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -97,6 +100,36 @@ enum Fate {
     At(Arc<Member>),
 }
 
+impl Fate {
+    fn is_away(&self) -> bool {
+        !matches!(self, Self::At(_))
+    }
+}
+
+impl Progress {
+    /// Gives back what was known of the client before.
+    fn remember(&mut self, key: u64, client: Closed) -> Option<Closed> {
+        self.away += usize::from(client.fate.is_away());
+        let before = self.clients.insert(key, client);
+        self.away -= before.iter().filter(|before| before.fate.is_away()).count();
+        before
+    }
+
+    fn forget(&mut self, key: u64) {
+        let client = self.clients.remove(&key);
+        self.away -= client.iter().filter(|client| client.fate.is_away()).count();
+    }
+
+    /// Whether the client is one of these.
+    fn learn(&mut self, key: u64, fate: impl FnOnce() -> Fate) -> bool {
+        let Some(client) = self.clients.get_mut(&key) else { return false };
+        let before = std::mem::replace(&mut client.fate, fate());
+        self.away += usize::from(client.fate.is_away());
+        self.away -= usize::from(before.is_away());
+        true
+    }
+}
+
 impl Job {
     fn new(what: What, pace: Pace, planned: usize) -> Arc<Self> {
         let progress = Progress {
@@ -105,7 +138,8 @@ impl Job {
             closed: 0,
             unfollowed: 0,
             clients: HashMap::new(),
-            ended: None,
+            away: 0,
+            last: None,
         };
         let (stop, news) = (Notify::new(), Notify::new());
         Arc::new(Self { what, pace, since: Instant::now(), progress: Mutex::new(progress), stop, news })
@@ -125,7 +159,7 @@ impl Job {
         let key = (!live.names.id().is_empty()).then_some(live.names.key);
         let before = key.and_then(|key| {
             let closed = Closed { from: Arc::clone(&live.member), fate: Fate::Away };
-            self.progress.lock().clients.insert(key, closed)
+            self.progress.lock().remember(key, closed)
         });
         let told = live.handle.tell(order);
         let mut progress = self.progress.lock();
@@ -135,16 +169,15 @@ impl Job {
         } else if let Some(key) = key {
             // On its way out already, or ended by itself meanwhile.
             match before {
-                Some(before) => drop(progress.clients.insert(key, before)),
-                None => drop(progress.clients.remove(&key)),
+                Some(before) => drop(progress.remember(key, before)),
+                None => progress.forget(key),
             }
         }
         told
     }
 
     fn learn(&self, key: u64, fate: impl FnOnce() -> Fate) {
-        if let Some(client) = self.progress.lock().clients.get_mut(&key) {
-            client.fate = fate();
+        if self.progress.lock().learn(key, fate) {
             self.news.notify_one();
         }
     }
@@ -163,8 +196,7 @@ impl Job {
     }
 
     fn away(&self) -> usize {
-        let progress = self.progress.lock();
-        progress.clients.values().filter(|client| !matches!(client.fate, Fate::At(_))).count()
+        self.progress.lock().away
     }
 
     /// Until all are back, or for so long.
@@ -179,23 +211,40 @@ impl Job {
 
     pub(crate) fn report(&self) -> Report {
         let progress = self.progress.lock();
-        let mut moved = BTreeMap::new();
+        progress.last.clone().unwrap_or_else(|| self.count(&progress))
+    }
+
+    /// Nobody is followed any more, and what became of them is kept.
+    fn end(&self, stage: Stage) -> Report {
+        let mut progress = self.progress.lock();
+        progress.stage = stage;
+        let report = self.count(&progress);
+        progress.last = Some(report.clone());
+        progress.clients = HashMap::new();
+        report
+    }
+
+    fn count(&self, progress: &Progress) -> Report {
+        let mut at: HashMap<*const Member, (&Arc<Member>, usize)> = HashMap::new();
         let (mut failed, mut not_returned, mut stayed) = (0, 0, 0);
         for Closed { from, fate } in progress.clients.values() {
             match fate {
                 Fate::Away => not_returned += 1,
                 Fate::Failed => failed += 1,
                 Fate::At(member) if Arc::ptr_eq(member, from) => stayed += 1,
-                Fate::At(member) => *moved.entry(member.name.clone()).or_default() += 1,
+                Fate::At(member) => at.entry(Arc::as_ptr(member)).or_insert((member, 0)).1 += 1,
             }
         }
+        let mut moved = BTreeMap::new();
+        for (member, clients) in at.into_values() {
+            *moved.entry(member.name.clone()).or_default() += clients;
+        }
         let total = moved.values().sum();
-        let seconds = progress.ended.unwrap_or_else(Instant::now).duration_since(self.since).as_secs();
         Report {
             what: self.what.clone(),
             stage: progress.stage,
             rate: self.pace.to_string(),
-            seconds,
+            seconds: self.since.elapsed().as_secs(),
             planned: progress.planned,
             closed: progress.closed,
             moved: total,
@@ -209,7 +258,7 @@ impl Job {
 }
 
 /// How a job goes, or went.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Report {
     #[serde(flatten)]
     what: What,
@@ -274,11 +323,8 @@ impl Moving {
             () = all => Stage::Done,
             () = job.stop.notified() => Stage::Stopped,
         };
-        let mut progress = job.progress.lock();
-        (progress.stage, progress.ended) = (stage, Some(Instant::now()));
-        drop(progress);
+        let report = job.end(stage);
         self.following.fetch_sub(1, Relaxed);
-        let report = job.report();
         let Report { closed, moved, not_returned, failed, .. } = report;
         info!(what = ?job.what, ?stage, closed, moved, not_returned, failed, "moving sessions is over");
     }
@@ -297,3 +343,67 @@ impl Moving {
 
 /// For who waits a little until there may be news.
 const GLANCE: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Rules;
+    use crate::member::Context;
+    use crate::settings::ServerSettings;
+
+    fn member(name: &str) -> Arc<Member> {
+        let address = "10.0.0.1:1883".parse().unwrap();
+        let settings =
+            ServerSettings { name: name.into(), address, weight: 1, max_sessions: u32::MAX, backup: false };
+        let context = Context { backend: "mqtt".into(), queue: Arc::default(), registry: Arc::default() };
+        Arc::new(Member::new(&settings, Rules { checked: true, rise: 1, fall: 1 }, false, context))
+    }
+
+    fn closed(from: &Arc<Member>) -> Closed {
+        Closed { from: Arc::clone(from), fate: Fate::Away }
+    }
+
+    fn job() -> Arc<Job> {
+        Job::new(What::Rebalance { backend: "mqtt".into() }, Pace::per_second(1), 4)
+    }
+
+    #[test]
+    fn who_is_away_is_counted_as_it_goes_and_comes() {
+        let (job, b1, b2) = (job(), member("b1"), member("b2"));
+        for key in 0..4 {
+            assert!(job.progress.lock().remember(key, closed(&b1)).is_none());
+        }
+        assert_eq!(job.away(), 4);
+        job.learn(0, || Fate::At(Arc::clone(&b2)));
+        job.learn(1, || Fate::At(Arc::clone(&b1)));
+        job.learn(2, || Fate::Failed);
+        job.learn(9, || Fate::Failed);
+        assert_eq!(job.away(), 2);
+        // Sent away again, and not: it was on its way out already.
+        let before = job.progress.lock().remember(0, closed(&b2));
+        assert_eq!(job.away(), 3);
+        job.progress.lock().remember(0, before.unwrap());
+        job.progress.lock().forget(3);
+        job.progress.lock().forget(3);
+        assert_eq!(job.away(), 1);
+    }
+
+    #[test]
+    fn what_is_over_keeps_its_report_and_no_clients() {
+        // Of the same name, as where a server got another address.
+        let (job, b1, here, there) = (job(), member("b1"), member("b2"), member("b2"));
+        for (key, at) in [&here, &there, &there, &b1].into_iter().enumerate() {
+            let key = key as u64;
+            job.progress.lock().remember(key, closed(&b1));
+            job.learn(key, || Fate::At(Arc::clone(at)));
+        }
+        job.progress.lock().remember(4, closed(&b1));
+        let before = job.report();
+        job.end(Stage::Done);
+        assert!(job.progress.lock().clients.is_empty() && job.is_over());
+        let report = job.report();
+        assert_eq!(report.moved_to, BTreeMap::from([("b2".to_owned(), 3)]));
+        assert_eq!((report.moved, report.returned_to_it, report.not_returned), (3, 1, 1));
+        assert_eq!(report.moved_to, before.moved_to);
+    }
+}
