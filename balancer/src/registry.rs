@@ -76,8 +76,7 @@ impl Registry {
     /// longer is not found by it.
     pub(crate) fn kept_names(&self, id: &str, user: &str) -> Names {
         let names = self.names(id, user);
-        let whole = id.len() + char::MAX.len_utf8() <= limits::NAME;
-        if whole { names } else { Names { key: fastrand::u64(..), ..names } }
+        if names.id_is_whole() { names } else { names.unproven() }
     }
 
     /// Of who has no identifier, or is not asked for one: meets nobody.
@@ -176,11 +175,16 @@ impl Names {
         &self.both[..usize::from(self.id_length)]
     }
 
+    /// Nothing was cut from it: a longer one would fill more of what is kept, to within a character.
+    pub(crate) fn id_is_whole(&self) -> bool {
+        self.id().len() + char::MAX.len_utf8() <= limits::NAME
+    }
+
     pub(crate) fn user(&self) -> &str {
         &self.both[usize::from(self.id_length)..]
     }
 
-    /// Of who was not let in: whoever it says that it is, it meets nobody.
+    /// Of who was not let in, or is not known well enough: whoever it says that it is, it meets nobody.
     pub(crate) fn unproven(self) -> Self {
         Self { key: fastrand::u64(..), ..self }
     }

@@ -127,11 +127,15 @@ impl Backend {
         Some(Duration::from_millis((clients * 1000).checked_div(rate * servers)?))
     }
 
-    /// Whether the server that the client is at now is its own, to which it would come back if it were sent away.
+    /// Whether the server that the client is at now is its own, to which it would come back if it were sent away. Where
+    /// that depends on more of its identifier than is kept, it may be.
     pub(crate) fn would_return(&self, live: &Live) -> bool {
         let policy = self.policy.load();
-        if !matches!(policy.balance, Balance::Source | Balance::ClientId) {
-            return false;
+        match policy.balance {
+            Balance::Source => {}
+            Balance::ClientId if live.names.id_is_whole() => {}
+            Balance::ClientId => return true,
+            _ => return false,
         }
         let (pool, now) = (self.pool.load(), Instant::now());
         // As it will be when all servers have their share.

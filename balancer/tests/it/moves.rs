@@ -253,6 +253,22 @@ async fn clients_that_would_return_to_their_server_are_not_sent_away() {
     drop(fleet);
 }
 
+/// Where a client belongs depends on all of its identifier, of which only the beginning is kept.
+#[tokio::test]
+async fn clients_with_identifiers_too_long_to_be_kept_are_left_alone() {
+    let (b1, b2) = (Witness::start().await, Witness::start().await);
+    let balancer = before("balance = \"client_id\"", &[&b1]).await;
+    let long = "x".repeat(200);
+    let devices = Device::many(balancer.address, &long, 40, Version::V5).await;
+    let options = format!("balance = \"client_id\"\n{CHECK}");
+    balancer.rewrite(&listen(balancer.address, &options, &named(&[&b1, &b2])));
+    balancer.wait_for_state("b2", "healthy").await;
+    balancer.ask(Method::POST, "/rebalance", Some(json!({ "rate": "500/s" }))).await;
+    until("it is over", async || moves(&balancer).await["stage"] == "done").await;
+    assert_eq!(moves(&balancer).await["closed"], 0);
+    drop(devices);
+}
+
 #[tokio::test]
 async fn nobody_is_moved_where_nobody_can_take_it() {
     let (b1, b2) = (Witness::start().await, Witness::start().await);
