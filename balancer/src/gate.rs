@@ -231,11 +231,6 @@ impl Gate {
         }
     }
 
-    /// The client's identifier as far as it can be read, for the log.
-    pub fn client_id(&self) -> Option<&str> {
-        Some(self.connect()?.client_id)
-    }
-
     /// Grows by doubling, so that bytes one by one cost little, but not over the limit.
     fn keep(&mut self, arrived: &[u8], limit: usize) {
         let needed = self.bytes.len() + arrived.len();

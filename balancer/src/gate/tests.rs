@@ -48,7 +48,7 @@ fn a_sound_connect_passes_in_pieces_of_any_size_and_is_kept() {
             let passed = Verdict::Passed(Passed { version, keep_alive: 60 });
             assert_eq!(fed(&mut gate, &bytes, step, &GateRules::default()), passed);
             assert_eq!(gate.bytes(), bytes);
-            assert_eq!(gate.client_id(), Some("device"));
+            assert_eq!(gate.connect().map(|connect| connect.client_id), Some("device"));
         }
     }
 }
@@ -230,7 +230,7 @@ proptest! {
         let verdict = fed(&mut gate, &bytes, step, &rules);
         prop_assert!(bytes.starts_with(gate.bytes()));
         match verdict {
-            Verdict::Passed(_) => prop_assert!(gate.client_id().is_some()),
+            Verdict::Passed(_) => prop_assert!(gate.connect().is_some()),
             Verdict::More(_) => prop_assert_eq!(gate.bytes().len(), bytes.len(), "it waits for what did not come"),
             Verdict::Refused(_) => {}
         }

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 
 use nsd_edge::stream::read_scratch;
-use nsd_wire::ReasonCode;
+use nsd_wire::{Connect, ReasonCode};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{timeout, timeout_at};
 use tracing::debug;
@@ -32,9 +32,7 @@ where
     let mut gate = Gate::default();
     let deadline = tokio::time::Instant::now() + guard.rules.deadline;
     let verdict = match timeout_at(deadline, read_connect(stream, &mut gate, &guard.rules)).await {
-        Ok(Ok(verdict)) => verdict
-            .and_then(|passed| count(client, guard, &gate, passed))
-            .and_then(|passed| Ok((choose(stream, client, &gate, passed)?, passed))),
+        Ok(Ok(verdict)) => verdict.and_then(|passed| let_in(stream, client, guard, &gate, passed)),
         Ok(Err(error)) => {
             debug!(client = %client.peer, %error, "broke before its CONNECT was complete");
             return Err(failed(client, End::ClientBroke, &gate, 0));
@@ -42,10 +40,10 @@ where
         Err(_elapsed) => Err(Refused::new(Refusal::TooSlow, None)),
     };
     match verdict {
-        Ok((backend, passed)) => {
-            let version = number(passed.version);
-            client.frontend.tally.count(|counts| counts.connect(version, passed.keep_alive));
-            offer(stream, client, backend, &guard.rules, &gate, passed).await
+        Ok(guest) => {
+            let Passed { version, keep_alive } = guest.passed;
+            client.frontend.tally.count(|counts| counts.connect(number(version), keep_alive));
+            offer(stream, client, &guard.rules, &gate, guest).await
         }
         Err(refused) => {
             client.frontend.tally.count(|counts| counts.connack(&refused.answer));
@@ -79,20 +77,31 @@ where
     }
 }
 
-fn count(client: &Client, guard: &Guard, gate: &Gate, passed: Passed) -> Result<Passed, Refused> {
-    let counted = guard.count(client.peer.ip(), gate.client_id().unwrap_or_default());
-    counted.map(|()| passed).map_err(|why| Refused::new(why, Some(passed.version)))
+/// Who has passed the gate, and what its CONNECT says: decoded once.
+struct Guest<'c> {
+    passed: Passed,
+    /// That the frontend's rules give it.
+    backend: &'c Backend,
+    names: Names,
+    /// See [`Who::client`].
+    key: Option<u64>,
 }
 
-/// The backend that the frontend's rules give this client.
-fn choose<'c>(
+fn let_in<'c>(
     stream: &impl Origin,
     client: &'c Client,
+    guard: &Guard,
     gate: &Gate,
     passed: Passed,
-) -> Result<&'c Backend, Refused> {
-    let chosen = client.backend(stream, gate.connect().as_ref());
-    chosen.map(|backend| &**backend).ok_or_else(|| Refused::new(Refusal::Rule, Some(passed.version)))
+) -> Result<Guest<'c>, Refused> {
+    let refused = |why| Refused::new(why, Some(passed.version));
+    let connect = gate.connect();
+    let id = connect.as_ref().map_or("", |connect| connect.client_id);
+    guard.count(client.peer.ip(), id).map_err(refused)?;
+    let backend = client.backend(stream, connect.as_ref()).ok_or_else(|| refused(Refusal::Rule))?;
+    let key = (!id.is_empty()).then(|| pick::key(id));
+    let names = connect.as_ref().map_or_else(Registry::nobody, |connect| names(client, connect));
+    Ok(Guest { passed, backend, names, key })
 }
 
 /// Asks one server after the other. Nothing was acknowledged to the client yet, so each may be sent the same bytes.
@@ -101,17 +110,16 @@ fn choose<'c>(
 async fn offer<C>(
     stream: &mut C,
     client: &Client,
-    backend: &Backend,
     rules: &GateRules,
     gate: &Gate,
-    passed: Passed,
+    guest: Guest<'_>,
 ) -> Result<Seated, Failed>
 where
     C: AsyncRead + AsyncWrite + Origin + Unpin,
 {
+    let Guest { passed, backend, names, key } = guest;
     let policy = backend.policy.load_full();
-    let id = gate.client_id().filter(|id| !id.is_empty());
-    let who = Who { source: client.peer.ip(), client: id.map(pick::key) };
+    let who = Who { source: client.peer.ip(), client: key };
     let mut tried = Vec::new();
     let (mut last_word, mut why) = (None, None);
     while tried.len() < limits::CONNECT_ATTEMPTS {
@@ -141,7 +149,7 @@ where
                 seat.member().connected(&policy);
                 client.frontend.tally.count(|counts| counts.connack(&answer));
                 pass_on(stream, rules, &answer).await.map_err(|end| failed(client, end, gate, 0))?;
-                return Ok(seated(server, seat, (client, &policy), (rules, gate, passed), &answer));
+                return Ok(seated(server, seat, (names, &policy), (rules, gate, passed), &answer));
             }
             Ok(Ok((_, answer))) => {
                 debug!(server = name, "is unavailable, trying another server");
@@ -221,7 +229,7 @@ where
 fn seated(
     server: Upstream,
     seat: Seat,
-    (client, policy): (&Client, &Policy),
+    (names, policy): (Names, &Policy),
     (rules, gate, passed): (&GateRules, &Gate, Passed),
     answer: &[u8],
 ) -> Seated {
@@ -235,7 +243,7 @@ fn seated(
         up,
         down,
         version: Some(passed.version),
-        names: names(client, gate).unwrap_or_else(Registry::nobody),
+        names,
         silence: longest_silence(passed, answer, rules.keep_alive_grace),
         accepted: is_success(answer),
         duplicates: policy.duplicates,
@@ -244,12 +252,12 @@ fn seated(
 
 fn failed(client: &Client, end: End, gate: &Gate, told: usize) -> Failed {
     let moved = Moved { up: gate.bytes().len() as u64, down: told as u64 };
-    Failed { end, names: names(client, gate), version: gate.version(), moved }
+    // As far as they can be read.
+    let names = gate.connect().map(|connect| names(client, &connect));
+    Failed { end, names, version: gate.version(), moved }
 }
 
-/// As far as they can be read.
-fn names(client: &Client, gate: &Gate) -> Option<Names> {
-    let connect = gate.connect()?;
+fn names(client: &Client, connect: &Connect<'_>) -> Names {
     let user = connect.user_name.filter(|_| client.shared.log_user_names.load(Relaxed)).unwrap_or_default();
-    Some(client.shared.registry.names(connect.client_id, user))
+    client.shared.registry.names(connect.client_id, user)
 }
