@@ -194,7 +194,11 @@ fn key_of(fetch: &str) -> Result<(&'static str, Match, bool), String> {
         "ssl_c_s_dn" if argument.eq_ignore_ascii_case("cn") => Ok(("certificate", how, false)),
         "path" => Ok(("path", how, false)),
         "hdr" | "req.hdr" | "req.fhdr" if argument.eq_ignore_ascii_case("host") => Ok(("host", how, true)),
-        _ => Err(format!("no rule here asks about `{}`", fetch.escape_debug())),
+        // Its arguments, and what is made of it, may hold secrets.
+        _ => Err(format!(
+            "no rule here asks about `{}`",
+            name.split(',').next().unwrap_or(name).escape_debug()
+        )),
     }
 }
 
@@ -204,7 +208,7 @@ fn how_of(word: &str) -> Result<Match, String> {
         "beg" => Ok(Match::Beginning),
         "end" => Ok(Match::End),
         "sub" => Ok(Match::Within),
-        other => Err(format!("the comparison `-m {other}` has no counterpart")),
+        _ => Err("this comparison (`-m`) has no counterpart".into()),
     }
 }
 

@@ -67,6 +67,9 @@ pub(super) struct HttpCheck {
     pub(super) expect: Option<String>,
 }
 
+/// As many connections of a source a minute can be said in our settings.
+const MOST_PER_MINUTE: u64 = 1_000_000;
+
 type Taken = Result<(), String>;
 
 impl Section {
@@ -251,7 +254,11 @@ impl Section {
             return Ok(());
         }
         let period = self.per_address.ok_or("no stick table of this section says in what time")?;
-        self.rate_per_address = Some((most * 60_000 / period).max(1));
+        let per_minute = most.saturating_mul(60_000) / period;
+        self.rate_per_address = Some(per_minute.clamp(1, MOST_PER_MINUTE));
+        if per_minute > MOST_PER_MINUTE {
+            return Err(format!("more than {MOST_PER_MINUTE} a minute cannot be said: that is taken"));
+        }
         Ok(())
     }
 

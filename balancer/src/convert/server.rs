@@ -30,6 +30,16 @@ pub(super) struct Shared {
     pub(super) keep_sessions: bool,
 }
 
+/// What became of an option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    Counts,
+    /// Has no counterpart.
+    Left,
+    /// Nor is it known whether a value follows.
+    Unknown,
+}
+
 impl Server {
     pub(super) fn parse(words: &[String], defaults: &[String]) -> (Option<Self>, Vec<String>) {
         let mut left = Vec::new();
@@ -39,20 +49,23 @@ impl Server {
         let mut server = Self { name: name.clone(), address: address.clone(), ..Self::default() };
         let all: Vec<&str> = defaults.iter().chain(options).map(String::as_str).collect();
         let mut options = all.into_iter();
+        let mut after_unknown = false;
         while let Some(option) = options.next() {
             if option == "disabled" {
                 left.push("`disabled`: it is left out".to_owned());
                 return (None, left);
             }
-            if !server.take(option, &mut options) {
+            let taken = server.take(option, &mut options);
+            // What follows an option that is not known may be its value, and is not shown.
+            if taken == Taken::Left || (taken == Taken::Unknown && !after_unknown) {
                 left.push(format!("without counterpart: `{option}`"));
             }
+            after_unknown = taken == Taken::Unknown;
         }
         (Some(server), left)
     }
 
-    /// Whether the option was understood.
-    fn take<'w>(&mut self, option: &str, more: &mut impl Iterator<Item = &'w str>) -> bool {
+    fn take<'w>(&mut self, option: &str, more: &mut impl Iterator<Item = &'w str>) -> Taken {
         let mut value = || more.next().unwrap_or_default().to_owned();
         let mut number = || value().parse().ok();
         let shared = &mut self.shared;
@@ -79,11 +92,12 @@ impl Server {
                 let value = value();
                 let name = value.strip_prefix("str(").and_then(|rest| rest.strip_suffix(')'));
                 shared.server_name = name.map(str::to_owned);
-                return name.is_some();
+                return if name.is_some() { Taken::Counts } else { Taken::Left };
             }
             "on-marked-down" => shared.keep_sessions = value() != "shutdown-sessions",
             // Certificates are verified here always; whose, `text` asks for.
-            "verify" => return value() == "required",
+            "verify" if value() == "required" => {}
+            "verify" => return Taken::Left,
             // As it is here anyway.
             "check-ssl" | "check-send-proxy" | "no-sslv3" | "no-tlsv10" | "no-tlsv11" | "no-backup"
             | "enabled" => {}
@@ -97,10 +111,10 @@ impl Server {
                 if !matches!(option, "agent-check") {
                     drop(value());
                 }
-                return false;
+                return Taken::Left;
             }
-            _ => return false,
+            _ => return Taken::Unknown,
         }
-        true
+        Taken::Counts
     }
 }

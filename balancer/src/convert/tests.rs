@@ -78,12 +78,7 @@ backend eu
   server c 10.0.0.5:1883 on-marked-up shutdown-backup-sessions on-marked-down x
 ";
     let (settings, notes) = converted(text);
-    assert_eq!(
-        notes,
-        [
-            "33: `server c 10.0.0.5:1883 on-marked-up shutdown-backup-sessions on-marked-down x`: without counterpart: `on-marked-up`"
-        ]
-    );
+    assert_eq!(notes, ["33: `server c 10.0.0.5:1883 …`: without counterpart: `on-marked-up`"]);
     assert_eq!(settings.threads, Some(2));
     let door = &settings.frontends[0];
     let tls = door.tls.as_ref().unwrap();
@@ -212,6 +207,114 @@ backend other
     assert_eq!(settings.frontends.len(), 1, "statistics are no frontend");
     assert!(settings.frontends[0].rules.in_order.is_empty());
     assert!(settings.frontends[0].entry.gate.deny.is_empty());
+}
+
+/// Whatever another `bind` of the section says, none becomes wider, and the line that differs is told.
+#[test]
+fn binds_that_differ_loosen_nothing() {
+    let notes_of = |first: &str, second: &str| {
+        let text = format!(
+            "listen m\n mode tcp\n bind :8883 {first}\n bind :8884 {second}\n server a 10.0.0.3:1883\n"
+        );
+        let (settings, notes) = converted(&text);
+        let lines: Vec<_> = notes.iter().map(|note| note.split(':').next().unwrap().to_owned()).collect();
+        (settings, lines, notes.concat())
+    };
+    let strict = "ssl crt a.pem ca-file ca.pem verify required ssl-min-ver TLSv1.3";
+    for other in
+        ["ssl crt a.pem ca-file ca.pem verify none", "ssl crt a.pem", "ssl crt a.pem verify optional"]
+    {
+        for (first, second) in [(strict, other), (other, strict)] {
+            let (settings, lines, notes) = notes_of(first, second);
+            let tls = settings.frontends[0].tls.as_ref().unwrap();
+            assert!(tls.tls.clients.as_ref().unwrap().required, "{first} {second}");
+            assert_ne!(tls.tls.least, nsd_edge::tls::LeastVersion::default(), "{first} {second}");
+            assert_eq!((tls.bind.len(), lines), (2, vec!["4".to_owned()]), "{notes}");
+        }
+    }
+    // Neither of the two is the stricter one: the second is not listened on.
+    for (first, second) in [
+        ("accept-proxy", ""),
+        ("", "accept-proxy"),
+        ("", "ssl crt a.pem accept-proxy"),
+        ("ssl crt a.pem ca-file a.pem verify required", "ssl crt a.pem ca-file b.pem verify required"),
+        ("", "ssl crt a.pem verify required"),
+    ] {
+        let (settings, lines, notes) = notes_of(first, second);
+        let frontend = &settings.frontends[0];
+        let tls = frontend.tls.as_ref().map_or(0, |tls| tls.bind.len());
+        assert_eq!(frontend.bind.len() + tls, 1, "{first} {second}");
+        assert!(lines.contains(&"4".to_owned()) && notes.contains("IS NOT LISTENED ON HERE"), "{notes}");
+        assert_eq!(!frontend.entry.proxy_from.is_empty(), first == "accept-proxy");
+    }
+    let (_, lines, _) = notes_of(strict, strict);
+    assert_eq!(lines, [""; 0], "the same twice");
+    let (_, lines, _) = notes_of("", strict);
+    assert_eq!(lines, [""; 0], "plain clients have no certificate in either");
+}
+
+/// Notes go to the terminal, and stand in the settings that are made.
+#[test]
+fn no_secret_is_shown_in_a_note() {
+    let text = "
+global
+  user haproxy password HUSH
+  setenv TOKEN HUSH
+  presetenv TOKEN HUSH
+  lua-load x.lua HUSH
+  ssl-default-bind-options HUSH
+listen web
+  mode http
+  bind *:80 frob HUSH
+  stats auth admin:HUSH
+  acl known req.hdr(authorization) -m str HUSH
+  acl known req.hdr(x-token),strcmp(HUSH) eq 0
+  acl known http_auth(HUSH)
+  acl known hdr(host) -m HUSH
+  acl key url_param(key) HUSH
+  http-request set-header Authorization \"Bearer HUSH\"
+  http-request set-var(txn.HUSH) str(HUSH)
+  http-request deny if { req.hdr(x-token) -m str HUSH }
+  http-request auth realm HUSH unless { http_auth(HUSH) }
+  http-request return status 200 string HUSH
+  http-response add-header X-Key HUSH
+  http-check send hdr Authorization HUSH
+  http-check expect string HUSH
+  tcp-check connect
+  tcp-check send \"AUTH HUSH\"
+  tcp-check send-binary HUSH
+  tcp-request connection reject if { src -f HUSH }
+  tcp-request content set-var(sess.x) str(HUSH)
+  option mysql-check user HUSH
+  cookie NAME HUSH
+  rspadd HUSH
+  reqadd \"X-Key: HUSH\"
+  frobnicate HUSH
+  use_backend %[str(HUSH)] if known
+  redirect prefix http://a:HUSH@b
+  server a 10.0.0.3:80 cookie HUSH agent-send HUSH set-proxy-v2-tlv-fmt(1) HUSH sni HUSH
+  server b 10.0.0.4:80 frobnicate HUSH check inter 2s HUSH
+";
+    let (settings, notes) = converted(text);
+    assert!(!notes.iter().any(|note| note.contains("HUSH")), "{notes:#?}");
+    assert!(!haproxy(text).unwrap().toml.contains("HUSH"));
+    assert!(notes.len() > 30, "each was told: {notes:#?}");
+    assert!(notes.iter().any(|note| note.contains("`http-request set-header …`")), "{notes:#?}");
+    assert!(notes.iter().any(|note| note.contains("`acl known …`")), "{notes:#?}");
+    assert_eq!(settings.backends[0].servers.len(), 2);
+}
+
+#[test]
+fn a_rate_that_cannot_be_said_is_told() {
+    for (most, expected, noted) in [("18446744073709551615", 1_000_000, true), ("10", 60_000, false)] {
+        let text = format!(
+            "listen a\n bind :1883\n stick-table type ip size 1m store conn_rate(10)\n \
+             tcp-request connection reject if {{ src_conn_rate gt {most} }}\n server a 10.0.0.3:1883\n"
+        );
+        let (settings, notes) = converted(&text);
+        assert_eq!(settings.frontends[0].entry.rate_per_address.unwrap().per_minute, expected);
+        assert_eq!(notes.iter().any(|note| note.starts_with("4:")), noted, "{notes:?}");
+    }
 }
 
 #[test]

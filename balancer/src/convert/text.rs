@@ -174,8 +174,8 @@ impl Draft {
     }
 
     fn tls(&mut self, text: &mut String, section: &Section, table: &str) {
-        let binds = &section.binds;
-        if binds.tls.is_empty() {
+        let (bind, binds) = (&section.binds.tls, &section.binds.shared);
+        if bind.is_empty() {
             return;
         }
         let in_base = |base: &Option<String>, file: &String| match base {
@@ -184,7 +184,7 @@ impl Draft {
         };
         let certificates: Vec<_> =
             binds.certificates.iter().map(|file| in_base(&self.global.certificates, file)).collect();
-        let _ = writeln!(text, "\n[{table}.tls]\nbind = {}", list(&binds.tls));
+        let _ = writeln!(text, "\n[{table}.tls]\nbind = {}", list(bind));
         let _ = writeln!(text, "certificates = {}", list(&certificates));
         if binds.tls13 {
             text.push_str("min_version = \"1.3\"\n");

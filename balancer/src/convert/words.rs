@@ -1,5 +1,7 @@
 //! Lines of a configuration → words, with HAProxy's quotes, escapes and comments.
 
+use std::fmt::Write;
+
 use super::Note;
 
 /// A line that says something.
@@ -19,16 +21,51 @@ impl Line {
         &self.words[1..]
     }
 
-    /// As far as it may be shown: some lines hold secrets.
+    /// As far as it may be shown: the key, and the words behind it that are names. Anything else may be a secret.
     pub(super) fn shown(&self) -> String {
-        let shown = match self.key() {
-            "stats" | "user" | "cookie" | "rspadd" | "setenv" | "presetenv" => {
-                &self.words[..self.words.len().min(2)]
-            }
-            _ => &self.words[..],
+        let names = match self.key() {
+            "server" | "tcp-request" | "tcp-response" => 2,
+            "acl"
+            | "balance"
+            | "bind"
+            | "capture"
+            | "cookie"
+            | "default_backend"
+            | "filter"
+            | "http-check"
+            | "http-request"
+            | "http-response"
+            | "http-after-response"
+            | "maxconn"
+            | "mode"
+            | "option"
+            | "presetenv"
+            | "redirect"
+            | "server-template"
+            | "setenv"
+            | "stats"
+            | "stick"
+            | "tcp-check"
+            | "timeout"
+            | "unsetenv"
+            | "use-server"
+            | "use_backend" => 1,
+            _ => 0,
         };
-        let shown: Vec<String> = shown.iter().map(|word| word.escape_debug().to_string()).collect();
-        shown.join(" ")
+        let mut shown = self.key().escape_debug().to_string();
+        for word in self.rest().iter().take(names) {
+            // Where it is more than a name, only what that is called.
+            let end = word.find(|c: char| !c.is_alphanumeric() && !"-_.:,/*[]@".contains(c));
+            let name = &word[..end.unwrap_or(word.len())];
+            let _ = write!(shown, " {name}");
+            if name.len() < word.len() {
+                break;
+            }
+        }
+        if shown.len() < self.words.iter().map(|word| word.len() + 1).sum::<usize>() - 1 {
+            shown.push_str(" …");
+        }
+        shown
     }
 }
 
