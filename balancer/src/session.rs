@@ -224,9 +224,8 @@ impl Client {
         self.turned_away(&end.into());
     }
 
-    /// Of bytes that nobody looked into.
+    /// Of bytes that nobody looked into, and that are counted elsewhere.
     fn ended(&self, server: &str, moved: Moved, end: End) {
-        self.frontend.tally.traffic.add(moved);
         let (listener, peer, since) = (&*self.frontend.name, self.peer, self.since);
         let (names, version, messages, clean) = (None, None, None, None);
         Line { listener, peer, since, names, version, server, messages, moved, end, clean }

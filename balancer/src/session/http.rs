@@ -2,11 +2,12 @@
 //! connection of its own. What becomes a WebSocket is relayed like any session.
 
 mod headers;
+mod patience;
+mod websocket;
 
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
@@ -19,12 +20,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info};
 
+use patience::Patience;
+
 use super::{Client, Upstream, reach};
-use crate::framing::Framing;
 use crate::limits;
 use crate::member::Seat;
 use crate::origin::Origin;
-use crate::relay::{End, Handle, Moved, Relay};
 use crate::rules::Asked;
 use crate::running::Who;
 use crate::settings::HttpSettings;
@@ -43,6 +44,8 @@ struct Connection {
     extras: Extras,
     port: u16,
     header: ProxyHeader,
+    /// From here on it is a WebSocket.
+    switched: Arc<AtomicBool>,
 }
 
 /// Counted once, whatever became of its requests.
@@ -71,7 +74,9 @@ where
     // Whom a proxy names is known by now, and silence ends by the timeout.
     client.pass.iter_mut().for_each(|pass| pass.begun());
     let peer = client.peer;
-    let connection = Arc::new(Connection { client, settings, extras, port, header });
+    let switched = Arc::<AtomicBool>::default();
+    let stream = Patience::new(stream, settings.send_timeout, Arc::clone(&switched));
+    let connection = Arc::new(Connection { client, settings, extras, port, header, switched });
     let service = service_fn(move |request| {
         let connection = Arc::clone(&connection);
         async move { Ok::<_, Infallible>(connection.answer(request).await) }
@@ -97,7 +102,7 @@ impl Connection {
         let Outcome { mut answer, server } = self.pass_on(request).await;
         if self.client.shared.succession.is_succeeded() {
             // Its next request is for the process that took over.
-            answer.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+            headers::close_after(&mut answer);
         }
         if self.client.shared.access_log.load(Relaxed) {
             info!(
@@ -137,7 +142,8 @@ impl Connection {
         seat.member().connected(&policy);
         let name = Some(seat.member().name.clone());
         let over_tls = self.extras.tls.as_ref().is_some_and(|tls| tls.over_tls);
-        let upgrading = headers::forward(&mut request, self.client.peer.ip(), over_tls);
+        let address = seat.member().place.address.to_string();
+        let upgrading = headers::forward(&mut request, self.client.peer.ip(), over_tls, &address);
         let answer = self.ask(server, Arc::new(seat), request, upgrading).await;
         Outcome { answer: answer.unwrap_or_else(told), server: name }
     }
@@ -184,31 +190,13 @@ impl Connection {
             // Nobody asked for it: the client would read what follows as an answer.
             let ours = ours.ok_or(StatusCode::BAD_GATEWAY)?;
             let theirs = upgrade::on(&mut answer);
-            tokio::spawn(Arc::clone(self).switched(ours, theirs, seat));
+            self.switched.store(true, Relaxed);
+            tokio::spawn(websocket::relay(Arc::clone(self), ours, theirs, seat));
         } else {
             headers::strip(answer.headers_mut());
         }
         *answer.version_mut() = hyper::Version::HTTP_11;
         Ok(answer.map(Either::Right))
-    }
-
-    /// From here on it is a session like any other.
-    async fn switched(
-        self: Arc<Self>,
-        ours: upgrade::OnUpgrade,
-        theirs: upgrade::OnUpgrade,
-        seat: Arc<Seat>,
-    ) {
-        let (Ok(ours), Ok(theirs)) = tokio::join!(ours, theirs) else { return };
-        let handle = Handle::new(Moved::default(), None, 0);
-        let (ours, theirs) = (TokioIo::new(ours), TokioIo::new(theirs));
-        let mut relay = Relay::new(ours, theirs, None, Framing::lost(), Framing::lost());
-        let end = tokio::select! {
-            biased;
-            order = seat.closed() => End::Told(order),
-            end = poll_fn(|context| relay.poll(context, &handle)) => end,
-        };
-        self.client.ended(&seat.member().name, handle.moved(), end);
     }
 }
 

@@ -16,6 +16,8 @@ pub struct HttpSettings {
     pub request_timeout: Duration,
     /// For the head of a server's answer.
     pub answer_timeout: Duration,
+    /// For a client to take some more of its answer.
+    pub send_timeout: Duration,
     /// The largest head of a request, in bytes.
     pub max_head: usize,
 }
@@ -25,6 +27,7 @@ impl Default for HttpSettings {
         Self {
             request_timeout: Duration::from_secs(10),
             answer_timeout: Duration::from_secs(60),
+            send_timeout: Duration::from_secs(60),
             max_head: 16 * 1024,
         }
     }
@@ -41,6 +44,7 @@ pub(super) fn read(table: &mut Table<'_, '_>) -> HttpSettings {
         answer_timeout: table
             .duration("answer_timeout", &limits::DURATIONS)
             .unwrap_or(default.answer_timeout),
+        send_timeout: table.duration("send_timeout", &limits::DURATIONS).unwrap_or(default.send_timeout),
         max_head: max_head.unwrap_or(default.max_head),
     }
 }

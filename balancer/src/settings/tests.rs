@@ -269,11 +269,12 @@ fn http_is_asked_for_and_knows_requests() {
     assert_eq!(frontend("mode = \"http\"").http, Some(HttpSettings::default()));
     assert_eq!(frontend("check = { kind = \"http\" }").http, None, "not by the check alone");
     let full = frontend(
-        "mode = \"http\"\nhttp = { request_timeout = \"3s\", answer_timeout = \"4s\", max_head = 9000 }\n\
+        "mode = \"http\"\nhttp = { request_timeout = \"3s\", answer_timeout = \"4s\", send_timeout = \"5s\", max_head = 9000 }\n\
          [[listen.rule]]\nhost = [\"*.Example.com\"]\npath = [\"/Api/*\"]\nrefuse = true",
     );
-    let (request_timeout, answer_timeout) = (Duration::from_secs(3), Duration::from_secs(4));
-    assert_eq!(full.http, Some(HttpSettings { request_timeout, answer_timeout, max_head: 9000 }));
+    let [request_timeout, answer_timeout, send_timeout] = [3, 4, 5].map(Duration::from_secs);
+    let http = HttpSettings { request_timeout, answer_timeout, send_timeout, max_head: 9000 };
+    assert_eq!(full.http, Some(http));
     let when = &full.rules.in_order[0].when;
     assert_eq!((&when.hosts[0], &when.paths[0]), (&Pattern::new("*.example.com"), &Pattern::new("/Api/*")));
     for (keys, problem) in [

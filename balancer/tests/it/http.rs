@@ -5,11 +5,13 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use nsd_edge::admin::Method;
 use nsd_edge::tls::TlsClient;
 use rustls_pki_types::ServerName;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::support::{BINARY, Balancer, PATIENCE, free_address, listen, until};
@@ -20,6 +22,7 @@ struct Web {
     address: SocketAddr,
     heard: Arc<Mutex<Vec<String>>>,
     acceptor: JoinHandle<()>,
+    closing: Arc<Notify>,
 }
 
 impl Web {
@@ -27,13 +30,28 @@ impl Web {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, heard) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
         let kept = Arc::clone(&heard);
+        let closing = Arc::<Notify>::default();
+        let closes = Arc::clone(&closing);
         let acceptor = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(answer(stream, name, Arc::clone(&kept)));
+            loop {
+                tokio::select! {
+                    accepted = listener.accept() => {
+                        let (stream, _) = accepted.unwrap();
+                        connections.spawn(answer(stream, name, Arc::clone(&kept)));
+                    }
+                    () = closes.notified() => break,
+                }
             }
+            drop(listener);
+            while connections.join_next().await.is_some() {}
         });
-        Self { address, heard, acceptor }
+        Self { address, heard, acceptor, closing }
+    }
+
+    /// Takes no more connections, and answers on those that are there.
+    fn close(&self) {
+        self.closing.notify_one();
     }
 
     fn heard(&self) -> Vec<String> {
@@ -73,6 +91,13 @@ async fn answer(mut stream: TcpStream, name: &str, heard: Arc<Mutex<Vec<String>>
         "/garbage" => stream.write_all(b"what?\r\n\r\n").await.ok()?,
         "/switch" => stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n").await.ok()?,
         "/close" => return None,
+        "/large" => {
+            let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n";
+            stream.write_all(head).await.ok()?;
+            loop {
+                stream.write_all(&[b'x'; 65536]).await.ok()?;
+            }
+        }
         _ => {
             let more = tokio::time::timeout(Duration::from_millis(200), stream.read_buf(&mut bytes));
             let _ = more.await;
@@ -184,7 +209,7 @@ async fn the_server_is_told_of_its_client_and_no_more_than_is_for_it() {
     let balancer = before(&[("w1", &w1)], "").await;
     let mut stream = TcpStream::connect(balancer.address).await.unwrap();
     let request = "POST /x HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\n\
-                   Connection: keep-alive, X-Hop\r\nX-Hop: 1\r\nTE: trailers\r\nUpgrade: h2c\r\nContent-Length: 4\r\n\r\nbody";
+                   Connection: keep-alive, X-Hop, Host\r\nX-Hop: 1\r\nTE: trailers\r\nUpgrade: h2c\r\nContent-Length: 4\r\n\r\nbody";
     assert_eq!(ask(&mut stream, request).await.1, "w1");
     let heard = w1.heard().remove(0).to_ascii_lowercase();
     for part in [
@@ -194,6 +219,7 @@ async fn the_server_is_told_of_its_client_and_no_more_than_is_for_it() {
     ] {
         assert!(heard.contains(part), "{part}\n{heard}");
     }
+    assert!(heard.contains("host: a\r\n"), "{heard}");
     for part in ["x-hop", "te:", "upgrade"] {
         assert!(!heard.contains(part), "{part}\n{heard}");
     }
@@ -316,6 +342,77 @@ async fn a_websocket_goes_through_and_ends_with_its_client() {
     drop(stream);
     until("its place is given back", async || balancer.server("w1").await["sessions"] == 0).await;
     balancer.wait_for_log("up=300000 down=300005 end=\"client\"").await;
+}
+
+/// Such a client would hold its place, and the server's, for ever.
+#[tokio::test]
+async fn who_reads_nothing_of_its_answer_is_cut() {
+    let w1 = Web::start("w1").await;
+    let balancer = before(&[("w1", &w1)], "[listen.http]\nsend_timeout = \"1s\"").await;
+    let mut lazy = TcpStream::connect(balancer.address).await.unwrap();
+    lazy.write_all(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    // Reads again and again, and so may take as long as it wants.
+    let mut slow = TcpStream::connect(balancer.address).await.unwrap();
+    slow.write_all(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let reader = tokio::spawn(async move {
+        let mut buffer = vec![0; 4 * 1024 * 1024];
+        loop {
+            slow.read_exact(&mut buffer).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    until("both are there", async || balancer.server("w1").await["sessions"] == 2).await;
+    until("one is cut", async || balancer.server("w1").await["sessions"] == 1).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(balancer.server("w1").await["sessions"], 1, "who reads goes on");
+    reader.abort();
+    drop(lazy);
+}
+
+async fn websocket(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = "GET /mqtt HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"hello") {
+        assert!(stream.read_buf(&mut heard).await.unwrap() > 0, "{}", String::from_utf8_lossy(&heard));
+    }
+    stream
+}
+
+#[tokio::test]
+async fn websockets_are_sessions_that_are_counted_and_drained() {
+    let (w1, w2) = (Web::start("w1").await, Web::start("w2").await);
+    let balancer = before(&[("w1", &w1), ("w2", &w2)], "").await;
+    let mut sockets = vec![websocket(balancer.address).await, websocket(balancer.address).await];
+    for socket in &mut sockets {
+        socket.write_all(b"0123456789").await.unwrap();
+        socket.read_exact(&mut [0; 10]).await.unwrap();
+    }
+    let summary = balancer.ask(Method::GET, "/sessions", None).await.1;
+    assert_eq!((&summary["sessions"], &summary["bytes_up"]), (&2.into(), &20.into()), "{summary}");
+    assert_eq!(summary["by_server"]["mqtt/w1"], 1, "{summary}");
+    let asked = serde_json::json!({ "server": "w1", "rate": "100/s" });
+    balancer.ask(Method::POST, "/drain", Some(asked)).await;
+    until("the server is empty", async || balancer.server("w1").await["sessions"] == 0).await;
+    balancer.wait_for_log("server=\"w1\" up=10 down=15 end=\"drained\"").await;
+    assert_eq!(balancer.server("w2").await["sessions"], 1, "the other one goes on");
+}
+
+/// Each of their clients comes back at once.
+#[tokio::test]
+async fn websockets_of_a_dead_server_are_closed_at_a_pace() {
+    let w1 = Web::start("w1").await;
+    let balancer = before(&[("w1", &w1)], "close_rate = \"4/s\"").await;
+    let mut sockets = Vec::new();
+    for _ in 0..6 {
+        sockets.push(websocket(balancer.address).await);
+    }
+    w1.close();
+    balancer.wait_for_state("w1", "unhealthy").await;
+    let left = balancer.server("w1").await["sessions"].as_u64().unwrap();
+    assert!(left >= 3, "not all at the same instant: {left}");
+    until("in the end all are", async || balancer.server("w1").await["sessions"] == 0).await;
 }
 
 #[tokio::test]

@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 
 use hyper::header::{
-    CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
-use hyper::{Request, Uri, Version};
+use hyper::http::uri::Authority;
+use hyper::{Request, Response, StatusCode, Uri, Version};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -24,6 +25,9 @@ const OF_ONE_HOP: [HeaderName; 9] = [
     UPGRADE,
 ];
 
+/// Fields that are for all hops: what was chosen by them must be what the server hears.
+const OF_ALL_HOPS: [HeaderName; 2] = [HOST, CONTENT_LENGTH];
+
 /// The request names its host twice, or not as it must.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NoHost;
@@ -35,20 +39,21 @@ pub(super) fn host<B>(request: &Request<B>) -> Result<Option<String>, NoHost> {
     if second.is_some() || (first.is_none() && request.version() == Version::HTTP_11) {
         return Err(NoHost);
     }
-    let named = match (request.uri().host(), first) {
-        (Some(host), _) => host.to_owned(),
-        (None, Some(told)) => {
-            let told: hyper::http::uri::Authority =
-                told.to_str().ok().and_then(|told| told.parse().ok()).ok_or(NoHost)?;
-            told.host().to_owned()
-        }
-        (None, None) => return Ok(None),
-    };
-    Ok(Some(named.to_ascii_lowercase()))
+    let told =
+        first.map(|told| host_of(told.to_str().ok()?.parse().ok().as_ref()?)).map(|host| host.ok_or(NoHost));
+    let named = request.uri().authority().map(|authority| host_of(authority).ok_or(NoHost));
+    // Both must be well; the URI's counts.
+    let (told, named) = (told.transpose()?, named.transpose()?);
+    Ok(named.or(told))
 }
 
-/// Makes of a client's request one for the server. Whether it asks for a WebSocket.
-pub(super) fn forward<B>(request: &mut Request<B>, client: IpAddr, over_tls: bool) -> bool {
+/// `None`: `user@host`, of which servers and proxies make different things.
+fn host_of(authority: &Authority) -> Option<String> {
+    (!authority.as_str().contains('@')).then(|| authority.host().to_ascii_lowercase())
+}
+
+/// Makes of a client's request one for the `server`. Whether it asks for a WebSocket.
+pub(super) fn forward<B>(request: &mut Request<B>, client: IpAddr, over_tls: bool, server: &str) -> bool {
     let upgrading = asks_for_websocket(request.headers());
     strip(request.headers_mut());
     let headers = request.headers_mut();
@@ -70,6 +75,9 @@ pub(super) fn forward<B>(request: &mut Request<B>, client: IpAddr, over_tls: boo
         && let Ok(value) = HeaderValue::from_str(&authority)
     {
         request.headers_mut().insert(HOST, value);
+    } else if let Ok(value) = HeaderValue::from_str(server) {
+        // A client of HTTP/1.0 need not tell it; from here on it is 1.1.
+        request.headers_mut().entry(HOST).or_insert(value);
     }
     if let Some(path) = request.uri().path_and_query().cloned() {
         *request.uri_mut() = Uri::from(path);
@@ -82,8 +90,16 @@ pub(super) fn forward<B>(request: &mut Request<B>, client: IpAddr, over_tls: boo
 pub(super) fn strip(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> =
         tokens(headers, &CONNECTION).filter_map(|token| token.parse().ok()).collect();
-    for name in named.iter().chain(&OF_ONE_HOP) {
+    let named = named.iter().filter(|name| !OF_ALL_HOPS.contains(name));
+    for name in named.chain(&OF_ONE_HOP) {
         headers.remove(name);
+    }
+}
+
+/// The client's next request is to come over another connection. What is switched has none, and `Connection` says so.
+pub(super) fn close_after<B>(answer: &mut Response<B>) {
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
 
@@ -114,6 +130,10 @@ mod tests {
             ("/", &[("host", "[::1]:80")], Ok(Some("[::1]"))),
             ("/", &[("host", "a"), ("host", "b")], Err(NoHost)),
             ("/", &[("host", "a b")], Err(NoHost)),
+            ("/", &[("host", "x@b")], Err(NoHost)),
+            ("/", &[("host", "x:y@b:80")], Err(NoHost)),
+            ("http://x@b/", &[("host", "b")], Err(NoHost)),
+            ("http://b/", &[("host", "x@b")], Err(NoHost)),
             ("/", &[], Err(NoHost)),
         ] {
             let told = host(&request(uri, fields));
@@ -136,7 +156,7 @@ mod tests {
             ("accept", "*/*"),
         ];
         let mut request = request("http://b/x?y=1", &fields);
-        assert!(!forward(&mut request, "192.0.2.7".parse().unwrap(), false));
+        assert!(!forward(&mut request, "192.0.2.7".parse().unwrap(), false, "s:80"));
         let mut left: Vec<_> =
             request.headers().iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         left.sort();
@@ -153,6 +173,41 @@ mod tests {
         assert_eq!(request.uri(), "/x?y=1");
     }
 
+    /// The backend was chosen by the host, and the body is as long as was said.
+    #[test]
+    fn host_and_length_go_on_whatever_connection_says() {
+        let fields = [
+            ("host", "a"),
+            ("content-length", "4"),
+            ("connection", "Host, content-length, x-a"),
+            ("x-a", "1"),
+        ];
+        let mut told = request("/", &fields);
+        forward(&mut told, "::1".parse().unwrap(), false, "s:80");
+        assert_eq!(
+            (&told.headers()[HOST], &told.headers()[CONTENT_LENGTH]),
+            (&"a".parse().unwrap(), &"4".parse().unwrap())
+        );
+        assert!(!told.headers().contains_key("x-a"));
+        let mut old = request("/", &[]);
+        *old.version_mut() = Version::HTTP_10;
+        forward(&mut old, "::1".parse().unwrap(), false, "s:80");
+        assert_eq!(
+            (&old.headers()[HOST], old.version()),
+            (&HeaderValue::from_static("s:80"), Version::HTTP_11)
+        );
+    }
+
+    #[test]
+    fn an_answer_that_switches_keeps_its_connection() {
+        for (status, expected) in [(StatusCode::OK, "close"), (StatusCode::SWITCHING_PROTOCOLS, "upgrade")] {
+            let mut answer =
+                Response::builder().status(status).header(CONNECTION, "upgrade").body(()).unwrap();
+            close_after(&mut answer);
+            assert_eq!(answer.headers()[CONNECTION], expected);
+        }
+    }
+
     #[test]
     fn a_websocket_is_asked_for_on() {
         let fields = [
@@ -162,7 +217,7 @@ mod tests {
             ("sec-websocket-key", "x"),
         ];
         let mut request = request("/mqtt", &fields);
-        assert!(forward(&mut request, "::1".parse().unwrap(), true));
+        assert!(forward(&mut request, "::1".parse().unwrap(), true, "s:80"));
         assert_eq!(request.headers()[UPGRADE], "websocket");
         assert_eq!(request.headers()["sec-websocket-key"], "x");
     }
