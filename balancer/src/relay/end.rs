@@ -126,3 +126,25 @@ impl End {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    /// Both ways: what is logged is told, and what is told is logged.
+    #[test]
+    fn the_page_about_sessions_tells_every_reason() {
+        let said = |text: &'static str| {
+            let arms = text.lines().filter_map(|line| line.trim().strip_prefix("Self::")?.split_once(" => \""));
+            arms.filter_map(|(_, reason)| reason.strip_suffix("\",")).collect::<Vec<_>>()
+        };
+        let logged: BTreeSet<&str> =
+            [include_str!("end.rs"), include_str!("../gate.rs")].into_iter().flat_map(said).collect();
+        let page = include_str!("../../../docs/balancer-sessions.md");
+        let (_, table) = page.split_once("| `end` | |\n").unwrap();
+        let rows = table.lines().skip(1).map_while(|line| line.strip_prefix("| ")?.split_once(" | "));
+        let told: Vec<&str> = rows.flat_map(|(reasons, _)| reasons.split('`').skip(1).step_by(2)).collect();
+        assert_eq!(told.len(), logged.len(), "a reason stands twice, or one is missing");
+        assert_eq!(BTreeSet::from_iter(told), logged);
+    }
+}
