@@ -135,7 +135,8 @@ mod tests {
     #[test]
     fn the_page_about_sessions_tells_every_reason() {
         let said = |text: &'static str| {
-            let arms = text.lines().filter_map(|line| line.trim().strip_prefix("Self::")?.split_once(" => \""));
+            let arms =
+                text.lines().filter_map(|line| line.trim().strip_prefix("Self::")?.split_once(" => \""));
             arms.filter_map(|(_, reason)| reason.strip_suffix("\",")).collect::<Vec<_>>()
         };
         let logged: BTreeSet<&str> =

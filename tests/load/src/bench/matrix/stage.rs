@@ -165,10 +165,21 @@ impl Stage<'_> {
 
     /// Connects and is let in, soon.
     pub(super) async fn enter(&self, connect: &Connect<'_>) -> Result<TcpStream> {
-        let mut stream = TcpStream::connect(self.plain()).await?;
-        stream.set_nodelay(true)?;
-        ask(&mut stream, connect, ANSWER).await?;
-        Ok(stream)
+        self.coming(*connect).await
+    }
+
+    /// [`Self::enter`] for a task of its own.
+    pub(super) fn coming<'c>(
+        &self,
+        connect: Connect<'c>,
+    ) -> impl Future<Output = Result<TcpStream>> + Send + use<'c> {
+        let address = self.plain();
+        async move {
+            let mut stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            ask(&mut stream, &connect, ANSWER).await?;
+            Ok(stream)
+        }
     }
 
     /// What is needed to come by TLS, time after time.
