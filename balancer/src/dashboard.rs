@@ -222,14 +222,12 @@ async fn accept(socket: TcpListener, site: Arc<ArcSwap<Site>>) {
     loop {
         let accepted = listener.accept().await;
         while connections.try_join_next().is_some() {}
-        let Ok(mut place) = gate.enter() else { continue };
-        if place.settle(accepted.peer.ip()).is_ok() {
-            let site = Arc::clone(&site);
-            connections.spawn(async move {
-                serve(accepted, site).await;
-                drop(place);
-            });
-        }
+        let Ok(place) = gate.admit(accepted.peer.ip()) else { continue };
+        let site = Arc::clone(&site);
+        connections.spawn(async move {
+            serve(accepted, site).await;
+            drop(place);
+        });
     }
 }
 

@@ -20,13 +20,15 @@ use tracing::debug;
 use crate::drain::Watch;
 use crate::http::Bounds;
 pub use crate::http::{Method, Reply, Request, Router, StatusCode};
-use crate::listen::{BindError, Listener};
+use crate::listen::{BindError, Gate, GateRules, Listener};
 use crate::socket_file::SocketFile;
 
 /// An answer that the client takes.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// Connections served at once; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 32;
+/// Of them, on a TCP port, one source's; more are closed. Whoever is slow there does not keep others out.
+const CONNECTIONS_BY_SOURCE: u32 = 8;
 /// One request a connection. Who asks without listening does not keep others out.
 const BOUNDS: Bounds = Bounds {
     body: 64 * 1024,
@@ -117,16 +119,19 @@ impl AdminSocket {
 
 /// Answers on a TCP port, for whoever may reach it: a router with nothing in it but what anybody may see.
 pub async fn serve_port(listener: Listener, router: Arc<Router>, mut end: Watch) {
+    let by_source = Some(CONNECTIONS_BY_SOURCE);
+    let gate = Arc::new(Gate::new(GateRules { connections_per_address: by_source, ..GateRules::default() }));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = end.draining() => return,
         };
+        let Ok(place) = gate.admit(accepted.peer.ip()) else { continue };
         let Ok(stream) = TcpStream::from_std(accepted.socket) else { continue };
         let router = Arc::clone(&router);
         tokio::spawn(async move {
             router.serve(stream, BOUNDS).await;
-            drop(accepted.permit);
+            drop((accepted.permit, place));
         });
     }
 }
@@ -197,6 +202,7 @@ async fn exchange(
 mod tests {
     use serde_json::json;
     use std::os::unix::fs::PermissionsExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
     use crate::drain::Drain;
@@ -246,6 +252,27 @@ mod tests {
         served.await.unwrap();
         assert!(!path.exists());
         assert!(matches!(call(&path, Method::GET, "/", None).await, Err(CallError::Unreachable { .. })));
+    }
+
+    #[tokio::test]
+    async fn who_holds_connections_to_a_port_keeps_nobody_else_out() {
+        let socket = crate::listen::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = port(socket.local_addr().unwrap(), socket).unwrap();
+        let (address, drain) = (listener.address(), Drain::new());
+        tokio::spawn(serve_port(listener, router(), drain.watch()));
+        let mut silent = Vec::new();
+        for _ in 0..2 * MAX_CONNECTIONS {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        // All of loopback's addresses are ours.
+        let other = tokio::net::TcpSocket::new_v4().unwrap();
+        other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut other = other.connect(address).await.unwrap();
+        other.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        // Sooner than any of the silent ones is given up.
+        let answered = tokio::time::timeout(BOUNDS.header / 2, other.read_to_string(&mut answer)).await;
+        assert!(answered.is_ok() && answer.starts_with("HTTP/1.1 200"), "{answered:?} {answer}");
     }
 
     #[tokio::test]

@@ -81,6 +81,13 @@ impl Gate {
         Ok(Place { gate: Arc::clone(self), source: None })
     }
 
+    /// A place for a connection from `source`.
+    pub fn admit(self: &Arc<Self>, source: IpAddr) -> Result<Place, Refusal> {
+        let mut place = self.enter()?;
+        place.settle(source)?;
+        Ok(place)
+    }
+
     fn refuse(&self, refusal: Refusal) -> Refusal {
         self.refused.fetch_add(1, Relaxed);
         refusal
@@ -130,9 +137,7 @@ mod tests {
     }
 
     fn settled(gate: &Arc<Gate>, source: &str) -> Result<Place, Refusal> {
-        let mut place = gate.enter()?;
-        place.settle(source.parse().unwrap())?;
-        Ok(place)
+        gate.admit(source.parse().unwrap())
     }
 
     #[test]

@@ -2,13 +2,19 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use parking_lot::Mutex;
 use tracing::info;
 
 use super::CONTENT_TYPE;
-use crate::admin::{Method, Reply, Router, port, serve_port};
+use crate::admin::{Method, Reply, Router, StatusCode, port, serve_port};
 use crate::drain::Drain;
 use crate::listen::{BindError, Listener, bind};
+
+/// However often it is asked, and by whomever: making a page costs a look at everything there is.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// No address: no port.
 #[derive(Debug, Default)]
@@ -43,12 +49,14 @@ impl MetricsPort {
         self.address
     }
 
-    /// Answers with what `page` makes; to each who asks, anew.
+    /// Answers with what `page` makes, once a second at most.
     pub fn serve(&mut self, page: impl Fn() -> String + Send + Sync + 'static) {
         let Some(listener) = self.waiting.take() else { return };
         info!(address = %listener.address(), "metrics are served");
         let end = Drain::new();
-        let reply = move |_: &_| Reply::text(CONTENT_TYPE, page());
+        let recent = Recent::default();
+        let reply =
+            move |_: &_| Reply::new(StatusCode::OK, CONTENT_TYPE, recent.page(Instant::now(), &page));
         let router = Router::new().at_once(Method::GET, "/metrics", reply);
         tokio::spawn(serve_port(listener, Arc::new(router), end.watch()));
         self.end = Some(end);
@@ -69,10 +77,43 @@ impl MetricsPort {
     }
 }
 
+/// The page that was made last, for whoever asks soon after.
+#[derive(Debug, Default)]
+struct Recent(Mutex<Option<(Instant, Bytes)>>);
+
+impl Recent {
+    fn page(&self, now: Instant, make: impl FnOnce() -> String) -> Bytes {
+        let mut last = self.0.lock();
+        if let Some((made, page)) = &*last
+            && now.saturating_duration_since(*made) < FRESH
+        {
+            return page.clone();
+        }
+        let page = Bytes::from(make());
+        *last = Some((now, page.clone()));
+        page
+    }
+}
+
 impl Drop for MetricsPort {
     fn drop(&mut self) {
         if let Some(end) = self.end.take() {
             end.begin();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_often_gets_the_same_page_for_a_second() {
+        let (recent, start) = (Recent::default(), Instant::now());
+        let asked = [0, 1, 999, 1000, 1999, 2000].map(|at| {
+            let page = recent.page(start + Duration::from_millis(at), || at.to_string());
+            String::from_utf8(page.to_vec()).unwrap()
+        });
+        assert_eq!(asked, ["0", "0", "0", "1000", "1000", "2000"]);
     }
 }

@@ -101,6 +101,8 @@ fn the_page_is_right_and_says_what_has_happened() {
     let mut publisher = broker.client(Version::V311, "p");
     publisher.publish_as(Publish { qos: Qos::ExactlyOnce, ..Publish::new("t", b"12345") });
     client.message();
+    // Made once a second at most.
+    eventually("there is a new page", SOON, || scrape(metrics) != before);
     let after = scrape(metrics);
     let grown = |series: &str| after[series] - before[series];
     for (series, by) in [
