@@ -25,33 +25,69 @@ const FOR_ALL: u32 = 0o007;
 
 #[derive(Debug, Default)]
 pub(crate) struct Credentials {
-    /// `None`: servers are spoken to in the clear.
-    pub(crate) tls: Option<TlsClient>,
-    /// Of checks.
-    password: Option<PasswordFile>,
-    paths: Vec<PathBuf>,
+    files: Files,
+    current: ArcSwap<Current>,
     follower: OnceLock<AbortHandle>,
+}
+
+/// What the settings name.
+#[derive(Debug, Default)]
+struct Files {
+    tls: Option<TlsClientSettings>,
+    /// With one line: the password of checks.
+    password: Option<PathBuf>,
+}
+
+/// What the files hold: exchanged as a whole.
+#[derive(Default)]
+struct Current {
+    /// `None`: servers are spoken to in the clear.
+    tls: Option<TlsClient>,
+    password: Option<Arc<Zeroizing<String>>>,
+}
+
+impl Files {
+    fn of(policy: &Policy) -> Self {
+        let password = match &policy.check.ask {
+            Ask::Mqtt(MqttAsk { password_file, .. }) => password_file.clone(),
+            _ => None,
+        };
+        Self { tls: policy.server_tls.as_ref().map(|tls| tls.client.clone()), password }
+    }
+
+    fn paths(&self) -> Vec<PathBuf> {
+        let of_tls = self.tls.iter().flat_map(TlsClientSettings::paths);
+        of_tls.chain(self.password.clone()).collect()
+    }
+
+    fn load(&self) -> Result<Current, String> {
+        let tls = self.tls.as_ref().map(TlsClient::with).transpose().map_err(|error| error.to_string())?;
+        let password = self.password.as_deref().map(read_password).transpose()?.map(Arc::new);
+        Ok(Current { tls, password })
+    }
+}
+
+/// The password stays out of it.
+impl fmt::Debug for Current {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Current").field("tls", &self.tls).finish_non_exhaustive()
+    }
 }
 
 impl Credentials {
     pub(crate) fn load(policy: &Policy) -> Result<Self, String> {
-        let settings = policy.server_tls.as_ref().map(|tls| tls.client.clone());
-        let mut paths = settings.as_ref().map(TlsClientSettings::paths).unwrap_or_default();
-        let tls = settings.map(TlsClient::with).transpose().map_err(|error| error.to_string())?;
-        let password = match &policy.check.ask {
-            Ask::Mqtt(MqttAsk { password_file: Some(path), .. }) => Some(PasswordFile::load(path)?),
-            _ => None,
-        };
-        paths.extend(password.iter().map(|password| password.path.clone()));
-        Ok(Self { tls, password, paths, follower: OnceLock::new() })
+        let files = Files::of(policy);
+        let current = ArcSwap::from_pointee(files.load()?);
+        Ok(Self { files, current, follower: OnceLock::new() })
     }
 
     /// Reads the files again whenever they change, for as long as these credentials are in use.
     pub(crate) fn follow(self: &Arc<Self>, backend: &str) {
-        if self.paths.is_empty() {
+        let paths = self.files.paths();
+        if paths.is_empty() {
             return;
         }
-        let follow = follow(Arc::downgrade(self), FileWatch::new(&self.paths), backend.to_owned());
+        let follow = follow(Arc::downgrade(self), FileWatch::new(&paths), backend.to_owned());
         let _ = self.follower.set(tokio::spawn(follow).abort_handle());
     }
 
@@ -69,45 +105,21 @@ impl Credentials {
                 ServerName::try_from(host.trim_end_matches('.').to_owned()).map_err(io::Error::other)?
             }
         };
-        match &self.tls {
+        match &self.current.load_full().tls {
             Some(client) => client.handshake(name, socket).await,
             // Settings and their files are exchanged one after the other.
             None => Err(io::Error::other("the certificates are not loaded yet")),
         }
     }
 
+    /// On an error all that is in use stays.
     fn reload(&self) -> Result<(), String> {
-        self.tls.as_ref().map_or(Ok(()), TlsClient::reload).map_err(|error| error.to_string())?;
-        self.password.as_ref().map_or(Ok(()), PasswordFile::reload)
+        self.current.store(Arc::new(self.files.load()?));
+        Ok(())
     }
 
     pub(crate) fn password(&self) -> Option<Arc<Zeroizing<String>>> {
-        Some(self.password.as_ref()?.current.load_full())
-    }
-}
-
-/// A file with one line: a password.
-struct PasswordFile {
-    path: PathBuf,
-    current: ArcSwap<Zeroizing<String>>,
-}
-
-impl PasswordFile {
-    fn load(path: &Path) -> Result<Self, String> {
-        let current = ArcSwap::from_pointee(read_password(path)?);
-        Ok(Self { path: path.to_owned(), current })
-    }
-
-    fn reload(&self) -> Result<(), String> {
-        self.current.store(Arc::new(read_password(&self.path)?));
-        Ok(())
-    }
-}
-
-/// The password stays out of it.
-impl fmt::Debug for PasswordFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PasswordFile").field("path", &self.path).finish_non_exhaustive()
+        self.current.load().password.clone()
     }
 }
 

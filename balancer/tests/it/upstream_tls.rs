@@ -1,6 +1,7 @@
 //! Servers that are spoken to over TLS.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -180,7 +181,14 @@ async fn its_files_are_followed_and_a_bad_one_changes_nothing() {
     let directory = TempDir::new().unwrap();
     let ca = directory.path().join("trusted.pem");
     std::fs::copy(other.ca(), &ca).unwrap();
-    let options = format!("check = {{ kind = \"mqtt\", {QUICK} }}");
+    let password = directory.path().join("password");
+    let write_password = |mode| {
+        std::fs::write(&password, "s3cret").unwrap();
+        std::fs::set_permissions(&password, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    write_password(0o600);
+    let login = format!("user_name = \"u\", password_file = \"{}\"", password.display());
+    let options = format!("check = {{ kind = \"mqtt\", {QUICK}, {login} }}");
     let balancer = balancer(&front, &format!("ca = [\"{}\"]", ca.display()), &options).await;
     verdict(&balancer, "garbled").await;
     std::fs::copy(authority.ca(), &ca).unwrap();
@@ -190,6 +198,20 @@ async fn its_files_are_followed_and_a_bad_one_changes_nothing() {
     balancer.wait_for_log("credentials for servers not changed").await;
     Client::connect(balancer.address).await.expect("the old ones are in use");
     client.echo(b"and so is this session").await.unwrap();
+
+    // One that is good beside a bad one: neither is taken.
+    let refusals = |of: &str| {
+        balancer.log().lines().filter(|line| line.contains("not changed") && line.contains(of)).count()
+    };
+    write_password(0o644);
+    std::fs::copy(authority.ca(), &ca).unwrap();
+    until("the password is refused", async || refusals("chmod") > 0).await;
+    let before = refusals("chmod");
+    std::fs::copy(other.ca(), &ca).unwrap();
+    until("all of it is refused", async || refusals("chmod") > before).await;
+    for _ in 0..5 {
+        Client::connect(balancer.address).await.expect("whom it trusts has not changed");
+    }
 }
 
 #[test]

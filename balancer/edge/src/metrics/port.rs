@@ -55,8 +55,7 @@ impl MetricsPort {
         info!(address = %listener.address(), "metrics are served");
         let end = Drain::new();
         let recent = Recent::default();
-        let reply =
-            move |_: &_| Reply::new(StatusCode::OK, CONTENT_TYPE, recent.page(Instant::now(), &page));
+        let reply = move |_: &_| Reply::new(StatusCode::OK, CONTENT_TYPE, recent.page(Instant::now(), &page));
         let router = Router::new().at_once(Method::GET, "/metrics", reply);
         tokio::spawn(serve_port(listener, Arc::new(router), end.watch()));
         self.end = Some(end);

@@ -1,12 +1,10 @@
-//! The client's side of TLS: whom it trusts, and what it shows. A change of the files is loaded as a whole, then swapped;
-//! connections that are there keep what they have.
+//! The client's side of TLS: whom it trusts, and what it shows. Changed files make another one.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::sign::SingleCertAndKey;
@@ -29,32 +27,25 @@ pub struct TlsClientSettings {
     pub certificate: Option<PathBuf>,
 }
 
-/// The client's side of TLS. Cheap to share behind an `Arc`.
+/// The client's side of TLS.
 pub struct TlsClient {
     settings: TlsClientSettings,
-    config: ArcSwap<ClientConfig>,
+    config: Arc<ClientConfig>,
 }
 
 impl TlsClient {
     /// Trusts exactly the certificates in `authorities`, a PEM file.
     pub fn trusting(authorities: &Path) -> Result<Self, TlsError> {
-        Self::with(TlsClientSettings { authorities: vec![authorities.to_owned()], certificate: None })
+        Self::with(&TlsClientSettings { authorities: vec![authorities.to_owned()], certificate: None })
     }
 
-    pub fn with(settings: TlsClientSettings) -> Result<Self, TlsError> {
-        let config = ArcSwap::from_pointee(settings.load()?);
-        Ok(Self { settings, config })
-    }
-
-    /// Loads the files again. On an error what is in use stays.
-    pub fn reload(&self) -> Result<(), TlsError> {
-        self.config.store(Arc::new(self.settings.load()?));
-        Ok(())
+    pub fn with(settings: &TlsClientSettings) -> Result<Self, TlsError> {
+        Ok(Self { settings: settings.clone(), config: Arc::new(settings.load()?) })
     }
 
     /// The handshake: an error of kind `InvalidData` where the server is not whom it should be, or speaks no TLS.
     pub async fn handshake(&self, name: ServerName<'static>, socket: TcpStream) -> io::Result<TlsToServer> {
-        TlsConnector::from(self.config.load_full()).connect(name, socket).await
+        TlsConnector::from(Arc::clone(&self.config)).connect(name, socket).await
     }
 }
 
