@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use nsd_edge::listen;
 use nsd_edge::proxy_header::ProxyHeader;
 use serde::Serialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::warn;
@@ -27,6 +28,8 @@ mod mqtt;
 /// Between a failed check and the next while the server still counts as healthy: two failures in a row should be known
 /// within two intervals.
 const RECHECK: Duration = Duration::from_millis(20);
+/// Room for one reading of a server's answer: a CONNACK, or a few messages.
+const READ: usize = 4096;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -213,7 +216,7 @@ async fn ask(
 }
 
 async fn talk(
-    mut stream: Upstream,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     ask: &MqttAsk,
     server: &str,
     password: Option<&[u8]>,
@@ -221,14 +224,14 @@ async fn talk(
     let mut talk = mqtt::Talk::new(ask, server, fastrand::u64(..));
     let mut next = mqtt::Next::Say(talk.connect(password)?);
     let broken = |error: io::Error| Failed::broken(&error);
-    let mut heard = Vec::with_capacity(64);
+    let mut heard = BytesMut::new();
     loop {
         match next {
             mqtt::Next::Say(bytes) => {
                 stream.write_all(&bytes).await.map_err(broken)?;
                 stream.flush().await.map_err(broken)?;
                 // There may be more of what was heard already.
-                next = talk.take(&[])?;
+                next = talk.take(&mut heard)?;
                 continue;
             }
             mqtt::Next::Listen => {}
@@ -239,16 +242,21 @@ async fn talk(
                 return Ok(());
             }
         }
-        heard.clear();
+        heard.reserve(READ);
         if stream.read_buf(&mut heard).await.map_err(broken)? == 0 {
             return Err(Failed::new(Verdict::Refusing, "it ended the connection".to_owned()));
         }
-        next = talk.take(&heard)?;
+        next = talk.take(&mut heard)?;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use tokio::io::{DuplexStream, ReadBuf};
+
     use super::*;
 
     #[test]
@@ -257,6 +265,56 @@ mod tests {
         for _ in 0..1000 {
             let pause = jittered(interval);
             assert!(pause <= interval && pause >= interval.mul_f64(0.9));
+        }
+    }
+
+    /// Whatever is said on the topic of a loop-back comes, too.
+    #[tokio::test]
+    async fn what_others_say_is_read_in_large_pieces() {
+        const OTHERS: usize = 60 * 1024;
+        let ask = MqttAsk { loop_back: Some("t".to_owned()), ..MqttAsk::default() };
+        let (mut server, ours) = tokio::io::duplex(2 * OTHERS);
+        let mut said = vec![0x20, 2, 0, 0, 0x90, 3, 0, 1, 0];
+        nsd_wire::Publish::new("t", &[0; OTHERS]).encode(ask.version, &mut said).unwrap();
+        server.write_all(&said).await.unwrap();
+        server.shutdown().await.unwrap();
+        let mut counted = Counted { stream: ours, reads: 0 };
+        let failed = talk(&mut counted, &ask, "b1", None).await.unwrap_err();
+        assert_eq!(failed.verdict, Verdict::Refusing, "its end came before our message");
+        assert!(counted.reads <= 2 + OTHERS / READ, "{} reads", counted.reads);
+    }
+
+    struct Counted {
+        stream: DuplexStream,
+        reads: usize,
+    }
+
+    impl AsyncRead for Counted {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            into: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            self.reads += 1;
+            Pin::new(&mut self.stream).poll_read(context, into)
+        }
+    }
+
+    impl AsyncWrite for Counted {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            from: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.stream).poll_write(context, from)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_flush(context)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_shutdown(context)
         }
     }
 

@@ -1,6 +1,7 @@
 //! PURE. The MQTT check as a conversation: CONNECT, its answer, perhaps a message that has to come back, DISCONNECT. A
 //! client of our own, which leaves nothing behind.
 
+use bytes::{Buf, BytesMut};
 use nsd_wire::{
     ConnAck, Connect, Disconnect, Packet, PacketId, PacketType, Publish, ReasonCode, ReasonCodes, Subscribe,
     SubscribeFilter, SubscribeOptions,
@@ -22,7 +23,6 @@ pub(super) struct Talk<'a> {
     id: String,
     /// The topic whose message has to come back, and that message: no other check's is the same.
     loop_back: Option<(String, String)>,
-    heard: Vec<u8>,
     waits: Waits,
 }
 
@@ -49,7 +49,7 @@ impl<'a> Talk<'a> {
         let id = ask.client_id.replace("%r", &digits).replace("%s", server);
         let message = format!("{random:016x}");
         let loop_back = ask.loop_back.as_ref().map(|topic| (topic.replace("%c", &id), message));
-        Self { ask, id, loop_back, heard: Vec::new(), waits: Waits::ConnAck }
+        Self { ask, id, loop_back, waits: Waits::ConnAck }
     }
 
     pub(super) fn connect(&self, password: Option<&[u8]>) -> Result<Vec<u8>, Failed> {
@@ -64,28 +64,23 @@ impl<'a> Talk<'a> {
         encoded(|out| connect.encode(version, out))
     }
 
-    /// What the server said next.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<Next, Failed> {
-        self.heard.extend_from_slice(bytes);
-        if self.waits == Waits::ConnAck && self.heard.first().is_some_and(|first| *first != CONNACK) {
+    /// Takes what it can of what the server has said; the rest is wanted again.
+    pub(super) fn take(&mut self, heard: &mut BytesMut) -> Result<Next, Failed> {
+        if self.waits == Waits::ConnAck && heard.first().is_some_and(|first| *first != CONNACK) {
             return Err(garbled("its answer to the CONNECT is no CONNACK"));
         }
-        let heard = std::mem::take(&mut self.heard);
-        let mut rest = &heard[..];
-        let next = loop {
+        loop {
             let most = if self.waits == Waits::ConnAck { MAX_ANSWER } else { MAX_MESSAGE };
-            let read = nsd_wire::read(self.ask.version, rest, most);
+            let read = nsd_wire::read(self.ask.version, heard, most);
             let Some((packet, length)) = read.map_err(|error| garbled(&error.to_string()))? else {
-                break Next::Listen;
+                return Ok(Next::Listen);
             };
-            rest = &rest[length..];
-            match self.packet(&packet)? {
-                Next::Listen => {}
-                next => break next,
+            let next = self.packet(&packet)?;
+            heard.advance(length);
+            if next != Next::Listen {
+                return Ok(next);
             }
-        };
-        self.heard = rest.to_vec();
-        Ok(next)
+        }
     }
 
     fn packet(&mut self, packet: &Packet<'_>) -> Result<Next, Failed> {
@@ -169,7 +164,7 @@ mod tests {
     use super::*;
 
     fn verdict(ask: &MqttAsk, bytes: &[u8]) -> Result<Next, Verdict> {
-        Talk::new(ask, "b1", 7).take(bytes).map_err(|failed| failed.verdict)
+        Talk::new(ask, "b1", 7).take(&mut bytes.into()).map_err(|failed| failed.verdict)
     }
 
     #[test]
@@ -219,8 +214,10 @@ mod tests {
             for payload in [&b"another's"[..], b"0000000000000007"] {
                 Publish::new("nsd/check", payload).encode(version, &mut answers).unwrap();
             }
+            let mut heard = BytesMut::new();
             for (at, byte) in answers.iter().enumerate() {
-                match talk.take(&[*byte]).unwrap() {
+                heard.extend_from_slice(&[*byte]);
+                match talk.take(&mut heard).unwrap() {
                     Next::Listen => {}
                     Next::Say(bytes) => said.push(bytes[0] >> 4),
                     Next::Done(bytes) => {
@@ -238,8 +235,9 @@ mod tests {
         let ask = MqttAsk { loop_back: Some("nsd/check".to_owned()), ..MqttAsk::default() };
         assert_eq!(verdict(&ask, &[0x20, 2, 0, 5]), Err(Verdict::Refusing));
         let mut talk = Talk::new(&ask, "b1", 7);
-        assert!(matches!(talk.take(&[0x20, 2, 0, 0]), Ok(Next::Say(_))));
-        assert_eq!(talk.take(&[0x90, 3, 0, 1, 0x80]).unwrap_err().verdict, Verdict::Refusing);
+        let mut heard = BytesMut::from(&[0x20, 2, 0, 0, 0x90, 3, 0, 1, 0x80][..]);
+        assert!(matches!(talk.take(&mut heard), Ok(Next::Say(_))));
+        assert_eq!(talk.take(&mut heard).unwrap_err().verdict, Verdict::Refusing);
     }
 
     proptest! {
@@ -254,15 +252,16 @@ mod tests {
             let loop_back = looped.then(|| "nsd/check".to_owned());
             let ask = MqttAsk { loop_back, ..MqttAsk::default() };
             let verdict = |parts: &[&[u8]]| {
-                let mut talk = Talk::new(&ask, "b1", 7);
+                let (mut talk, mut heard) = (Talk::new(&ask, "b1", 7), BytesMut::new());
                 for part in parts.iter().filter(|part| !part.is_empty()) {
-                    let mut next = talk.take(part);
+                    heard.extend_from_slice(part);
+                    let mut next = talk.take(&mut heard);
                     while matches!(next, Ok(Next::Say(_))) {
-                        next = talk.take(&[]);
+                        next = talk.take(&mut heard);
                     }
                     match next {
                         Ok(Next::Done(_)) => return Ok(true),
-                        Ok(_) => assert!(talk.heard.len() <= bytes.len()),
+                        Ok(_) => assert!(heard.len() <= bytes.len()),
                         Err(failed) => return Err(failed.verdict),
                     }
                 }
