@@ -29,6 +29,7 @@ const PURE: &[&str] = &[
     "balancer/src/convert",
     "balancer/src/dashboard/history.rs",
     "balancer/src/dashboard/logins.rs",
+    "balancer/src/dashboard/refusals.rs",
     "balancer/src/gate.rs",
     "balancer/src/gate",
     "balancer/src/handover/message.rs",

@@ -5,6 +5,7 @@
 mod answers;
 mod history;
 mod logins;
+mod refusals;
 mod users;
 
 use std::collections::HashMap;
@@ -34,6 +35,7 @@ use crate::telemetry;
 use history::History;
 pub(crate) use history::Totals;
 use logins::Logins;
+use refusals::Refusals;
 use users::Users;
 
 pub use users::passwd;
@@ -82,6 +84,7 @@ struct Memory {
     /// How often passwords are tried: by each source, and by all together.
     by_source: Mutex<Rates>,
     in_all: Mutex<Rates>,
+    refusals: Mutex<Refusals>,
     _sampler: AbortOnDropHandle<()>,
 }
 
@@ -171,6 +174,7 @@ impl Memory {
             history,
             by_source: Mutex::new(Rates::sized(limits::LOGINS_BY_SOURCE, limits::LOGIN_SOURCES)),
             in_all: Mutex::new(Rates::sized(limits::LOGINS_IN_ALL, 1)),
+            refusals: Mutex::new(Refusals::new()),
             _sampler: AbortOnDropHandle::new(tokio::spawn(sampler)),
         }
     }

@@ -81,6 +81,9 @@ pub(crate) const DASHBOARD_CONNECTIONS_BY_SOURCE: u32 = 24;
 /// Passwords that are tried, wrong or right; more are refused unseen. People mistype a few times; nobody guesses at this rate.
 pub(crate) const LOGINS_BY_SOURCE: Rate = Rate { per_minute: 6, burst: 6 };
 pub(crate) const LOGINS_IN_ALL: Rate = Rate { per_minute: 60, burst: 30 };
+/// Lines in the log about logins that were refused, of each kind; the others are counted. About 3 MB a day at most.
+pub(crate) const REFUSALS_BY_SOURCE: Rate = Rate { per_minute: 1, burst: 1 };
+pub(crate) const REFUSALS_IN_ALL: Rate = Rate { per_minute: 20, burst: 20 };
 /// Sets of eight sources whose tries are counted: 16 KiB.
 pub(crate) const LOGIN_SOURCES: usize = 128;
 /// A login that nobody uses, and any login.

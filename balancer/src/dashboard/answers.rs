@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::Site;
 use super::history::Sample;
 use super::logins::{TOKEN, Token};
+use super::refusals::Refused;
 use crate::admin;
 
 const PAGE: &str = include_str!("page.html");
@@ -118,7 +119,7 @@ async fn log_in(site: &Site, source: IpAddr, request: &Request) -> Reply {
     let may_try = site.memory.by_source.lock().admit(household(source), now)
         && site.memory.in_all.lock().admit((), now);
     if !may_try {
-        warn!(%source, "dashboard: too many logins are tried");
+        tell_refusal(site, source, Refused::TooMany);
         return form(StatusCode::TOO_MANY_REQUESTS, "Too many tries. Please wait a minute.")
             .with(header::RETRY_AFTER, HeaderValue::from_static("60"));
     }
@@ -126,8 +127,7 @@ async fn log_in(site: &Site, source: IpAddr, request: &Request) -> Reply {
     let password = Zeroizing::new(request.form("password").unwrap_or_default().into_owned().into_bytes());
     let right = password.len() <= LONGEST_PASSWORD && site.users.load_full().know(&user, password).await;
     if !right {
-        // The name is not told: passwords are typed into the wrong field.
-        warn!(%source, "dashboard: login refused");
+        tell_refusal(site, source, Refused::Wrong);
         return form(StatusCode::UNAUTHORIZED, "The name or the password is wrong.");
     }
     let Ok(token) = random::<TOKEN>() else {
@@ -140,6 +140,16 @@ async fn log_in(site: &Site, source: IpAddr, request: &Request) -> Reply {
     };
     info!(%source, user = %user, "dashboard: logged in");
     redirect("/").with(header::SET_COOKIE, cookie(site, &hex::encode(token), lifetime))
+}
+
+/// The name is not told: passwords are typed into the wrong field.
+fn tell_refusal(site: &Site, source: IpAddr, refused: Refused) {
+    let now = site.memory.since.elapsed();
+    let Some(untold) = site.memory.refusals.lock().tell(source, refused, now) else { return };
+    match refused {
+        Refused::Wrong => warn!(%source, untold, "dashboard: login refused"),
+        Refused::TooMany => warn!(%source, untold, "dashboard: too many logins are tried"),
+    }
 }
 
 fn asker(site: &Site, request: &Request) -> Option<Asker> {

@@ -177,6 +177,7 @@ async fn wrong_passwords_are_refused_and_soon_not_even_looked_at() {
     assert_eq!((right.status, right.header("retry-after")), (429, Some("60")), "not even the right one");
     let log = stage.balancer.log();
     assert!(log.contains("login refused") && log.contains("too many logins"), "{log}");
+    assert_eq!(log.matches("login refused").count(), 1, "one line for all of them: {log}");
     for secret in ["sesam", "bert", "argon2id"] {
         assert!(!log.contains(secret), "{secret} is in the log");
     }
