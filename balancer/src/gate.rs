@@ -48,6 +48,8 @@ pub struct GateRules {
     pub client_rate: Option<Rate>,
     /// After one and a half keep alives, for the server to close a silent client itself.
     pub keep_alive_grace: Duration,
+    /// How long a client without keep alive may be silent; `None`: for ever.
+    pub silent_after: Option<Duration>,
 }
 
 impl Default for GateRules {
@@ -64,6 +66,7 @@ impl Default for GateRules {
             source_rate: None,
             client_rate: None,
             keep_alive_grace: Duration::from_secs(10),
+            silent_after: None,
         }
     }
 }
@@ -370,9 +373,10 @@ pub fn is_success(answer: &[u8]) -> bool {
     connack_code(answer) == Some(ReasonCode::Success as u8)
 }
 
-/// How long the client may be silent: one and a half keep alives [MQTT-3.1.2-22], and the grace. `None`: for ever, or it
-/// cannot be told. A v5 server may have set another keep alive in its answer [MQTT-3.2.2-21].
-pub fn longest_silence(passed: Passed, answer: &[u8], grace: Duration) -> Option<Duration> {
+/// How long the client may be silent: one and a half keep alives [MQTT-3.1.2-22], and the grace; without keep alive, what
+/// the rules say. `None`: for ever, or it cannot be told. A v5 server may have set another keep alive in its answer
+/// [MQTT-3.2.2-21].
+pub fn longest_silence(passed: Passed, answer: &[u8], rules: &GateRules) -> Option<Duration> {
     let keep_alive = if passed.version.is_v5() {
         match nsd_wire::read(Version::V5, answer, LONGEST_CONNACK) {
             Ok(Some((Packet::ConnAck(connack), _))) => {
@@ -383,7 +387,10 @@ pub fn longest_silence(passed: Passed, answer: &[u8], grace: Duration) -> Option
     } else {
         passed.keep_alive
     };
-    (keep_alive > 0).then(|| Duration::from_secs(keep_alive.into()) * 3 / 2 + grace)
+    if keep_alive == 0 {
+        return rules.silent_after;
+    }
+    Some(Duration::from_secs(keep_alive.into()) * 3 / 2 + rules.keep_alive_grace)
 }
 
 #[cfg(test)]

@@ -275,6 +275,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn sockets_that_connect_have_the_same_options() {
+        let listener = bind(any()).unwrap();
+        let connected = connect(listener.local_addr().unwrap()).await.unwrap();
+        let socket = Socket::from(connected.into_std().unwrap());
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
+    }
+
+    #[tokio::test]
     async fn at_the_limit_nothing_more_is_accepted_until_one_leaves() {
         let listener = Listener::new(bind(any()).unwrap(), Arc::new(Semaphore::new(1))).unwrap();
         let _clients = [(); 2].map(|()| TcpStream::connect(listener.address()).unwrap());

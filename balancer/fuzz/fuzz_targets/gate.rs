@@ -148,7 +148,7 @@ fn server(bytes: &[u8], version: Version) {
         assert!(judged == Answer::More || judged == now, "{judged:?}, then {now:?}");
         judged = now;
     }
-    let grace = Duration::from_secs(10);
-    let silence = longest_silence(Passed { version, keep_alive: 60 }, bytes, grace);
-    assert!(silence.is_none_or(|silence| silence > grace));
+    let rules = GateRules::default();
+    let silence = longest_silence(Passed { version, keep_alive: 60 }, bytes, &rules);
+    assert!(silence.is_none_or(|silence| silence > rules.keep_alive_grace));
 }

@@ -189,10 +189,15 @@ fn a_servers_answer_is_for_the_client_unless_it_is_unavailable() {
 
 #[test]
 fn silence_is_measured_by_the_keep_alive_that_holds() {
-    let grace = Duration::from_secs(10);
-    let silence = |version, keep_alive, answer: &[u8]| {
-        longest_silence(Passed { version, keep_alive }, answer, grace).map(|silence| silence.as_secs())
+    let rules = |silent_after| GateRules {
+        keep_alive_grace: Duration::from_secs(10),
+        silent_after,
+        ..GateRules::default()
     };
+    let by = |rules: &GateRules, version, keep_alive, answer: &[u8]| {
+        longest_silence(Passed { version, keep_alive }, answer, rules).map(|silence| silence.as_secs())
+    };
+    let silence = |version, keep_alive, answer: &[u8]| by(&rules(None), version, keep_alive, answer);
     assert_eq!(silence(Version::V311, 60, &[0x20, 2, 0, 0]), Some(100));
     assert_eq!(silence(Version::V311, 0, &[0x20, 2, 0, 0]), None);
     assert_eq!(silence(Version::V5, 60, &[0x20, 3, 0, 0, 0]), Some(100));
@@ -201,6 +206,12 @@ fn silence_is_measured_by_the_keep_alive_that_holds() {
     assert_eq!(silence(Version::V5, 60, &[0x20, 6, 0, 0, 3, 0x13, 0, 0]), None);
     assert_eq!(silence(Version::V5, 60, &[0xf0, 2, 0x18, 0]), None, "its CONNACK is still to come");
     assert_eq!(silence(Version::V311, u16::MAX, &[]), Some(98_312));
+    // Whose keep alive is none, by itself or by its server.
+    let limited = rules(Some(Duration::from_secs(1800)));
+    assert_eq!(by(&limited, Version::V311, 0, &[0x20, 2, 0, 0]), Some(1800));
+    assert_eq!(by(&limited, Version::V5, 60, &[0x20, 6, 0, 0, 3, 0x13, 0, 0]), Some(1800));
+    assert_eq!(by(&limited, Version::V311, 60, &[0x20, 2, 0, 0]), Some(100));
+    assert_eq!(by(&limited, Version::V5, 0, &[0xf0, 2, 0x18, 0]), None, "its CONNACK is still to come");
 }
 
 /// Bytes that get past the first looks often enough.
@@ -251,7 +262,7 @@ proptest! {
     fn an_answer_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..40), v5: bool) {
         let version = if v5 { Version::V5 } else { Version::V311 };
         answer(&bytes, version);
-        longest_silence(Passed { version, keep_alive: 1 }, &bytes, Duration::ZERO);
+        longest_silence(Passed { version, keep_alive: 1 }, &bytes, &GateRules::default());
     }
 }
 

@@ -244,7 +244,7 @@ fn seated(
         down,
         version: Some(passed.version),
         names,
-        silence: longest_silence(passed, answer, rules.keep_alive_grace),
+        silence: longest_silence(passed, answer, rules),
         accepted: is_success(answer),
         duplicates: policy.duplicates,
     }

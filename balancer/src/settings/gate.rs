@@ -11,6 +11,9 @@ use crate::gate::rates::Rate;
 use crate::gate::{CONNECT_SIZES, GateRules};
 use crate::limits;
 
+/// Where a client without keep alive may be silent for so long. Less would cut those that speak each second; more than a
+/// week of silence is no client any more, or a slip of the unit.
+const SILENCES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
 /// Longer keep alives do not fit a CONNECT.
 const KEEP_ALIVES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(65_535);
 const MAX_RATE: u64 = 1_000_000;
@@ -86,6 +89,7 @@ fn read_rules(table: &mut Table<'_, '_>) -> GateRules {
         keep_alive_grace: table
             .duration("keep_alive_grace", &limits::DURATIONS)
             .unwrap_or(default.keep_alive_grace),
+        silent_after: table.duration("silent_after", &SILENCES),
     }
 }
 

@@ -35,6 +35,7 @@ empty_client_id = false
 require_user_name = true
 max_keep_alive = "20m"
 keep_alive_grace = "4s"
+silent_after = "2days"
 source_rate = { per_minute = 600, burst = 50 }
 client_rate = { per_minute = 10 }
 [[listen.server]]
@@ -100,6 +101,7 @@ fn the_gate_is_read_and_follows_the_check_unless_told() {
         source_rate: Some(Rate { per_minute: 600, burst: 50 }),
         client_rate: Some(Rate { per_minute: 10, burst: 10 }),
         keep_alive_grace: Duration::from_secs(4),
+        silent_after: Some(Duration::from_secs(2 * 24 * 3600)),
     };
     assert_eq!(settings.frontends[0].gate, Some(expected));
     assert_eq!(settings.frontends[1].gate, None, "a backend that is not checked for MQTT");

@@ -317,6 +317,40 @@ async fn a_client_that_is_silent_for_longer_than_its_keep_alive_is_closed() {
     endless.read_exact(&mut byte).await.unwrap();
 }
 
+/// By a reload, for those who come from then on.
+#[tokio::test]
+async fn a_client_without_keep_alive_is_silent_when_the_settings_say_so() {
+    let b1 = Broker::start("b1").await;
+    let balancer = gated("", &[&b1]).await;
+    let came = async |id| {
+        let mut stream = TcpStream::connect(balancer.address).await.unwrap();
+        let told = Connect { keep_alive: 0, ..Connect::new(Version::V311, id) };
+        stream.write_all(&encoded(&told)).await.unwrap();
+        stream.read_exact(&mut [0; 10]).await.unwrap();
+        stream
+    };
+    let mut before = came("before").await;
+    let options = format!("{CHECK}\ngate = {{ silent_after = \"2s\" }}");
+    balancer.rewrite(&listen(balancer.address, &options, &servers(&["b1"], &[&b1])));
+    balancer.wait_for_log("reloaded: ~mqtt gate").await;
+    let (mut silent, mut speaks) = (came("silent").await, came("speaks").await);
+    let mut byte = [0; 2];
+    let begun = Instant::now();
+    while b1.sessions() > 2 {
+        assert!(begun.elapsed() < PATIENCE, "the silent one is never closed");
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        speaks.write_all(b"\xc0\0").await.unwrap();
+        speaks.read_exact(&mut byte).await.unwrap();
+    }
+    assert_eq!(silent.read(&mut byte).await.unwrap(), 0);
+    balancer.wait_for_log("id=\"silent\"").await;
+    assert_eq!(balancer.log().matches("end=\"client-silent\"").count(), 1);
+    for stream in [&mut before, &mut speaks] {
+        stream.write_all(b"\xc0\0").await.unwrap();
+        stream.read_exact(&mut byte).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_reload_changes_the_gate_for_those_who_come_and_leaves_those_who_are_there() {
     let b1 = Broker::start("b1").await;
