@@ -163,6 +163,8 @@ pub struct Passed {
     pub version: Version,
     /// Seconds; 0: none.
     pub keep_alive: u16,
+    /// Its session ends with its connection, and goes on with none of before.
+    pub clean: bool,
 }
 
 /// What follows from the bytes so far.
@@ -323,9 +325,15 @@ fn judge(connect: &Connect<'_>, rules: &GateRules) -> Verdict {
     } else if rules.max_keep_alive.is_some_and(too_long) {
         Refusal::KeepAlive
     } else {
-        return Verdict::Passed(Passed { version: connect.version, keep_alive: connect.keep_alive });
+        let (version, keep_alive) = (connect.version, connect.keep_alive);
+        return Verdict::Passed(Passed { version, keep_alive, clean: is_clean(connect) });
     };
     Verdict::Refused(Refused::new(why, Some(connect.version)))
+}
+
+/// Before v5, one flag says both; there, the expiry says what becomes of the session [MQTT-3.1.2-23].
+fn is_clean(connect: &Connect<'_>) -> bool {
+    connect.clean_start && connect.properties.session_expiry.unwrap_or(0) == 0
 }
 
 /// What a server's first bytes mean for its client.

@@ -26,6 +26,8 @@ pub(crate) struct Live {
     pub(crate) names: Names,
     /// `None`: not MQTT.
     pub(crate) version: Option<Version>,
+    /// See [`crate::gate::Passed`].
+    pub(crate) clean: bool,
     pub(crate) tls: bool,
     /// In the clear on both sides: another process can go on with it.
     pub(crate) movable: bool,

@@ -133,6 +133,7 @@ impl Backend {
         let policy = self.policy.load();
         match policy.balance {
             Balance::Source => {}
+            Balance::ClientId if !policy.is_affine(live.clean) => return false,
             Balance::ClientId if live.names.id_is_whole() => {}
             Balance::ClientId => return true,
             _ => return false,

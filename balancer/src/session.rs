@@ -165,6 +165,8 @@ struct Seated {
     down: Framing,
     /// `None`: not MQTT.
     version: Option<Version>,
+    /// See [`crate::gate::Passed`].
+    clean: bool,
     names: Names,
     /// How long the client may be silent; `None`: it has not said.
     silence: Option<Duration>,
@@ -206,6 +208,7 @@ async fn connect(stream: &impl Origin, client: &Client) -> Result<Seated, Failed
                 up: Framing::lost(),
                 down: Framing::lost(),
                 version: None,
+                clean: true,
                 names: Registry::nobody(),
                 silence: None,
                 accepted: true,

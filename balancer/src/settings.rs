@@ -28,7 +28,9 @@ mod take_over;
 mod tls;
 
 pub use arrivals::Arrivals;
-pub use backend::{BackendSettings, Balance, Duplicates, OnDown, Policy, ProxyVersion, RebalanceRules};
+pub use backend::{
+    Affinity, BackendSettings, Balance, Duplicates, OnDown, Policy, ProxyVersion, RebalanceRules,
+};
 pub use check::{Ask, Check, CheckKind, HttpAsk, MqttAsk};
 pub use dashboard::DashboardSettings;
 pub use entry::EntrySettings;

@@ -131,7 +131,8 @@ fn let_in(stream: &[u8], passed: Passed, rules: &GateRules) {
     else {
         panic!("what passed is no CONNECT")
     };
-    assert_eq!(passed, Passed { version: connect.version, keep_alive: connect.keep_alive });
+    let clean = connect.clean_start && connect.properties.session_expiry.unwrap_or(0) == 0;
+    assert_eq!(passed, Passed { version: connect.version, keep_alive: connect.keep_alive, clean });
     assert!(length <= rules.max_connect);
     assert!(rules.versions.contains(&connect.version));
     assert!(connect.client_id.len() <= rules.max_client_id);
@@ -149,6 +150,6 @@ fn server(bytes: &[u8], version: Version) {
         judged = now;
     }
     let rules = GateRules::default();
-    let silence = longest_silence(Passed { version, keep_alive: 60 }, bytes, &rules);
+    let silence = longest_silence(Passed { version, keep_alive: 60, clean: true }, bytes, &rules);
     assert!(silence.is_none_or(|silence| silence > rules.keep_alive_grace));
 }

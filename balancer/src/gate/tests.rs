@@ -1,4 +1,4 @@
-use nsd_wire::Will;
+use nsd_wire::{ConnectProperties, Will};
 use proptest::prelude::*;
 
 use super::*;
@@ -45,7 +45,7 @@ fn a_sound_connect_passes_in_pieces_of_any_size_and_is_kept() {
         let bytes = connect(version, "device");
         for step in 1..=bytes.len() {
             let mut gate = Gate::default();
-            let passed = Verdict::Passed(Passed { version, keep_alive: 60 });
+            let passed = Verdict::Passed(Passed { version, keep_alive: 60, clean: true });
             assert_eq!(fed(&mut gate, &bytes, step, &GateRules::default()), passed);
             assert_eq!(gate.bytes(), bytes);
             assert_eq!(gate.connect().map(|connect| connect.client_id), Some("device"));
@@ -188,6 +188,22 @@ fn a_servers_answer_is_for_the_client_unless_it_is_unavailable() {
 }
 
 #[test]
+fn a_session_is_clean_that_begins_and_ends_with_its_connection() {
+    let clean = |version, clean_start, session_expiry| {
+        let properties = ConnectProperties { session_expiry, ..ConnectProperties::default() };
+        let told = Connect { clean_start, properties, ..Connect::new(version, "device") };
+        match judged(&encoded(version, &told), &GateRules::default()) {
+            Verdict::Passed(passed) => passed.clean,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(clean(Version::V311, true, None) && clean(Version::V5, true, None));
+    assert!(clean(Version::V5, true, Some(0)));
+    assert!(!clean(Version::V311, false, None) && !clean(Version::V5, false, Some(0)));
+    assert!(!clean(Version::V5, true, Some(1)) && !clean(Version::V5, true, Some(u32::MAX)));
+}
+
+#[test]
 fn silence_is_measured_by_the_keep_alive_that_holds() {
     let rules = |silent_after| GateRules {
         keep_alive_grace: Duration::from_secs(10),
@@ -195,7 +211,8 @@ fn silence_is_measured_by_the_keep_alive_that_holds() {
         ..GateRules::default()
     };
     let by = |rules: &GateRules, version, keep_alive, answer: &[u8]| {
-        longest_silence(Passed { version, keep_alive }, answer, rules).map(|silence| silence.as_secs())
+        longest_silence(Passed { version, keep_alive, clean: true }, answer, rules)
+            .map(|silence| silence.as_secs())
     };
     let silence = |version, keep_alive, answer: &[u8]| by(&rules(None), version, keep_alive, answer);
     assert_eq!(silence(Version::V311, 60, &[0x20, 2, 0, 0]), Some(100));
@@ -262,7 +279,7 @@ proptest! {
     fn an_answer_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..40), v5: bool) {
         let version = if v5 { Version::V5 } else { Version::V311 };
         answer(&bytes, version);
-        longest_silence(Passed { version, keep_alive: 1 }, &bytes, &GateRules::default());
+        longest_silence(Passed { version, keep_alive: 1, clean: true }, &bytes, &GateRules::default());
     }
 }
 

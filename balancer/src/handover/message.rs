@@ -113,6 +113,9 @@ pub struct Session {
     pub peer: SocketAddr,
     /// The protocol level; `None`: not MQTT.
     pub level: Option<u8>,
+    /// A process that does not tell may have left clients alone that could be moved, no more.
+    #[serde(default)]
+    pub clean: bool,
     pub client_id: String,
     pub user_name: String,
     pub age_ms: u64,
@@ -185,6 +188,7 @@ mod tests {
             frontend: name.to_owned(),
             peer: "[2001:db8::1]:65535".parse().unwrap(),
             level: Some(5),
+            clean: true,
             client_id: name.to_owned(),
             user_name: name.to_owned(),
             age_ms: u64::MAX,

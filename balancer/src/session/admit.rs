@@ -41,7 +41,7 @@ where
     };
     match verdict {
         Ok(guest) => {
-            let Passed { version, keep_alive } = guest.passed;
+            let Passed { version, keep_alive, .. } = guest.passed;
             client.frontend.tally.count(|counts| counts.connect(number(version), keep_alive));
             offer(stream, client, &guard.rules, &gate, guest).await
         }
@@ -119,6 +119,7 @@ where
 {
     let Guest { passed, backend, names, key } = guest;
     let policy = backend.policy.load_full();
+    let key = key.filter(|_| policy.is_affine(passed.clean));
     let who = Who { source: client.peer.ip(), client: key };
     let mut tried = Vec::new();
     let (mut last_word, mut why) = (None, None);
@@ -243,6 +244,7 @@ fn seated(
         up,
         down,
         version: Some(passed.version),
+        clean: passed.clean,
         names,
         silence: longest_silence(passed, answer, rules),
         accepted: is_success(answer),

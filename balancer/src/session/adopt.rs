@@ -90,6 +90,7 @@ fn talk(
         up: session.framing_up,
         down: session.framing_down,
         version,
+        clean: session.clean,
         names: version.map_or_else(Registry::nobody, names),
         silence: (!silence.is_zero()).then_some(silence),
         accepted: true,

@@ -37,7 +37,8 @@ where
     C: Side + Origin,
 {
     pub(super) fn begin(stream: C, seated: Seated, client: Client) -> Self {
-        let Seated { server, seat, moved, up, down, version, names, silence, accepted, duplicates } = seated;
+        let Seated { server, seat, moved, up, down, version, clean, names, silence, accepted, duplicates } =
+            seated;
         let Client { peer, since, frontend, shared, pass, _permit, _place } = client;
         let (names, duplicates) = if accepted {
             (names, duplicates)
@@ -49,6 +50,7 @@ where
             handle: Handle::new(moved, silence, shared.registry.now()),
             names,
             version,
+            clean,
             tls: stream.is_tls(),
             // Another process would take it for one that was let in.
             movable: accepted && stream.plain_socket().is_some() && server.plain_socket().is_some(),

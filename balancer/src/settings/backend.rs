@@ -23,6 +23,7 @@ pub struct BackendSettings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     pub balance: Balance,
+    pub affinity: Affinity,
     pub check: Check,
     pub connect_timeout: Duration,
     pub on_down: OnDown,
@@ -69,6 +70,13 @@ pub enum Balance {
     ClientId,
 }
 
+impl Policy {
+    /// Whether the identifier of such a client says where it belongs.
+    pub(crate) fn is_affine(&self, clean: bool) -> bool {
+        self.balance == Balance::ClientId && !(clean && self.affinity == Affinity::Persistent)
+    }
+}
+
 impl Balance {
     const CHOICES: [(&str, Self); 5] = [
         ("leastconn", Self::LeastConnections),
@@ -77,6 +85,15 @@ impl Balance {
         ("source", Self::Source),
         ("client_id", Self::ClientId),
     ];
+}
+
+/// Whose identifiers count with [`Balance::ClientId`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Affinity {
+    /// Every client's.
+    All,
+    /// Of those whose session outlives the connection, or goes on with one of before: the others lose nothing elsewhere.
+    Persistent,
 }
 
 /// What happens to the sessions of a server that is marked down.
@@ -118,6 +135,10 @@ pub(super) fn read_backend(table: &mut Table<'_, '_>, seen: &mut Seen) -> Option
 
 fn read_policy(table: &mut Table<'_, '_>, servers: usize) -> Policy {
     let balance = table.choice("balance", &Balance::CHOICES).unwrap_or(Balance::LeastConnections);
+    let affinity = table.choice("affinity", &[("all", Affinity::All), ("persistent", Affinity::Persistent)]);
+    if affinity.is_some() && balance != Balance::ClientId {
+        table.problem("affinity", "only `balance = \"client_id\"` has any");
+    }
     let on_down = table.choice("on_down", &[("close", OnDown::Close), ("keep", OnDown::Keep)]);
     let send_proxy = table.choice("send_proxy", &[("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)]);
     let connect_timeout =
@@ -128,6 +149,7 @@ fn read_policy(table: &mut Table<'_, '_>, servers: usize) -> Policy {
     let duplicates = table.choice("duplicates", &[("close", Duplicates::Close), ("keep", Duplicates::Keep)]);
     Policy {
         balance,
+        affinity: affinity.unwrap_or(Affinity::All),
         check,
         connect_timeout,
         on_down: on_down.unwrap_or(OnDown::Close),

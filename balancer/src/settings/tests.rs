@@ -117,6 +117,22 @@ fn the_gate_is_read_and_follows_the_check_unless_told() {
 }
 
 #[test]
+fn affinity_is_for_those_who_are_spread_by_identifier() {
+    let section = |keys: &str| {
+        let server = "[[listen.server]]\nname = \"a\"\naddress = \"10.0.0.3:1883\"\n";
+        format!("[[listen]]\nname = \"m\"\nbind = [\"0.0.0.0:1883\"]\nmode = \"mqtt\"\n{keys}\n{server}")
+    };
+    let policy = |keys: &str| parse(&section(keys)).unwrap().backends[0].policy.clone();
+    let by_id = policy("balance = \"client_id\"");
+    assert!(by_id.is_affine(false) && by_id.is_affine(true));
+    let persistent = policy("balance = \"client_id\"\naffinity = \"persistent\"");
+    assert!(persistent.is_affine(false) && !persistent.is_affine(true));
+    assert!(!policy("balance = \"source\"").is_affine(false));
+    let told = problems(&section("balance = \"random\"\naffinity = \"persistent\""));
+    assert_eq!(told, ["6: listen.affinity: only `balance = \"client_id\"` has any"]);
+}
+
+#[test]
 fn all_problems_of_a_gate_come_at_once() {
     let text = r#"
 [[listen]]

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use nsd_edge::admin::Method;
+use nsd_wire::{Connect, Version};
+use tokio::net::TcpStream;
 
 use crate::support::{Balancer, Broker, CHECK, Client, UNCHECKED, free_address, listen, servers, until};
 
@@ -58,6 +60,37 @@ async fn frontend_and_backend_apart_do_the_same_as_listen() {
     let _balancer = Balancer::start(address, &settings).await;
     let _clients = [Client::connect(address).await.unwrap(), Client::connect(other).await.unwrap()];
     assert_eq!(b1.sessions(), 2);
+}
+
+/// Who loses nothing elsewhere goes to where there is room; the others to their own server.
+#[tokio::test]
+async fn where_only_persistent_sessions_are_affine_the_others_even_the_load_out() {
+    let (b1, b2) = (Broker::start("b1").await, Broker::start("b2").await);
+    let address = free_address();
+    let options = format!("balance = \"client_id\"\naffinity = \"persistent\"\n{UNCHECKED}");
+    let _balancer =
+        Balancer::start(address, &listen(address, &options, &servers(&["b1", "b2"], &[&b1, &b2]))).await;
+    let came = async |clean_start, id: String| {
+        let connect = Connect { clean_start, ..Connect::new(Version::V311, &id) };
+        Client::over_told(TcpStream::connect(address).await.unwrap(), &connect).await.unwrap()
+    };
+    let all = async |clean_start| {
+        let mut clients = Vec::new();
+        for number in 0..40 {
+            clients.push(came(clean_start, format!("device-{number}")).await);
+        }
+        clients
+    };
+    let clean = all(true).await;
+    assert_eq!(shares(&clean), HashMap::from([("b1", 20), ("b2", 20)]));
+    // As many at both, so each finds its own server below its bound, whoever else came.
+    let homes: Vec<String> = all(false).await.into_iter().map(|client| client.broker).collect();
+    until("they have left", async || b1.sessions() + b2.sessions() == 40).await;
+    for (number, home) in homes.iter().enumerate().rev() {
+        assert_eq!(came(false, format!("device-{number}")).await.broker, *home);
+        until("it has left", async || b1.sessions() + b2.sessions() == 40).await;
+    }
+    assert!(homes.iter().any(|home| home == "b1") && homes.iter().any(|home| home == "b2"));
 }
 
 /// The ids that HAProxy's table of 32-byte keys puts on one server.

@@ -253,6 +253,22 @@ async fn clients_that_would_return_to_their_server_are_not_sent_away() {
     drop(fleet);
 }
 
+/// What these devices ask for ends with their connections, so no server is their own.
+#[tokio::test]
+async fn clean_sessions_are_sent_away_where_only_persistent_ones_have_a_server_of_their_own() {
+    let (b1, b2) = (Witness::start().await, Witness::start().await);
+    let only = "balance = \"client_id\"\naffinity = \"persistent\"";
+    let balancer = before(only, &[&b1]).await;
+    let devices = Device::many(balancer.address, "device", 100, Version::V5).await;
+    let fleet = Fleet::of(balancer.address, devices);
+    balancer.rewrite(&listen(balancer.address, &format!("{only}\n{CHECK}"), &named(&[&b1, &b2])));
+    balancer.wait_for_state("b2", "healthy").await;
+    balancer.ask(Method::POST, "/rebalance", Some(json!({ "rate": "500/s" }))).await;
+    until("it is over", async || moves(&balancer).await["stage"] == "done").await;
+    assert_eq!(moves(&balancer).await["moved"], 50);
+    drop(fleet);
+}
+
 /// Where a client belongs depends on all of its identifier, of which only the beginning is kept.
 #[tokio::test]
 async fn clients_with_identifiers_too_long_to_be_kept_are_left_alone() {

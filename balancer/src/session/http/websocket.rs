@@ -28,6 +28,7 @@ impl Registered {
             handle: Handle::new(Moved::default(), None, shared.registry.now()),
             names: Registry::nobody(),
             version: None,
+            clean: true,
             tls: connection.extras.tls.as_ref().is_some_and(|tls| tls.over_tls),
             // What HTTP has read ahead is here, and in no socket.
             movable: false,

@@ -60,10 +60,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Self::over_as(stream, &another()).await
     }
 
-    pub(crate) async fn over_as(mut stream: S, id: &str) -> io::Result<Self> {
+    pub(crate) async fn over_as(stream: S, id: &str) -> io::Result<Self> {
+        Self::over_told(stream, &Connect::new(Version::V311, id)).await
+    }
+
+    /// Of version 3.1.1.
+    pub(crate) async fn over_told(mut stream: S, told: &Connect<'_>) -> io::Result<Self> {
         let connect = async {
             let mut bytes = Vec::new();
-            Connect::new(Version::V311, id).encode(Version::V311, &mut bytes).map_err(io::Error::other)?;
+            told.encode(Version::V311, &mut bytes).map_err(io::Error::other)?;
             stream.write_all(&bytes).await?;
             let mut received = Vec::new();
             let mut accepted = 0;
