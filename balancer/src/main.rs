@@ -114,11 +114,14 @@ struct Rebalance {
     /// So many sessions leave in a second or a minute: 50/s, 30/min
     #[arg(long, value_name = "RATE")]
     rate: Option<Pace>,
+    /// But no more of the backend's sessions in a minute than so many per cent: 1 to 100
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=100))]
+    percent_per_minute: Option<u32>,
     /// Only say what would be moved
     #[arg(long)]
     dry_run: bool,
     /// Move no more
-    #[arg(long, conflicts_with_all = ["rate", "dry_run"])]
+    #[arg(long, conflicts_with_all = ["rate", "percent_per_minute", "dry_run"])]
     stop: bool,
 }
 
@@ -138,7 +141,13 @@ impl Drain {
 impl Rebalance {
     fn body(&self) -> Value {
         let rate = self.rate.map(|rate| rate.to_string());
-        json!({ "backend": self.backend, "rate": rate, "dry_run": self.dry_run, "stop": self.stop })
+        json!({
+            "backend": self.backend,
+            "rate": rate,
+            "percent_per_minute": self.percent_per_minute,
+            "dry_run": self.dry_run,
+            "stop": self.stop,
+        })
     }
 }
 

@@ -49,6 +49,14 @@ impl Pace {
     }
 }
 
+/// At least so long between two of so many, for no more than some per cent of them to go within any minute; one always may.
+pub fn gap_for_share(sessions: u32, percent: u32) -> Duration {
+    let most = (u64::from(sessions) * u64::from(percent) / 100).max(1);
+    Duration::from_nanos(
+        Duration::from_secs(60).as_nanos().div_ceil(most.into()).try_into().unwrap_or(u64::MAX),
+    )
+}
+
 impl FromStr for Pace {
     type Err = NoPace;
 
@@ -81,6 +89,17 @@ mod tests {
         }
         for wrong in ["", "50", "0/s", "-1/s", "5/h", "1.5/s", "1000001/s", "/s"] {
             assert_eq!(wrong.parse::<Pace>(), Err(NoPace), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn within_a_minute_no_more_go_than_their_share() {
+        for (sessions, percent, most) in [(1000, 10, 100), (1000, 1, 10), (334, 5, 16), (7, 1, 1), (0, 5, 1)]
+        {
+            let gap = gap_for_share(sessions, percent);
+            // The first at once, and one more after each gap.
+            assert!(gap * most >= Duration::from_secs(60), "{sessions} {percent} {gap:?}");
+            assert!(gap * (most - 1) < Duration::from_secs(60), "{sessions} {percent} {gap:?}");
         }
     }
 

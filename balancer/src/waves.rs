@@ -17,16 +17,24 @@ const LAG: Duration = Duration::from_millis(100);
 pub(crate) struct Beat {
     pace: Pace,
     due: Instant,
+    /// However much was missed, and whatever the pace.
+    least: Duration,
 }
 
 impl Beat {
     pub(crate) fn new(pace: Pace) -> Self {
-        Self { pace, due: Instant::now() }
+        Self { pace, due: Instant::now(), least: Duration::ZERO }
+    }
+
+    /// With no less than this between two.
+    pub(crate) fn at_least(self, least: Duration) -> Self {
+        Self { least, ..self }
     }
 
     pub(crate) async fn next(&mut self) {
         let now = Instant::now();
-        self.due = self.due.max(now.checked_sub(LAG).unwrap_or(now)) + self.pace.gap(fastrand::f64());
+        let next = self.due.max(now.checked_sub(LAG).unwrap_or(now)) + self.pace.gap(fastrand::f64());
+        self.due = next.max(now + self.least);
         if self.due > now {
             sleep_until(self.due).await;
         }
@@ -42,6 +50,23 @@ pub(crate) async fn close_dead(sessions: Vec<Arc<Live>>, pace: Pace) {
         }
         if live.handle.tell(Order::ServerDown) {
             beat.next().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_missed_is_made_up_for_but_for_the_least_gap() {
+        let least = Duration::from_millis(40);
+        let mut beat = Beat::new(Pace::per_second(10_000)).at_least(least);
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_millis(30));
+            let now = Instant::now();
+            beat.next().await;
+            assert!(now.elapsed() >= least);
         }
     }
 }

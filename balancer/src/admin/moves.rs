@@ -33,6 +33,7 @@ struct AskedRebalance {
     /// All of them unless told.
     backend: Option<String>,
     rate: Option<String>,
+    percent_per_minute: Option<u32>,
     #[serde(default)]
     dry_run: bool,
     #[serde(default)]
@@ -112,6 +113,9 @@ pub(super) fn rebalance(balancer: &Balancer, request: &Request) -> Reply {
         Ok(pace) => pace,
         Err(reply) => return reply,
     };
+    if asked.percent_per_minute.is_some_and(|percent| !(1..=100).contains(&percent)) {
+        return Reply::problem(StatusCode::BAD_REQUEST, "percent_per_minute: 1 to 100");
+    }
     let meant = |name: &str| asked.backend.as_deref().is_none_or(|wanted| wanted == name);
     let backends: Vec<Arc<Backend>> =
         balancer.running.lock().backends.iter().filter(|backend| meant(&backend.name)).cloned().collect();
@@ -127,8 +131,11 @@ pub(super) fn rebalance(balancer: &Balancer, request: &Request) -> Reply {
     let plans: Vec<Planned> = backends.iter().map(|backend| shown(backend)).collect();
     if !asked.dry_run {
         for backend in &backends {
-            let pace = pace.or(backend.policy.load().rebalance.map(|rules| rules.pace));
-            let rebalance = Rebalance { pace: pace.unwrap_or(limits::MOVE_RATE) };
+            let rules = backend.policy.load().rebalance;
+            let pace = pace.or(rules.map(|rules| rules.pace)).unwrap_or(limits::MOVE_RATE);
+            let percent_per_minute =
+                asked.percent_per_minute.or(rules.and_then(|rules| rules.percent_per_minute));
+            let rebalance = Rebalance { pace, percent_per_minute };
             rebalance.begin(&shared.moving, &shared.registry, backend);
         }
     }

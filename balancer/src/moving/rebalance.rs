@@ -9,17 +9,20 @@ use super::{Job, Moving, What};
 use crate::backend::State;
 use crate::limits;
 use crate::moves::{self, Plan, Share};
-use crate::pace::Pace;
+use crate::pace::{self, Pace};
 use crate::registry::{Live, Registry};
 use crate::relay::Order;
 use crate::running::Backend;
 use crate::server::Balancer;
+use crate::settings::RebalanceRules;
 use crate::waves::Beat;
 
 /// What an operator asked for, or the settings.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rebalance {
     pub(crate) pace: Pace,
+    /// Whatever the pace, no more of the backend's sessions leave a minute than so many per cent.
+    pub(crate) percent_per_minute: Option<u32>,
 }
 
 /// What a rebalance of the backend would do now. A server that was not checked yet counts: it was added to take its share.
@@ -60,7 +63,11 @@ impl Rebalance {
     }
 
     async fn close(self, job: &Job, registry: &Registry, backend: &Backend, plan: &Plan) {
-        let mut beat = Beat::new(self.pace);
+        let least = self.percent_per_minute.map(|percent| pace::gap_for_share(plan.sessions, percent));
+        let least = least.unwrap_or_default();
+        // The one that was stopped for this may have closed somebody just now.
+        sleep(least).await;
+        let mut beat = Beat::new(self.pace).at_least(least);
         for live in chosen(registry, backend, plan) {
             job.wait_until(|| backend.takes_besides(&live.member, false)).await;
             if job.close(&live, Order::Rebalance) {
@@ -117,7 +124,8 @@ pub(crate) async fn by_themselves(balancer: Arc<Balancer>) {
             // All are asked: each says so once.
             let settled = members.iter().filter(|entry| entry.member.has_settled(rules.after)).count();
             if settled > 0 && planned(&backend).percent > rules.threshold {
-                Rebalance { pace: rules.pace }.begin(
+                let RebalanceRules { pace, percent_per_minute, .. } = rules;
+                Rebalance { pace, percent_per_minute }.begin(
                     &balancer.shared.moving,
                     &balancer.shared.registry,
                     &backend,

@@ -44,6 +44,8 @@ pub struct Policy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RebalanceRules {
     pub pace: Pace,
+    /// No more of the backend's sessions a minute.
+    pub percent_per_minute: Option<u32>,
     /// A share that is larger than the fair one by more than so many per cent is too large.
     pub threshold: u32,
     /// A server must have been well for so long.
@@ -167,11 +169,14 @@ fn read_rebalance(table: &mut Table<'_, '_>) -> Option<RebalanceRules> {
     let mut table = table.table("rebalance")?;
     table.require("rate");
     let pace = table.parsed("rate", "10/s");
+    let percent_per_minute =
+        table.number("percent_per_minute", 1, 100).and_then(|percent| u32::try_from(percent).ok());
     let threshold = table.number("threshold", 0, 1000).and_then(|percent| u32::try_from(percent).ok());
     let after = table.duration("after", &limits::DURATIONS);
     table.finish();
     Some(RebalanceRules {
         pace: pace?,
+        percent_per_minute,
         threshold: threshold.unwrap_or(limits::REBALANCE_THRESHOLD),
         after: after.unwrap_or(limits::REBALANCE_AFTER),
     })

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nsd_edge::admin::{Method, StatusCode};
 use nsd_wire::Version;
@@ -231,6 +231,31 @@ async fn where_the_settings_say_so_it_begins_by_itself() {
     until("half of them are at b2", async || (b1.sessions(), b2.sessions()) == (50, 50)).await;
     until("it is over", async || moves(&balancer).await["stage"] == "done").await;
     assert_eq!(moves(&balancer).await["moved"], 50);
+    drop(fleet);
+}
+
+#[tokio::test]
+async fn a_rebalance_moves_no_more_of_all_in_a_minute_than_it_may() {
+    let (b1, b2) = (Witness::start().await, Witness::start().await);
+    let rebalance = "rebalance = { rate = \"500/s\", percent_per_minute = 2, after = \"200ms\" }";
+    let balancer = before(rebalance, &[&b1]).await;
+    let devices = Device::many(balancer.address, "device", 100, Version::V5).await;
+    let fleet = Fleet::of(balancer.address, devices);
+    balancer.rewrite(&listen(balancer.address, &format!("{rebalance}\n{CHECK}"), &named(&[&b1, &b2])));
+    until("it has begun", async || !moves(&balancer).await.is_null()).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let report = moves(&balancer).await;
+    assert_eq!((&report["closed"], &report["planned"]), (&json!(0), &json!(50)), "one in 30 s: {report}");
+    let begun = Instant::now();
+    let asked = json!({ "rate": "500/s", "percent_per_minute": 100 });
+    balancer.ask(Method::POST, "/rebalance", Some(asked)).await;
+    until("four have gone", async || b2.sessions() >= 4).await;
+    assert!(begun.elapsed() >= Duration::from_millis(2400), "one in 600 ms: {:?}", begun.elapsed());
+    for percent in [0, 101] {
+        let asked = json!({ "percent_per_minute": percent });
+        let (status, answer) = balancer.ask(Method::POST, "/rebalance", Some(asked)).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+    }
     drop(fleet);
 }
 
