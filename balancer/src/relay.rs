@@ -121,8 +121,8 @@ where
     fn poll_both(&mut self, context: &mut Context<'_>, handle: &Handle) -> Poll<End> {
         let before = self.half_closed.as_ref().map(|_| handle.moved());
         let Self { client, server, up, down, .. } = self;
-        let upward = up.poll(context, client, server, &handle.up);
-        let downward = down.poll(context, server, client, &handle.down);
+        let upward = up.poll(context, client, server, &handle.up, down);
+        let downward = down.poll(context, server, client, &handle.down, up);
         match (upward, downward) {
             (Poll::Ready(Err(broke)), _) => {
                 return Poll::Ready(self.ended(broke.end(End::ClientBroke, End::ServerBroke)));

@@ -5,9 +5,15 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::Notify;
+use tokio::time::sleep;
+
+/// For each timer that is due before all others the runtime wakes itself with a system call. Nearly all of ours guard what
+/// takes a moment, and are longer than this: with one that is always due before them, they cost none.
+const TICK: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Workers {
@@ -58,6 +64,11 @@ impl Worker {
         let handle = runtime.handle().clone();
         let stop = Arc::new(Notify::new());
         let stopped = Arc::clone(&stop);
+        runtime.spawn(async {
+            loop {
+                sleep(TICK).await;
+            }
+        });
         let run = move || runtime.block_on(stopped.notified());
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(run)?;
         Ok(Self { handle, sessions: Arc::default(), stop, thread: Some(thread) })

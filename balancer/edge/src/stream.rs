@@ -95,24 +95,37 @@ pub fn poll_read_scratch<S: AsyncRead, T>(
     })
 }
 
+/// What is behind bytes that were read: seen while looking whether there are more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behind {
+    /// Nothing that is known.
+    Open,
+    /// The stream's end.
+    Ended,
+    /// It is broken. A stream may tell so only once.
+    Broken,
+}
+
 /// [`poll_read_scratch`] for who passes the bytes on at once: `pass` gets the context back, to poll the writer with it.
-/// Takes all that is there, up to [`SCRATCH`], since a TLS stream gives a few records a read, and each pass is a write.
-/// What broke the stream behind these bytes is told beside what `pass` said: a stream may tell it only once.
+/// Takes all that is there, up to `most` and [`SCRATCH`], since a TLS stream gives a few records a read, and each pass is a
+/// write. No bytes are the stream's end.
 pub fn poll_pass_scratch<S: AsyncRead, T>(
     mut stream: Pin<&mut S>,
     context: &mut Context<'_>,
+    most: usize,
     pass: impl FnOnce(&mut Context<'_>, &[u8]) -> T,
-) -> Poll<io::Result<(T, io::Result<()>)>> {
+) -> Poll<io::Result<(T, Behind)>> {
     SCRATCH_BUFFER.with_borrow_mut(|scratch| {
-        let mut buffer = ReadBuf::new(scratch);
+        let mut buffer = ReadBuf::new(&mut scratch[..most.min(SCRATCH)]);
         ready!(stream.as_mut().poll_read(context, &mut buffer))?;
-        let (mut before, mut behind) = (0, Ok(()));
+        let (mut before, mut behind) = (0, Behind::Open);
         while buffer.filled().len() > before && buffer.remaining() > 0 {
             before = buffer.filled().len();
-            // What ends the stream here does so again at the next read.
-            if let Poll::Ready(Err(error)) = stream.as_mut().poll_read(context, &mut buffer) {
-                behind = Err(error);
-            }
+            behind = match stream.as_mut().poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if buffer.filled().len() == before => Behind::Ended,
+                Poll::Ready(Err(_)) => Behind::Broken,
+                Poll::Ready(Ok(())) | Poll::Pending => Behind::Open,
+            };
         }
         Poll::Ready(Ok((pass(context, buffer.filled()), behind)))
     })
@@ -215,12 +228,32 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let (bytes, behind) = std::future::poll_fn(|context| {
-            poll_pass_scratch(Pin::new(&mut stream), context, |_, bytes| bytes.to_vec())
+            poll_pass_scratch(Pin::new(&mut stream), context, SCRATCH, |_, bytes| bytes.to_vec())
         })
         .await
         .unwrap();
         assert_eq!(bytes, b"last words");
-        assert_eq!(behind.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(behind, Behind::Broken);
+    }
+
+    #[tokio::test]
+    async fn the_end_is_seen_behind_the_last_bytes_and_not_where_more_could_be_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut stream = Stream::from(listener.accept().await.unwrap().0);
+        client.write_all(b"last words").await.unwrap();
+        drop(client);
+        while !stream.socket().ready(Interest::READABLE).await.unwrap().is_read_closed() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        for (most, expected) in
+            [(5, (b"last ".to_vec(), Behind::Open)), (6, (b"words".to_vec(), Behind::Ended))]
+        {
+            let read = std::future::poll_fn(|context| {
+                poll_pass_scratch(Pin::new(&mut stream), context, most, |_, bytes| bytes.to_vec())
+            });
+            assert_eq!(read.await.unwrap(), expected);
+        }
     }
 
     #[tokio::test]

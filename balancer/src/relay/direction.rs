@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
-use nsd_edge::stream::poll_pass_scratch;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use nsd_edge::stream::{Behind, SCRATCH, poll_pass_scratch};
+use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
 use super::Side;
@@ -70,19 +70,22 @@ impl Direction {
         self.tail.is_some()
     }
 
-    /// Moves what can be moved now; ready once the reader has ended and the writer was told.
+    /// Moves what can be moved now; ready once the reader has ended and the writer was told. `other` is the other way: where
+    /// it is over, both sockets are closed next, which tells a writer that expects no goodbye.
     pub(super) fn poll(
         &mut self,
         context: &mut Context<'_>,
         reader: &mut impl Side,
         writer: &mut impl Side,
         moved: &AtomicU64,
+        other: &Self,
     ) -> Poll<Result<(), Broke>> {
         ready!(self.poll_all(context, reader, writer, moved))?;
-        if self.reader == Reader::Ended {
+        let closed_next = other.reader == Reader::Told && writer.plain_socket().is_some();
+        if self.reader == Reader::Ended && !closed_next {
             ready!(Pin::new(writer).poll_shutdown(context)).map_err(|_| Broke::Writer)?;
-            self.reader = Reader::Told;
         }
+        self.reader = Reader::Told;
         Poll::Ready(Ok(()))
     }
 
@@ -105,7 +108,7 @@ impl Direction {
             {
                 ready!(self.poll_pipe(context, pipe, from, to, moved))?;
             } else {
-                ready!(self.poll_pass(context, reader, writer, moved))?;
+                ready!(self.poll_pass(context, reader, writer, moved, SCRATCH))?;
             }
         }
     }
@@ -125,8 +128,7 @@ impl Direction {
             if let Some(over) = self.reader_is_over() {
                 return Poll::Ready(over);
             }
-            let mut limited = (&mut *reader).take(left as u64);
-            ready!(self.poll_pass(context, &mut limited, writer, moved))?;
+            ready!(self.poll_pass(context, reader, writer, moved, left))?;
         }
     }
 
@@ -218,23 +220,22 @@ impl Direction {
         self.large_reads = if bytes < LARGE { 0 } else { self.large_reads.saturating_add(1) };
     }
 
-    /// One read, straight from the scratch buffer to the writer.
-    fn poll_pass<R, W>(
+    /// What is there, up to `most`, straight from the scratch buffer to the writer.
+    fn poll_pass(
         &mut self,
         context: &mut Context<'_>,
-        reader: &mut R,
-        writer: &mut W,
+        reader: &mut impl Side,
+        writer: &mut impl Side,
         moved: &AtomicU64,
-    ) -> Poll<Result<(), Broke>>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
+        most: usize,
+    ) -> Poll<Result<(), Broke>> {
         let pass = |context: &mut Context<'_>, bytes: &[u8]| self.pass_on(context, writer, bytes, moved);
-        let passed = ready!(poll_pass_scratch(Pin::new(reader), context, pass));
+        let passed = ready!(poll_pass_scratch(Pin::new(reader), context, most, pass));
         let (passed, behind) = passed.map_err(|_| Broke::Reader)?;
-        if behind.is_err() {
-            self.reader = Reader::Broken;
+        match behind {
+            Behind::Open => {}
+            Behind::Ended => self.reader = Reader::Ended,
+            Behind::Broken => self.reader = Reader::Broken,
         }
         Poll::Ready(passed.map_err(|_| Broke::Writer))
     }

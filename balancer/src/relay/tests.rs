@@ -94,11 +94,14 @@ async fn an_idle_direction_keeps_no_buffer() {
     let (mut near, mut reader) = duplex(64);
     let (mut writer, mut far) = duplex(16);
     let mut direction = Direction::new(Framing::lost());
+    let other = Direction::new(Framing::lost());
     let moved = AtomicU64::new(0);
     near.write_all(&[1; 40]).await.unwrap();
     let mut step = async || {
-        poll_fn(|context| Poll::Ready(direction.poll(context, &mut reader, &mut writer, &moved).is_pending()))
-            .await
+        poll_fn(|context| {
+            Poll::Ready(direction.poll(context, &mut reader, &mut writer, &moved, &other).is_pending())
+        })
+        .await
             && !direction.is_held_up()
     };
     assert!(!step().await, "16 of 40 bytes fit, the rest is kept");
