@@ -238,6 +238,14 @@ pub(crate) const BALANCER: &[Row] = &[
         ..ROW
     },
     Row {
+        key: "paced-tls",
+        work: "the same, TLS, 20 k/s over 100 connections",
+        door: Door::EchoTls,
+        load: &["relay", "--connections", "100", "--rate", "20000", TLS[0], TLS[1], TLS[2]],
+        figures: &[(Figure::Cpu, None), (Figure::P99, None)],
+        ..ROW
+    },
+    Row {
         key: "bulk",
         work: "bulk, 4 connections up",
         door: Door::Sink,

@@ -9,14 +9,18 @@ use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use nsd_load::cli::Role;
 use nsd_wire::{Connect, Version, Will};
+use rustix::process::setpriority_process;
+use rustix::thread::{CpuSet, sched_setaffinity};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::runtime::Builder;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::Seen;
 use super::configuration::{Balance, Options};
 use super::stage::{ANSWER, Stage, closed, echo, encoded, enter_by, is_closed, stop, until};
+use crate::contenders::LOAD_PROCESSOR;
 
 /// Whoever is to be closed is closed by then.
 const WATCH: Duration = Duration::from_secs(15);
@@ -176,33 +180,48 @@ pub(super) async fn storm(stage: &Stage<'_>) -> Result<Seen> {
     }
     let phase = Arc::new(AtomicU8::new(QUIET));
     let measured = Arc::clone(&phase);
-    // A thread of its own: what it measures must not be the storm's own making.
-    let measuring = std::thread::spawn(move || measure(established, &measured));
+    let measuring = std::thread::spawn(move || {
+        // What it measures must not be how long it waits itself, beside the storm's own making.
+        let _ = setpriority_process(None, -10);
+        on_the_loads_processor()?;
+        measure(established, &measured)
+    });
     sleep(Duration::from_secs(3)).await;
+    let by_tls = stage.by_tls()?;
     phase.store(STORM, SeqCst);
     let begun = Instant::now();
-    let by_tls = stage.by_tls()?;
-    let mut coming = JoinSet::new();
-    for _ in 0..2000 {
-        let by_tls = Arc::clone(&by_tls);
-        coming.spawn(async move { enter_by(&by_tls, WATCH).await });
-    }
-    let came: Vec<_> = coming.join_all().await;
-    let took = begun.elapsed();
-    phase.store(OVER, SeqCst);
+    let storming = std::thread::spawn(move || {
+        on_the_loads_processor()?;
+        Ok::<_, anyhow::Error>(Builder::new_current_thread().enable_all().build()?.block_on(async {
+            let mut coming = JoinSet::new();
+            for _ in 0..2000 {
+                let by_tls = Arc::clone(&by_tls);
+                coming.spawn(async move { enter_by(&by_tls, WATCH).await });
+            }
+            let came = coming.join_all().await;
+            phase.store(OVER, SeqCst);
+            (came.iter().flatten().count(), begun.elapsed())
+        }))
+    });
+    let stormed = tokio::task::spawn_blocking(move || storming.join()).await?;
+    let (let_in, took) = stormed.map_err(|_| anyhow::anyhow!("the storm's thread ended"))??;
     let [quiet, stormy] = measuring.join().map_err(|_| anyhow::anyhow!("the measuring thread ended"))??;
-    let let_in = came.iter().flatten().count();
-    drop(came);
     stop(balancer, servers).await;
     let text = format!("{let_in} in after {:.1} s; p99 {quiet:.1} → {stormy:.1} ms", took.as_secs_f64());
     Ok(Seen { figure: Some(stormy), ..Seen::new(let_in == 2000, text) })
 }
 
+/// This thread: balancers are measured on the other one.
+fn on_the_loads_processor() -> Result<()> {
+    let mut processors = CpuSet::new();
+    processors.set(usize::from(LOAD_PROCESSOR));
+    Ok(sched_setaffinity(None, &processors)?)
+}
+
 /// 64 bytes through each session and back, a hundred times a second; p99 in milliseconds of both phases, counted from
 /// when each was due.
 fn measure(sessions: Vec<std::net::TcpStream>, phase: &Arc<AtomicU8>) -> Result<[f64; 2]> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    Builder::new_current_thread().enable_all().build()?.block_on(async {
         let mut talking = JoinSet::new();
         for session in sessions {
             talking.spawn(talk(TcpStream::from_std(session)?, Arc::clone(phase)));
