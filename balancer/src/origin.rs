@@ -17,6 +17,20 @@ pub(crate) trait Origin {
 
     /// What there is to tell besides addresses.
     fn extras(&self) -> Extras;
+
+    /// What its handshake has agreed on, if there was one.
+    fn agreed(&self) -> Option<Box<Agreed>>;
+}
+
+/// What client and balancer have agreed on in a TLS handshake, for the access log.
+#[derive(Debug)]
+pub(crate) struct Agreed {
+    pub(crate) version: &'static str,
+    pub(crate) cipher: Option<String>,
+    pub(crate) group: Option<&'static str>,
+    /// That the client asked for.
+    pub(crate) server_name: Option<String>,
+    pub(crate) resumed: bool,
 }
 
 impl Origin for TcpStream {
@@ -31,6 +45,10 @@ impl Origin for TcpStream {
     /// Says that there is no TLS: a server must not take silence for the balancer's word.
     fn extras(&self) -> Extras {
         Extras { tls: Some(ClientTls::default()), ..Extras::default() }
+    }
+
+    fn agreed(&self) -> Option<Box<Agreed>> {
+        None
     }
 }
 
@@ -55,6 +73,16 @@ impl Origin for TlsStream {
             common_name,
         };
         Extras { authority: self.server_name().map(str::to_owned), tls: Some(tls), ..Extras::default() }
+    }
+
+    fn agreed(&self) -> Option<Box<Agreed>> {
+        Some(Box::new(Agreed {
+            version: self.version(),
+            cipher: self.cipher_suite(),
+            group: self.group(),
+            server_name: self.server_name().map(str::to_owned),
+            resumed: self.is_resumed(),
+        }))
     }
 }
 

@@ -21,7 +21,7 @@ use crate::frontend::Frontend;
 use crate::gate::Refusal;
 use crate::limits;
 use crate::member::Seat;
-use crate::origin::Origin;
+use crate::origin::{Agreed, Origin};
 use crate::registry::{Names, Registry};
 use crate::relay::{End, Moved, Side};
 use crate::running::{Handshakes, Shared, Who};
@@ -151,7 +151,7 @@ where
             client.pass.iter_mut().for_each(|pass| pass.begun());
             tokio::spawn(Talk::begin(stream, seated, client));
         }
-        Err(failed) => client.turned_away(&failed),
+        Err(failed) => client.turned_away(&Failed { tls: stream.agreed(), ..failed }),
     }
 }
 
@@ -182,11 +182,12 @@ struct Failed {
     names: Option<Names>,
     version: Option<Version>,
     moved: Moved,
+    tls: Option<Box<Agreed>>,
 }
 
 impl From<End> for Failed {
     fn from(end: End) -> Self {
-        Self { end, names: None, version: None, moved: Moved::default() }
+        Self { end, names: None, version: None, moved: Moved::default(), tls: None }
     }
 }
 
@@ -228,15 +229,15 @@ impl Client {
     }
 
     /// Of bytes that nobody looked into, and that are counted elsewhere.
-    fn ended(&self, server: &str, moved: Moved, end: End) {
+    fn ended(&self, tls: Option<&Agreed>, server: &str, moved: Moved, end: End) {
         let (listener, peer, since) = (&*self.frontend.name, self.peer, self.since);
         let (names, version, messages, clean) = (None, None, None, None);
-        Line { listener, peer, since, names, version, server, messages, moved, end, clean }
+        Line { listener, peer, since, names, version, tls, server, messages, moved, end, clean }
             .write(&self.shared);
     }
 
     fn turned_away(&self, failed: &Failed) {
-        let Failed { end, names, version, moved } = failed;
+        let Failed { end, names, version, moved, tls } = failed;
         let names = names.as_ref();
         let tally = &self.frontend.tally;
         tally.traffic.add(*moved);
@@ -253,6 +254,7 @@ impl Client {
             since: self.since,
             names,
             version: *version,
+            tls: tls.as_deref(),
             server: "-",
             messages: None,
             moved: *moved,

@@ -7,6 +7,7 @@ use nsd_wire::Version;
 use tokio::time::Instant;
 use tracing::info;
 
+use crate::origin::Agreed;
 use crate::registry::Names;
 use crate::relay::{End, Moved};
 use crate::running::Shared;
@@ -19,6 +20,8 @@ pub(super) struct Line<'a> {
     /// Where it told them.
     pub(super) names: Option<&'a Names>,
     pub(super) version: Option<Version>,
+    /// Where it came by TLS, and has shaken hands.
+    pub(super) tls: Option<&'a Agreed>,
     pub(super) server: &'a str,
     /// Up and down, where they can be seen.
     pub(super) messages: Option<(u32, u32)>,
@@ -33,6 +36,7 @@ impl Line<'_> {
         if !shared.access_log.load(Relaxed) {
             return;
         }
+        let server_name = self.tls.and_then(|tls| tls.server_name.as_deref());
         let user = self.names.map(Names::user).filter(|user| !user.is_empty());
         info!(
             target: "access",
@@ -42,6 +46,11 @@ impl Line<'_> {
             server = self.server,
             version = self.version.map(number),
             user = user.map(tracing::field::debug),
+            tls = self.tls.map(|tls| tls.version),
+            cipher = self.tls.and_then(|tls| tls.cipher.as_deref()),
+            group = self.tls.and_then(|tls| tls.group),
+            sni = server_name.map(tracing::field::debug),
+            resumed = self.tls.map(|tls| tls.resumed),
             ms = self.since.elapsed().as_millis(),
             messages_up = self.messages.map(|(up, _)| up),
             messages_down = self.messages.map(|(_, down)| down),

@@ -256,7 +256,7 @@ fn failed(client: &Client, end: End, gate: &Gate, told: usize) -> Failed {
     let moved = Moved { up: gate.bytes().len() as u64, down: told as u64 };
     // As far as they can be read.
     let names = gate.connect().map(|connect| names(client, &connect));
-    Failed { end, names, version: gate.version(), moved }
+    Failed { end, names, version: gate.version(), moved, tls: None }
 }
 
 fn names(client: &Client, connect: &Connect<'_>) -> Names {

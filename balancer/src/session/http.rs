@@ -25,7 +25,7 @@ use patience::Patience;
 use super::{Client, Upstream, reach};
 use crate::limits;
 use crate::member::Seat;
-use crate::origin::Origin;
+use crate::origin::{Agreed, Origin};
 use crate::rules::Asked;
 use crate::running::Who;
 use crate::settings::HttpSettings;
@@ -42,6 +42,7 @@ struct Connection {
     client: Client,
     settings: HttpSettings,
     extras: Extras,
+    tls: Option<Box<Agreed>>,
     port: u16,
     header: ProxyHeader,
     /// From here on it is a WebSocket.
@@ -68,6 +69,7 @@ where
     C: AsyncRead + AsyncWrite + Origin + Unpin + Send + 'static,
 {
     let extras = client.extras(&stream);
+    let tls = stream.agreed();
     let port = stream.socket().local_addr().map_or(0, |ours| ours.port());
     let header = client.header(&stream);
     let (request_timeout, max_head) = (settings.request_timeout, settings.max_head);
@@ -76,7 +78,7 @@ where
     let peer = client.peer;
     let switched = Arc::<AtomicBool>::default();
     let stream = Patience::new(stream, settings.send_timeout, Arc::clone(&switched));
-    let connection = Arc::new(Connection { client, settings, extras, port, header, switched });
+    let connection = Arc::new(Connection { client, settings, extras, tls, port, header, switched });
     let service = service_fn(move |request| {
         let connection = Arc::clone(&connection);
         async move { Ok::<_, Infallible>(connection.answer(request).await) }
@@ -105,10 +107,16 @@ impl Connection {
             headers::close_after(&mut answer);
         }
         if self.client.shared.access_log.load(Relaxed) {
+            let tls = self.tls.as_deref();
             info!(
                 target: "access",
                 listener = self.client.frontend.name,
                 client = %self.client.peer,
+                tls = tls.map(|tls| tls.version),
+                cipher = tls.and_then(|tls| tls.cipher.as_deref()),
+                group = tls.and_then(|tls| tls.group),
+                sni = tls.and_then(|tls| tls.server_name.as_deref()).map(tracing::field::debug),
+                resumed = tls.map(|tls| tls.resumed),
                 %method,
                 path,
                 status = answer.status().as_u16(),

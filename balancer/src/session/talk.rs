@@ -85,9 +85,10 @@ where
 
 impl<C> Talk<C>
 where
-    C: Side,
+    C: Side + Origin,
 {
     fn log(&self, end: End) {
+        let tls = self.relay.sides().0.agreed();
         let Live { names, frontend, peer, since, version, handle, member, .. } = &*self.live;
         frontend.tally.count(|counts| counts.ended(end.as_str(), Some(since.elapsed())));
         Line {
@@ -96,6 +97,7 @@ where
             since: *since,
             names: version.map(|_| names),
             version: *version,
+            tls: tls.as_deref(),
             server: &member.name,
             messages: self.relay.messages(),
             moved: handle.moved(),
@@ -134,7 +136,7 @@ where
 
 impl<C> Future for Talk<C>
 where
-    C: Side,
+    C: Side + Origin,
 {
     type Output = ();
 

@@ -428,10 +428,11 @@ async fn over_tls_the_server_is_told_so() {
         pem.display()
     );
     let settings = listen(plain, &options, &[("w1", w1.address)]);
-    let _balancer = Balancer::start_in(directory, plain, &settings, Command::new(BINARY)).await;
+    let balancer = Balancer::start_in(directory, plain, &settings, Command::new(BINARY)).await;
     let client = TlsClient::trusting(&pem).unwrap();
     let name = ServerName::try_from("web.example").unwrap();
     let mut stream = client.handshake(name, TcpStream::connect(secure).await.unwrap()).await.unwrap();
     assert_eq!(ask(&mut stream, "GET / HTTP/1.1\r\nHost: web.example\r\n\r\n").await.1, "w1");
     assert!(w1.heard()[0].to_ascii_lowercase().contains("x-forwarded-proto: https"), "{:?}", w1.heard());
+    balancer.wait_for_log("sni=\"web.example\" resumed=false method=GET").await;
 }

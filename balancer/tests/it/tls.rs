@@ -12,7 +12,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{BINARY, Balancer, Broker, CHECK, Client, free_address, listen, servers, until};
+use crate::support::tls::{Place, s_client};
+use crate::support::{self, BINARY, Balancer, Broker, CHECK, Client, free_address, listen, servers, until};
 
 type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
 
@@ -77,6 +78,40 @@ async fn plain_and_tls_clients_share_the_servers() {
     assert_eq!(b1.sessions(), 2);
     secure.echo(b"one").await.unwrap();
     plain.echo(b"two").await.unwrap();
+}
+
+#[tokio::test]
+async fn the_access_log_tells_what_was_agreed_on() {
+    let b1 = Broker::start("b1").await;
+    let secure = Place::new().start(CHECK, "", &[&b1]).await;
+    let config = secure.authority.client_config(None);
+    for _ in 0..2 {
+        support::tls::connect(secure.tls, &config).await.unwrap().echo(b"there and back").await.unwrap();
+    }
+    Client::connect(secure.balancer.address).await.unwrap();
+    s_client(secure.tls, &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-GCM-SHA384", "-groups", "P-256"]);
+    until("all are logged", async || secure.balancer.log().matches("end=").count() == 4).await;
+    let log = secure.balancer.log();
+    let line = |end: &str| log.lines().filter(|line| line.contains(end)).collect::<Vec<_>>();
+    let sessions = line("version=\"3.1.1\"");
+    let (plain, secure): (Vec<&str>, Vec<&str>) =
+        sessions.into_iter().partition(|line| !line.contains("tls="));
+    assert!(plain.len() == 1 && !plain[0].contains("cipher=") && !plain[0].contains("resumed="), "{log}");
+    let agreed = |line: &str, resumed: bool| {
+        let told = format!("sni=\"mqtt.example\" resumed={resumed} ");
+        line.contains("tls=\"1.3\" cipher=\"TLS_AES_")
+            && line.contains(" group=\"X25519")
+            && line.contains(&told)
+    };
+    assert!(secure.len() == 2, "{log}");
+    assert!(
+        secure.iter().any(|line| agreed(line, false)) && secure.iter().any(|line| agreed(line, true)),
+        "{log}"
+    );
+    // Who ends before its CONNECT has shaken hands, too.
+    let unfinished = line("end=\"connect-unfinished\"");
+    let told = "tls=\"1.2\" cipher=\"TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384\" group=\"secp256r1\" sni=\"mqtt.example\"";
+    assert!(unfinished.len() == 1 && unfinished[0].contains(told), "{log}");
 }
 
 #[tokio::test]

@@ -94,6 +94,18 @@ impl TlsStream {
         }
     }
 
+    /// The cipher suite, by its registered name.
+    pub fn cipher_suite(&self) -> Option<String> {
+        let ours = self.connection.negotiated_cipher_suite()?.suite().as_str()?;
+        // The library marks those of TLS 1.3, the registry does not.
+        Some(ours.replacen("TLS13_", "TLS_", 1))
+    }
+
+    /// The group that keys were exchanged in, by its registered name; none where a session of TLS 1.2 was resumed.
+    pub fn group(&self) -> Option<&'static str> {
+        self.connection.negotiated_key_exchange_group()?.name().as_str()
+    }
+
     /// Whether the handshake resumed a session of before.
     pub fn is_resumed(&self) -> bool {
         self.connection.handshake_kind() == Some(HandshakeKind::Resumed)

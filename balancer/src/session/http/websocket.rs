@@ -72,5 +72,5 @@ pub(super) async fn relay(connection: Arc<Connection>, ours: OnUpgrade, theirs: 
         relay.poll(context, handle)
     });
     let end = end.await;
-    connection.client.ended(&seat.member().name, handle.moved(), end);
+    connection.client.ended(connection.tls.as_deref(), &seat.member().name, handle.moved(), end);
 }
