@@ -165,6 +165,8 @@ pub struct Passed {
     pub keep_alive: u16,
     /// Its session ends with its connection, and goes on with none of before.
     pub clean: bool,
+    /// Its server has a will to fire for it.
+    pub will: bool,
 }
 
 /// What follows from the bytes so far.
@@ -326,7 +328,8 @@ fn judge(connect: &Connect<'_>, rules: &GateRules) -> Verdict {
         Refusal::KeepAlive
     } else {
         let (version, keep_alive) = (connect.version, connect.keep_alive);
-        return Verdict::Passed(Passed { version, keep_alive, clean: is_clean(connect) });
+        let (clean, will) = (is_clean(connect), connect.will.is_some());
+        return Verdict::Passed(Passed { version, keep_alive, clean, will });
     };
     Verdict::Refused(Refused::new(why, Some(connect.version)))
 }

@@ -20,7 +20,7 @@ use crate::queue::Queue;
 use crate::registry::Registry;
 use crate::relay::Order;
 use crate::settings::{CheckKind, OnDown, Policy, ServerSettings};
-use crate::telemetry::{Checks, Traffic};
+use crate::telemetry::{Counted, Traffic};
 use crate::waves;
 
 mod admission;
@@ -62,7 +62,10 @@ pub(crate) struct Member {
     last_check: Mutex<Option<CheckResult>>,
     /// What watches it.
     attendants: Mutex<Vec<JoinHandle<()>>>,
-    pub(crate) checks: Checks,
+    pub(crate) checks: Counted<&'static str>,
+    /// Its CONNACKs to clients, by their code on the wire.
+    pub(crate) connacks: Counted<u8>,
+    wills_suppressed: AtomicU64,
     pub(crate) traffic: Traffic,
     /// Of its backend: who waits for a seat.
     queue: Arc<Queue>,
@@ -122,7 +125,9 @@ impl Member {
             nudge: Notify::new(),
             last_check: Mutex::new(None),
             attendants: Mutex::default(),
-            checks: Checks::default(),
+            checks: Counted::default(),
+            connacks: Counted::default(),
+            wills_suppressed: AtomicU64::new(0),
             traffic: Traffic::default(),
             queue,
             registry,
@@ -286,6 +291,15 @@ impl Member {
         }
         self.tell(input, policy);
         changed
+    }
+
+    /// It was told DISCONNECT in the name of a client that is well, and fires no will for it.
+    pub(crate) fn will_suppressed(&self) {
+        self.wills_suppressed.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn wills_suppressed(&self) -> u64 {
+        self.wills_suppressed.load(Relaxed)
     }
 
     /// At a pace, for their clients come back at once. Those who are just being connected go to another server.

@@ -28,6 +28,7 @@ pub(crate) struct Live {
     pub(crate) version: Option<Version>,
     /// See [`crate::gate::Passed`].
     pub(crate) clean: bool,
+    pub(crate) will: bool,
     pub(crate) tls: bool,
     /// In the clear on both sides: another process can go on with it.
     pub(crate) movable: bool,

@@ -167,6 +167,7 @@ struct Seated {
     version: Option<Version>,
     /// See [`crate::gate::Passed`].
     clean: bool,
+    will: bool,
     names: Names,
     /// How long the client may be silent; `None`: it has not said.
     silence: Option<Duration>,
@@ -210,6 +211,7 @@ async fn connect(stream: &impl Origin, client: &Client) -> Result<Seated, Failed
                 down: Framing::lost(),
                 version: None,
                 clean: true,
+                will: false,
                 names: Registry::nobody(),
                 silence: None,
                 accepted: true,

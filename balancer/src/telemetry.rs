@@ -10,7 +10,7 @@ mod tally;
 use crate::dashboard::Totals;
 use crate::server::Balancer;
 
-pub(crate) use tally::{Checks, Tally, Traffic};
+pub(crate) use tally::{Counted, Tally, Traffic};
 
 /// As Prometheus reads it, as of now.
 pub(crate) fn page(balancer: &Balancer) -> String {

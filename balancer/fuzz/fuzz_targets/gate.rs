@@ -132,7 +132,8 @@ fn let_in(stream: &[u8], passed: Passed, rules: &GateRules) {
         panic!("what passed is no CONNECT")
     };
     let clean = connect.clean_start && connect.properties.session_expiry.unwrap_or(0) == 0;
-    assert_eq!(passed, Passed { version: connect.version, keep_alive: connect.keep_alive, clean });
+    let (version, keep_alive, will) = (connect.version, connect.keep_alive, connect.will.is_some());
+    assert_eq!(passed, Passed { version, keep_alive, clean, will });
     assert!(length <= rules.max_connect);
     assert!(rules.versions.contains(&connect.version));
     assert!(connect.client_id.len() <= rules.max_client_id);
@@ -150,6 +151,6 @@ fn server(bytes: &[u8], version: Version) {
         judged = now;
     }
     let rules = GateRules::default();
-    let silence = longest_silence(Passed { version, keep_alive: 60, clean: true }, bytes, &rules);
+    let silence = longest_silence(Passed { version, keep_alive: 60, clean: true, will: false }, bytes, &rules);
     assert!(silence.is_none_or(|silence| silence > rules.keep_alive_grace));
 }

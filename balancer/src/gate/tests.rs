@@ -45,7 +45,7 @@ fn a_sound_connect_passes_in_pieces_of_any_size_and_is_kept() {
         let bytes = connect(version, "device");
         for step in 1..=bytes.len() {
             let mut gate = Gate::default();
-            let passed = Verdict::Passed(Passed { version, keep_alive: 60, clean: true });
+            let passed = Verdict::Passed(Passed { version, keep_alive: 60, clean: true, will: false });
             assert_eq!(fed(&mut gate, &bytes, step, &GateRules::default()), passed);
             assert_eq!(gate.bytes(), bytes);
             assert_eq!(gate.connect().map(|connect| connect.client_id), Some("device"));
@@ -211,7 +211,7 @@ fn silence_is_measured_by_the_keep_alive_that_holds() {
         ..GateRules::default()
     };
     let by = |rules: &GateRules, version, keep_alive, answer: &[u8]| {
-        longest_silence(Passed { version, keep_alive, clean: true }, answer, rules)
+        longest_silence(Passed { version, keep_alive, clean: true, will: false }, answer, rules)
             .map(|silence| silence.as_secs())
     };
     let silence = |version, keep_alive, answer: &[u8]| by(&rules(None), version, keep_alive, answer);
@@ -279,7 +279,7 @@ proptest! {
     fn an_answer_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..40), v5: bool) {
         let version = if v5 { Version::V5 } else { Version::V311 };
         answer(&bytes, version);
-        longest_silence(Passed { version, keep_alive: 1, clean: true }, &bytes, &GateRules::default());
+        longest_silence(Passed { version, keep_alive: 1, clean: true, will: false }, &bytes, &GateRules::default());
     }
 }
 

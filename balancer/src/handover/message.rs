@@ -116,6 +116,8 @@ pub struct Session {
     /// A process that does not tell may have left clients alone that could be moved, no more.
     #[serde(default)]
     pub clean: bool,
+    #[serde(default)]
+    pub will: bool,
     pub client_id: String,
     pub user_name: String,
     pub age_ms: u64,
@@ -189,6 +191,7 @@ mod tests {
             peer: "[2001:db8::1]:65535".parse().unwrap(),
             level: Some(5),
             clean: true,
+            will: true,
             client_id: name.to_owned(),
             user_name: name.to_owned(),
             age_ms: u64::MAX,

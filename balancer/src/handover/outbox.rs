@@ -31,7 +31,7 @@ impl Given {
     }
 
     pub(super) fn described(&self, registry: &Registry) -> Session {
-        let Live { handle, names, version, clean, peer, since, frontend, member, .. } = &*self.live;
+        let Live { handle, names, version, clean, will, peer, since, frontend, member, .. } = &*self.live;
         let moved = handle.moved();
         let (silence_ms, silent_ms) = handle.silence(registry.now());
         let [framing_up, framing_down] = self.framings;
@@ -41,6 +41,7 @@ impl Given {
             peer: *peer,
             level: version.map(Version::level),
             clean: *clean,
+            will: *will,
             client_id: names.id().to_owned(),
             user_name: names.user().to_owned(),
             age_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 
 use nsd_edge::stream::{Behind, SCRATCH, poll_pass_scratch};
@@ -10,6 +10,7 @@ use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
 use super::Side;
+use super::handle::Way;
 use super::pipe::Pipe;
 use crate::framing::{Boundary, Framing};
 
@@ -77,7 +78,7 @@ impl Direction {
         context: &mut Context<'_>,
         reader: &mut impl Side,
         writer: &mut impl Side,
-        moved: &AtomicU64,
+        moved: &Way,
         other: &Self,
     ) -> Poll<Result<(), Broke>> {
         ready!(self.poll_all(context, reader, writer, moved))?;
@@ -95,7 +96,7 @@ impl Direction {
         context: &mut Context<'_>,
         reader: &mut impl Side,
         writer: &mut impl Side,
-        moved: &AtomicU64,
+        moved: &Way,
     ) -> Poll<Result<(), Broke>> {
         loop {
             ready!(self.poll_send(context, writer)).map_err(|_| Broke::Writer)?;
@@ -120,7 +121,7 @@ impl Direction {
         context: &mut Context<'_>,
         reader: &mut impl Side,
         writer: &mut impl Side,
-        moved: &AtomicU64,
+        moved: &Way,
     ) -> Poll<Result<(), Broke>> {
         loop {
             ready!(self.poll_send(context, writer)).map_err(|_| Broke::Writer)?;
@@ -197,7 +198,7 @@ impl Direction {
         mut pipe: Pipe,
         from: &TcpStream,
         to: &TcpStream,
-        moved: &AtomicU64,
+        moved: &Way,
     ) -> Poll<Result<(), Broke>> {
         let filled = ready!(pipe.poll_fill(context, from, self.framing.unseen()));
         let filled = filled.map_err(|_| Broke::Reader)?;
@@ -205,8 +206,8 @@ impl Direction {
             self.reader = Reader::Ended;
             return Poll::Ready(Ok(()));
         }
-        self.count(filled, moved);
         self.framing.skip(filled);
+        self.count(filled, moved);
         let drained = pipe.poll_drain(context, to).map_err(|_| Broke::Writer)?;
         if drained.is_pending() {
             self.tail = Some(Box::new(Tail::Piped(pipe)));
@@ -214,9 +215,10 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    fn count(&mut self, bytes: usize, moved: &AtomicU64) {
+    fn count(&mut self, bytes: usize, moved: &Way) {
         // Nobody else writes it.
-        moved.store(moved.load(Relaxed) + bytes as u64, Relaxed);
+        moved.bytes.store(moved.bytes.load(Relaxed) + bytes as u64, Relaxed);
+        moved.messages.store(self.framing.publishes(), Relaxed);
         self.large_reads = if bytes < LARGE { 0 } else { self.large_reads.saturating_add(1) };
     }
 
@@ -226,7 +228,7 @@ impl Direction {
         context: &mut Context<'_>,
         reader: &mut impl Side,
         writer: &mut impl Side,
-        moved: &AtomicU64,
+        moved: &Way,
         most: usize,
     ) -> Poll<Result<(), Broke>> {
         let pass = |context: &mut Context<'_>, bytes: &[u8]| self.pass_on(context, writer, bytes, moved);
@@ -246,14 +248,14 @@ impl Direction {
         context: &mut Context<'_>,
         writer: &mut W,
         bytes: &[u8],
-        moved: &AtomicU64,
+        moved: &Way,
     ) -> io::Result<()> {
         if bytes.is_empty() {
             self.reader = Reader::Ended;
             return Ok(());
         }
-        self.count(bytes.len(), moved);
         self.framing.follow(bytes);
+        self.count(bytes.len(), moved);
         let mut rest = bytes;
         while !rest.is_empty() {
             match Pin::new(&mut *writer).poll_write(context, rest) {

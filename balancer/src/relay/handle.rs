@@ -8,20 +8,45 @@ use parking_lot::Mutex;
 
 use super::Order;
 
-/// Bytes moved so far.
+/// What has moved so far.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Moved {
-    /// Client to server.
+    /// Bytes, client to server.
     pub(crate) up: u64,
-    /// Server to client.
+    /// Bytes, server to client.
     pub(crate) down: u64,
+    /// PUBLISH packets; none where packets are not followed.
+    pub(crate) messages_up: u64,
+    pub(crate) messages_down: u64,
+}
+
+impl std::ops::AddAssign for Moved {
+    fn add_assign(&mut self, more: Self) {
+        self.up += more.up;
+        self.down += more.down;
+        self.messages_up += more.messages_up;
+        self.messages_down += more.messages_down;
+    }
+}
+
+/// What has moved in one direction.
+#[derive(Debug, Default)]
+pub(super) struct Way {
+    pub(super) bytes: AtomicU64,
+    pub(super) messages: AtomicU32,
+}
+
+impl Way {
+    fn new(bytes: u64, messages: u64) -> Self {
+        Self { bytes: bytes.into(), messages: u32::try_from(messages).unwrap_or(u32::MAX).into() }
+    }
 }
 
 /// Counts are written by the session's own thread alone.
 #[derive(Debug, Default)]
 pub(crate) struct Handle {
-    pub(super) up: AtomicU64,
-    pub(super) down: AtomicU64,
+    pub(super) up: Way,
+    pub(super) down: Way,
     silence: Silence,
     word: AtomicU8,
     waker: Mutex<Option<Waker>>,
@@ -75,15 +100,20 @@ impl Handle {
         let longest = silence.map_or(0, |longest| u32::try_from(longest.as_millis()).unwrap_or(0));
         let heard = low_bits(moved.up);
         Self {
-            up: moved.up.into(),
-            down: moved.down.into(),
+            up: Way::new(moved.up, moved.messages_up),
+            down: Way::new(moved.down, moved.messages_down),
             silence: Silence { longest, since: now.into(), heard: heard.into() },
             ..Self::default()
         }
     }
 
     pub(crate) fn moved(&self) -> Moved {
-        Moved { up: self.up.load(Relaxed), down: self.down.load(Relaxed) }
+        Moved {
+            up: self.up.bytes.load(Relaxed),
+            down: self.down.bytes.load(Relaxed),
+            messages_up: self.up.messages.load(Relaxed).into(),
+            messages_down: self.down.messages.load(Relaxed).into(),
+        }
     }
 
     /// Tells the session to end; says whether it was the first to do so.
@@ -104,7 +134,7 @@ impl Handle {
     /// Looks after the client now and then; `now` in milliseconds.
     pub(crate) fn look(&self, now: u32) {
         let Silence { longest, since, heard } = &self.silence;
-        let up = low_bits(self.up.load(Relaxed));
+        let up = low_bits(self.up.bytes.load(Relaxed));
         if *longest == 0 {
         } else if heard.swap(up, Relaxed) != up {
             since.store(now, Relaxed);

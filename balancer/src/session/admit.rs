@@ -13,7 +13,8 @@ use tracing::debug;
 use super::{Client, Failed, Seated, Upstream, line, number, reach};
 use crate::framing::Framing;
 use crate::gate::{
-    Answer, Gate, GateRules, Passed, Refusal, Refused, Verdict, answer, connack, is_success, longest_silence,
+    Answer, Gate, GateRules, Passed, Refusal, Refused, Verdict, answer, connack, connack_code, is_success,
+    longest_silence,
 };
 use crate::guard::Guard;
 use crate::limits;
@@ -145,6 +146,9 @@ where
             },
             asked = asked => asked,
         };
+        if let Ok(Ok((_, answer))) = &asked {
+            connack_code(answer).into_iter().for_each(|code| seat.member().connacks.count(code));
+        }
         match asked {
             Ok(Ok((Answer::ForClient, answer))) => {
                 seat.member().connected(&policy);
@@ -240,11 +244,17 @@ fn seated(
     Seated {
         server,
         seat,
-        moved: Moved { up: gate.bytes().len() as u64, down: answer.len() as u64 },
+        moved: Moved {
+            up: gate.bytes().len() as u64,
+            down: answer.len() as u64,
+            messages_up: up.publishes().into(),
+            messages_down: down.publishes().into(),
+        },
         up,
         down,
         version: Some(passed.version),
         clean: passed.clean,
+        will: passed.will,
         names,
         silence: longest_silence(passed, answer, rules),
         accepted: is_success(answer),
@@ -253,7 +263,7 @@ fn seated(
 }
 
 fn failed(client: &Client, end: End, gate: &Gate, told: usize) -> Failed {
-    let moved = Moved { up: gate.bytes().len() as u64, down: told as u64 };
+    let moved = Moved { up: gate.bytes().len() as u64, down: told as u64, ..Moved::default() };
     // As far as they can be read.
     let names = gate.connect().map(|connect| names(client, &connect));
     Failed { end, names, version: gate.version(), moved, tls: None }

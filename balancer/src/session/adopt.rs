@@ -80,7 +80,12 @@ fn talk(
     let registry = Arc::clone(&client.shared.registry);
     let names = |_| registry.kept_names(&session.client_id, &session.user_name);
     let silence = Duration::from_millis(session.silence_ms.into());
-    let moved = Moved { up: session.up, down: session.down };
+    let moved = Moved {
+        up: session.up,
+        down: session.down,
+        messages_up: session.framing_up.publishes().into(),
+        messages_down: session.framing_down.publishes().into(),
+    };
     client.frontend.tally.traffic.except(moved);
     seat.member().traffic.except(moved);
     let seated = Seated {
@@ -91,6 +96,7 @@ fn talk(
         down: session.framing_down,
         version,
         clean: session.clean,
+        will: session.will,
         names: version.map_or_else(Registry::nobody, names),
         silence: (!silence.is_zero()).then_some(silence),
         accepted: true,

@@ -37,8 +37,20 @@ where
     C: Side + Origin,
 {
     pub(super) fn begin(stream: C, seated: Seated, client: Client) -> Self {
-        let Seated { server, seat, moved, up, down, version, clean, names, silence, accepted, duplicates } =
-            seated;
+        let Seated {
+            server,
+            seat,
+            moved,
+            up,
+            down,
+            version,
+            clean,
+            will,
+            names,
+            silence,
+            accepted,
+            duplicates,
+        } = seated;
         let Client { peer, since, frontend, shared, pass, _permit, _place } = client;
         let (names, duplicates) = if accepted {
             (names, duplicates)
@@ -51,6 +63,7 @@ where
             names,
             version,
             clean,
+            will,
             tls: stream.is_tls(),
             // Another process would take it for one that was let in.
             movable: accepted && stream.plain_socket().is_some() && server.plain_socket().is_some(),
@@ -91,6 +104,10 @@ where
         let tls = self.relay.sides().0.agreed();
         let Live { names, frontend, peer, since, version, handle, member, .. } = &*self.live;
         frontend.tally.count(|counts| counts.ended(end.as_str(), Some(since.elapsed())));
+        let clean = self.relay.left_cleanly();
+        if self.live.will && clean == Some(true) {
+            member.will_suppressed();
+        }
         Line {
             listener: &frontend.name,
             peer: *peer,
@@ -102,7 +119,7 @@ where
             messages: self.relay.messages(),
             moved: handle.moved(),
             end,
-            clean: self.relay.left_cleanly(),
+            clean,
         }
         .write(&self.shared);
     }

@@ -6,7 +6,6 @@ use nsd_edge::tls::Ocsp;
 use super::counts::Times;
 use super::sample::{BackendSample, CertificateSample, FrontendSample, Sample, ServerSample};
 use crate::backend::State;
-use crate::relay::Moved;
 
 /// The whole page.
 pub(crate) fn page(sample: &Sample) -> String {
@@ -16,6 +15,7 @@ pub(crate) fn page(sample: &Sample) -> String {
     sessions(&mut page, &sample.frontends);
     backends(&mut page, &sample.backends);
     servers(&mut page, &sample.backends);
+    traffic(&mut page, &sample.backends);
     certificates(&mut page, &sample.certificates);
     page.process(&sample.process);
     page.into_text()
@@ -95,7 +95,7 @@ fn clients(page: &mut Page, frontends: &[FrontendSample]) {
         "connacks_total",
         COUNTER,
         "CONNACKs to clients by their code on the wire; every code but 0x00 is a refusal.",
-        by_frontend(frontends, |f| &f.counts.connacks, |code| label("code", format!("0x{code:02x}"))),
+        by_frontend(frontends, |f| &f.counts.connacks, |code| of_code(*code)),
     );
     page.histograms(
         "keep_alive_seconds",
@@ -110,7 +110,15 @@ fn sessions(page: &mut Page, frontends: &[FrontendSample]) {
         "frontend_bytes_total",
         COUNTER,
         "Bytes passed on, by frontend and direction: up is to servers.",
-        frontends.iter().flat_map(|f| both(label("frontend", &f.name), f.moved)),
+        frontends.iter().flat_map(|f| both(label("frontend", &f.name), f.moved.up, f.moved.down)),
+    );
+    page.family(
+        "frontend_messages_total",
+        COUNTER,
+        "PUBLISH packets passed on, by frontend and direction: up is to servers.",
+        frontends
+            .iter()
+            .flat_map(|f| both(label("frontend", &f.name), f.moved.messages_up, f.moved.messages_down)),
     );
     page.family(
         "ends_total",
@@ -142,15 +150,7 @@ fn backends(page: &mut Page, backends: &[BackendSample]) {
 }
 
 fn servers(page: &mut Page, backends: &[BackendSample]) {
-    let all = || {
-        let of = |backend: &BackendSample, server: &ServerSample| {
-            let (backend, address) = (label("backend", &backend.name), label("address", &server.address));
-            format!("{backend},{},{address}", label("server", &server.name))
-        };
-        backends
-            .iter()
-            .flat_map(move |backend| backend.servers.iter().map(move |server| (of(backend, server), server)))
-    };
+    let all = || of_servers(backends);
     let each = |of: fn(&ServerSample) -> u64| all().map(move |(labels, server)| (labels, of(server)));
     let states = |(labels, server): (String, &ServerSample)| {
         let state = server.state;
@@ -172,12 +172,6 @@ fn servers(page: &mut Page, backends: &[BackendSample]) {
         each(|server| server.connect_failures),
     );
     page.family(
-        "server_bytes_total",
-        COUNTER,
-        "Bytes passed on, by server and direction: up is to the server.",
-        all().flat_map(|(labels, server)| both(labels, server.moved)),
-    );
-    page.family(
         "server_checks_total",
         COUNTER,
         "Health checks by verdict.",
@@ -192,6 +186,49 @@ fn servers(page: &mut Page, backends: &[BackendSample]) {
         "Time that the last check took.",
         all().filter_map(|(labels, server)| Some((labels, seconds(server.check_milliseconds?)))),
     );
+}
+
+/// What went through them, and what they said.
+fn traffic(page: &mut Page, backends: &[BackendSample]) {
+    let all = || of_servers(backends);
+    page.family(
+        "server_bytes_total",
+        COUNTER,
+        "Bytes passed on, by server and direction: up is to the server.",
+        all().flat_map(|(labels, server)| both(labels, server.moved.up, server.moved.down)),
+    );
+    page.family(
+        "server_messages_total",
+        COUNTER,
+        "PUBLISH packets passed on, by server and direction: up is to the server.",
+        all().flat_map(|(labels, server)| both(labels, server.moved.messages_up, server.moved.messages_down)),
+    );
+    page.family(
+        "server_connacks_total",
+        COUNTER,
+        "A server's CONNACKs to clients by their code on the wire, also where another server was asked then.",
+        all().flat_map(|(labels, server)| {
+            let counted = server.connacks.iter();
+            counted.map(move |(code, times)| (format!("{labels},{}", of_code(*code)), *times))
+        }),
+    );
+    page.family(
+        "server_wills_suppressed_total",
+        COUNTER,
+        "Sessions with a will that were sent away, and whose server was told DISCONNECT, so that it fires none.",
+        all().map(|(labels, server)| (labels, server.wills_suppressed)),
+    );
+}
+
+/// Each server, with its labels.
+fn of_servers(backends: &[BackendSample]) -> impl Iterator<Item = (String, &ServerSample)> {
+    let of = |backend: &BackendSample, server: &ServerSample| {
+        let (backend, address) = (label("backend", &backend.name), label("address", &server.address));
+        format!("{backend},{},{address}", label("server", &server.name))
+    };
+    backends
+        .iter()
+        .flat_map(move |backend| backend.servers.iter().map(move |server| (of(backend, server), server)))
 }
 
 fn certificates(page: &mut Page, certificates: &[CertificateSample]) {
@@ -234,9 +271,14 @@ fn by_frontend<'s, K: 's>(
     })
 }
 
-fn both(labels: String, moved: Moved) -> [(String, u64); 2] {
+fn both(labels: String, up: u64, down: u64) -> [(String, u64); 2] {
     let direction = |name| format!("{labels},{}", label("direction", name));
-    [(direction("up"), moved.up), (direction("down"), moved.down)]
+    [(direction("up"), up), (direction("down"), down)]
+}
+
+/// As the specification writes it.
+fn of_code(code: u8) -> String {
+    label("code", format!("0x{code:02x}"))
 }
 
 /// Of the servers that clients usually come to. 1 where there is nothing to compare.
@@ -271,7 +313,9 @@ mod tests {
             sessions,
             sessions_total: 0,
             connect_failures: 0,
-            moved: Moved::default(),
+            moved: crate::relay::Moved::default(),
+            connacks: Times::new(),
+            wills_suppressed: 0,
             checks: Times::new(),
             check_milliseconds: None,
         }

@@ -64,6 +64,9 @@ pub(crate) struct ServerSample {
     pub(crate) sessions_total: u64,
     pub(crate) connect_failures: u64,
     pub(crate) moved: Moved,
+    /// By their code on the wire.
+    pub(crate) connacks: Times<u8>,
+    pub(crate) wills_suppressed: u64,
     pub(crate) checks: Times<&'static str>,
     /// Of the last check.
     pub(crate) check_milliseconds: Option<u64>,
@@ -86,9 +89,7 @@ struct Running(HashMap<usize, Moved>);
 
 impl Running {
     fn add<T>(&mut self, of: &Arc<T>, moved: Moved) {
-        let sum = self.0.entry(Arc::as_ptr(of).addr()).or_default();
-        sum.up += moved.up;
-        sum.down += moved.down;
+        *self.0.entry(Arc::as_ptr(of).addr()).or_default() += moved;
     }
 
     fn of<T>(&self, of: &Arc<T>) -> Moved {
@@ -169,6 +170,8 @@ fn of_server(entry: &Entry<Member>, moved: &Running) -> ServerSample {
         sessions_total: member.sessions_total(),
         connect_failures: member.connect_failures(),
         moved: member.traffic.with(moved.of(member)),
+        connacks: member.connacks.all(),
+        wills_suppressed: member.wills_suppressed(),
         checks: member.checks.all(),
         check_milliseconds: member.last_check().map(|check| check.milliseconds),
     }

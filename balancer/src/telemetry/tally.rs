@@ -24,11 +24,13 @@ impl Tally {
     }
 }
 
-/// Bytes that ended connections have moved; those of the running ones are in their sessions.
+/// What ended connections have moved; those of the running ones are in their sessions.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
     up: Total,
     down: Total,
+    messages_up: Total,
+    messages_down: Total,
 }
 
 #[derive(Debug, Default)]
@@ -45,17 +47,26 @@ impl Traffic {
     pub(crate) fn add(&self, moved: Moved) {
         self.up.ended.fetch_add(moved.up, Relaxed);
         self.down.ended.fetch_add(moved.down, Relaxed);
+        self.messages_up.ended.fetch_add(moved.messages_up, Relaxed);
+        self.messages_down.ended.fetch_add(moved.messages_down, Relaxed);
     }
 
     /// Of a session that comes here from another process: there it was counted.
     pub(crate) fn except(&self, moved: Moved) {
         self.up.before.fetch_add(moved.up, Relaxed);
         self.down.before.fetch_add(moved.down, Relaxed);
+        self.messages_up.before.fetch_add(moved.messages_up, Relaxed);
+        self.messages_down.before.fetch_add(moved.messages_down, Relaxed);
     }
 
     /// All so far. `running`: of the sessions that run.
     pub(crate) fn with(&self, running: Moved) -> Moved {
-        Moved { up: self.up.with(running.up), down: self.down.with(running.down) }
+        Moved {
+            up: self.up.with(running.up),
+            down: self.down.with(running.down),
+            messages_up: self.messages_up.with(running.messages_up),
+            messages_down: self.messages_down.with(running.messages_down),
+        }
     }
 }
 
@@ -68,16 +79,22 @@ impl Total {
     }
 }
 
-/// Verdicts of the checks of one server.
-#[derive(Debug, Default)]
-pub(crate) struct Checks(Mutex<Times<&'static str>>);
+/// How often each of a few things happened: the verdicts of a server's checks, the codes of its CONNACKs.
+#[derive(Debug)]
+pub(crate) struct Counted<K>(Mutex<Times<K>>);
 
-impl Checks {
-    pub(crate) fn count(&self, verdict: &'static str) {
-        *self.0.lock().entry(verdict).or_default() += 1;
+impl<K> Default for Counted<K> {
+    fn default() -> Self {
+        Self(Mutex::new(Times::new()))
+    }
+}
+
+impl<K: Ord + Clone> Counted<K> {
+    pub(crate) fn count(&self, what: K) {
+        *self.0.lock().entry(what).or_default() += 1;
     }
 
-    pub(crate) fn all(&self) -> Times<&'static str> {
+    pub(crate) fn all(&self) -> Times<K> {
         self.0.lock().clone()
     }
 }
@@ -88,14 +105,13 @@ mod tests {
 
     #[test]
     fn what_was_told_never_falls() {
+        let moved = |up, down| Moved { up, down, messages_up: up, messages_down: down };
         let traffic = Traffic::default();
-        assert_eq!(traffic.with(Moved { up: 10, down: 1 }), Moved { up: 10, down: 1 });
-        assert_eq!(
-            traffic.with(Moved::default()),
-            Moved { up: 10, down: 1 },
-            "between its end and its count"
-        );
-        traffic.add(Moved { up: 12, down: 1 });
-        assert_eq!(traffic.with(Moved { up: 0, down: 5 }), Moved { up: 12, down: 6 });
+        assert_eq!(traffic.with(moved(10, 1)), moved(10, 1));
+        assert_eq!(traffic.with(Moved::default()), moved(10, 1), "between its end and its count");
+        traffic.add(moved(12, 1));
+        assert_eq!(traffic.with(moved(0, 5)), moved(12, 6));
+        traffic.except(moved(100, 1));
+        assert_eq!(traffic.with(moved(105, 6)), moved(17, 6));
     }
 }

@@ -6,10 +6,14 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
 use nsd_edge::admin::{Method, StatusCode};
+use nsd_wire::{Connect, Version};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::support::device::{Device, Heard};
 use crate::support::tls::Place;
+use crate::support::witness::Witness;
 use crate::support::{Balancer, Broker, CHECK, Client, PATIENCE, free_address, listen, servers, until};
 
 /// Head and body of the answer.
@@ -130,6 +134,63 @@ async fn the_page_says_what_clients_and_servers_do() {
     balancer.rewrite("nonsense");
     wait_for(metrics, r#"reloads_total{outcome="failed"}"#, 1.0).await;
     wait_for(metrics, "last_reload_ok", 0.0).await;
+}
+
+/// CONNACKs, messages, also those that go through in bulk, and wills that are not fired.
+#[tokio::test]
+async fn what_servers_say_and_what_becomes_of_wills_is_told() {
+    let (b1, b2) = (Witness::start().await, Witness::start().await);
+    let (address, metrics) = (free_address(), free_address());
+    let named = [("b1", b1.address), ("b2", b2.address)];
+    let settings = section(metrics) + &listen(address, CHECK, &named) + "backup = true\n";
+    let balancer = Balancer::start(address, &settings).await;
+    balancer.wait_for_state("b1", "healthy").await;
+    balancer.wait_for_state("b2", "healthy").await;
+    let of = |name: &str, at: SocketAddr| format!(r#"backend="mqtt",server="{name}",address="{at}""#);
+    let (one, two) = (of("b1", b1.address), of("b2", b2.address));
+
+    let mut devices = Device::many(address, "device", 2, Version::V5).await;
+    let without = Connect::new(Version::V311, "without a will");
+    devices.push(Device::come_as(address, &without).await.unwrap());
+    b1.refuse(true);
+    assert!(Device::come(address, "refused", Version::V5).await.is_err());
+    b1.refuse(false);
+    let (small, flood) = (devices[0].message("t", b"m"), devices[0].message("flood", b""));
+    devices[0].stream.write_all(&[small.repeat(3), flood].concat()).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(devices[0].hear().await, Heard::Other, "PUBACK");
+    }
+    for _ in 0..300 {
+        assert_eq!(devices[0].hear().await, Heard::Message("flood".to_owned()));
+    }
+    let all = scrape(metrics).await;
+    let expected = [
+        (format!("server_connacks_total{{{one},code=\"0x00\"}}"), 3.0),
+        (format!("server_connacks_total{{{one},code=\"0x87\"}}"), 1.0),
+        (format!("server_messages_total{{{one},direction=\"up\"}}"), 4.0),
+        (format!("server_messages_total{{{one},direction=\"down\"}}"), 300.0),
+        (format!("server_messages_total{{{two},direction=\"up\"}}"), 0.0),
+        (r#"frontend_messages_total{frontend="mqtt",direction="down"}"#.to_owned(), 300.0),
+        (format!("server_wills_suppressed_total{{{one}}}"), 0.0),
+    ];
+    for (series, wanted) in expected {
+        assert!((value(&all, &series) - wanted).abs() < 1e-9, "{series}: {}", value(&all, &series));
+    }
+
+    let asked = json!({ "server": "b1", "rate": "1000/s" });
+    balancer.ask(Method::POST, "/drain", Some(asked)).await;
+    until("all have left", async || b1.left() == 3).await;
+    drop(devices);
+    wait_for(metrics, r#"ends_total{frontend="mqtt",reason="drained"}"#, 3.0).await;
+    wait_for(metrics, &format!("server_wills_suppressed_total{{{one}}}"), 2.0).await;
+    // A client that dies is not spoken for.
+    drop(Device::come(address, "dies", Version::V311).await.unwrap());
+    until("its server sees it vanish", async || b2.vanished() == 1).await;
+    wait_for(metrics, r#"frontend_connections{frontend="mqtt"}"#, 0.0).await;
+    let after = scrape(metrics).await;
+    assert!(value(&after, &format!("server_wills_suppressed_total{{{two}}}")).abs() < 1e-9);
+    let series = format!("server_messages_total{{{one},direction=\"down\"}}");
+    assert!((value(&after, &series) - 300.0).abs() < 1e-9, "what has ended still counts");
 }
 
 #[tokio::test]

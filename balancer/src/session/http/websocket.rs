@@ -29,6 +29,7 @@ impl Registered {
             names: Registry::nobody(),
             version: None,
             clean: true,
+            will: false,
             tls: connection.extras.tls.as_ref().is_some_and(|tls| tls.over_tls),
             // What HTTP has read ahead is here, and in no socket.
             movable: false,
