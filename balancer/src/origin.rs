@@ -71,6 +71,7 @@ impl Origin for TlsStream {
             verified: certified,
             version: Some(format!("TLSv{}", self.version())),
             common_name,
+            certificate: self.certificate().filter(|_| certified).map(|certificate| certificate.to_vec()),
         };
         Extras { authority: self.server_name().map(str::to_owned), tls: Some(tls), ..Extras::default() }
     }
@@ -90,12 +91,18 @@ impl Origin for TlsStream {
 pub(crate) async fn tell(
     server: &mut TcpStream,
     version: ProxyVersion,
-    header: &ProxyHeader,
+    mut header: ProxyHeader,
 ) -> io::Result<()> {
+    if version == ProxyVersion::V2
+        && let ProxyHeader::Proxied { extras, .. } = &mut header
+    {
+        // Ten times as long with it, and few servers look at more than the name.
+        extras.tls.iter_mut().for_each(|tls| tls.certificate = None);
+    }
     let mut bytes = Vec::new();
     match version {
-        ProxyVersion::V1 => write_v1(header, &mut bytes),
-        ProxyVersion::V2 => write_v2(header, &mut bytes),
+        ProxyVersion::V1 => write_v1(&header, &mut bytes),
+        ProxyVersion::V2 | ProxyVersion::V2Certificate => write_v2(&header, &mut bytes),
     }
     server.write_all(&bytes).await
 }

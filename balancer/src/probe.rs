@@ -194,7 +194,7 @@ async fn ask(
 ) -> Result<(), Failed> {
     let check = &policy.check;
     if let Some(version) = policy.send_proxy.filter(|_| check.send_proxy) {
-        let told = origin::tell(&mut socket, version, &ProxyHeader::Local).await;
+        let told = origin::tell(&mut socket, version, ProxyHeader::Local).await;
         told.map_err(|error| Failed::broken(&error))?;
     }
     let credentials = backend.credentials.load_full();

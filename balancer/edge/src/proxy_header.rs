@@ -13,7 +13,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-pub use extras::{ClientTls, Extras, LONGEST_UNIQUE_ID, LONGEST_VALUE};
+pub use extras::{ClientTls, Extras, LONGEST_CERTIFICATE, LONGEST_UNIQUE_ID, LONGEST_VALUE};
 
 const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The longest version 1 line the specification allows, with its CR LF.

@@ -28,7 +28,7 @@ pub(super) async fn reach(
         let mut server = listen::connect(member.place.reachable_at()?).await?;
         connected = true;
         if let Some(version) = policy.send_proxy {
-            origin::tell(&mut server, version, &header()).await?;
+            origin::tell(&mut server, version, header()).await?;
         }
         secure(server, member, policy, backend).await
     };

@@ -58,6 +58,8 @@ pub enum ProxyVersion {
     V1,
     /// With what is known of the client's TLS.
     V2,
+    /// And with its certificate.
+    V2Certificate,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,7 +144,14 @@ fn read_policy(table: &mut Table<'_, '_>, servers: usize) -> Policy {
         table.problem("affinity", "only `balance = \"client_id\"` has any");
     }
     let on_down = table.choice("on_down", &[("close", OnDown::Close), ("keep", OnDown::Keep)]);
-    let send_proxy = table.choice("send_proxy", &[("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)]);
+    let send_proxy = table.choice(
+        "send_proxy",
+        &[
+            ("v1", ProxyVersion::V1),
+            ("v2", ProxyVersion::V2),
+            ("v2-certificate", ProxyVersion::V2Certificate),
+        ],
+    );
     let connect_timeout =
         table.duration("connect_timeout", &limits::DURATIONS).unwrap_or(limits::CONNECT_TIMEOUT);
     let server_tls = server_tls::read(table);

@@ -3,6 +3,8 @@
 use std::process::Command;
 
 use nsd_edge::proxy_header::ProxyHeader;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -62,6 +64,39 @@ async fn a_client_certificate_is_required_told_to_the_server_and_can_be_revoked_
     secure.connect_with(&valve).await.unwrap();
     assert!(identities(&b1).contains(&"valve".to_owned()));
     kept.echo(b"who is in stays").await.unwrap();
+}
+
+/// Serial number, alternative names and all: the whole of it, also where the session is resumed, if the server is to have it.
+#[tokio::test]
+async fn a_client_certificate_is_told_whole_where_the_settings_say_so() {
+    let place = Place::new();
+    let b1 = Broker::start("b1").await;
+    b1.expect_proxy();
+    let secure = place
+        .start(&format!("{CHECK}\nsend_proxy = \"v2-certificate\""), "client_ca = [\"DIR/ca.pem\"]", &[&b1])
+        .await;
+    let pump = secure.authority.client("pump-7", 7);
+    let config = secure.authority.client_config(Some(&pump));
+    let certificates = || -> Vec<Option<Vec<u8>>> {
+        let told = |header: ProxyHeader| match header {
+            ProxyHeader::Proxied { extras, .. } => Some(extras.tls.unwrap().certificate),
+            ProxyHeader::Local => None,
+        };
+        b1.headers().into_iter().filter_map(told).collect()
+    };
+    let der = CertificateDer::from_pem_slice(pump.certificate.as_bytes()).unwrap().to_vec();
+    for _ in 0..2 {
+        connect(secure.tls, &config).await.unwrap().echo(b"there and back").await.unwrap();
+    }
+    assert_eq!(certificates(), [Some(der.clone()), Some(der.clone())]);
+    assert_eq!(identities(&b1), ["pump-7", "pump-7"]);
+    let text = std::fs::read_to_string(secure.balancer.path("balancer.toml")).unwrap();
+    let from = text.find("[[listen]]").unwrap();
+    secure.balancer.rewrite(&text[from..].replace("v2-certificate", "v2"));
+    secure.balancer.wait_for_log("reloaded: ~mqtt policy").await;
+    connect(secure.tls, &config).await.unwrap();
+    assert_eq!(certificates(), [Some(der.clone()), Some(der), None]);
+    assert_eq!(identities(&b1), ["pump-7"; 3]);
 }
 
 #[tokio::test]

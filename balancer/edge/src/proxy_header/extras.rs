@@ -11,6 +11,7 @@ const UNIQUE_ID: u8 = 0x05;
 const SSL: u8 = 0x20;
 const SSL_VERSION: u8 = 0x21;
 const SSL_CN: u8 = 0x22;
+const SSL_CLIENT_CERT: u8 = 0x28;
 
 /// Flags in the first byte of `SSL`.
 const OVER_TLS: u8 = 0x01;
@@ -19,6 +20,9 @@ const CERTIFICATE_BEFORE: u8 = 0x04;
 
 /// The longest value that is written; a longer one is left out. Names and identities are shorter everywhere.
 pub const LONGEST_VALUE: usize = 255;
+/// The longest certificate that is written; a longer one is left out. All else that a header can say fits beside it into
+/// what we read. One with an RSA key of 4096 bits and many names has less.
+pub const LONGEST_CERTIFICATE: usize = 2800;
 /// The specification's own limit.
 pub const LONGEST_UNIQUE_ID: usize = 128;
 
@@ -50,6 +54,8 @@ pub struct ClientTls {
     pub version: Option<String>,
     /// The certificate's subject.
     pub common_name: Option<String>,
+    /// The certificate itself, DER.
+    pub certificate: Option<Vec<u8>>,
 }
 
 impl Extras {
@@ -98,7 +104,7 @@ impl Extras {
         }
         put(values, CRC32C, Some(&[0; 4]));
         let body = header.len() - 16 + values.len();
-        // Five values of at most 255 bytes, and one of 5 + 2 × 258: far below 64 KiB.
+        // Five values of at most 255 bytes, and one of 5 + 2 × 258 and a certificate: far below 64 KiB.
         header[14..16].copy_from_slice(&u16::try_from(body).unwrap_or(u16::MAX).to_be_bytes());
         let mut digest = CHECKSUM.digest();
         digest.update(header);
@@ -123,6 +129,7 @@ impl ClientTls {
             match kind {
                 SSL_VERSION => once(&mut tls.version, text(value)?)?,
                 SSL_CN => once(&mut tls.common_name, text(value)?)?,
+                SSL_CLIENT_CERT => once(&mut tls.certificate, value.to_vec())?,
                 _ => {}
             }
             rest = after;
@@ -138,6 +145,7 @@ impl ClientTls {
         let mut value = vec![flags, 0, 0, 0, u8::from(!self.verified)];
         put(&mut value, SSL_VERSION, self.version.as_deref().map(str::as_bytes));
         put(&mut value, SSL_CN, self.common_name.as_deref().map(str::as_bytes));
+        put(&mut value, SSL_CLIENT_CERT, self.certificate.as_deref());
         value
     }
 }
@@ -176,8 +184,12 @@ fn check(header: &[u8], at: usize, value: &[u8]) -> Result<(), ProxyHeaderError>
 }
 
 fn put(out: &mut Vec<u8>, kind: u8, value: Option<&[u8]>) {
-    // What TLS says in all is made of two values, and so may be longer.
-    let most = if kind == SSL { 5 + 2 * (3 + LONGEST_VALUE) } else { LONGEST_VALUE };
+    let most = match kind {
+        SSL_CLIENT_CERT => LONGEST_CERTIFICATE,
+        // What TLS says in all is made of the others.
+        SSL => 5 + 2 * (3 + LONGEST_VALUE) + 3 + LONGEST_CERTIFICATE,
+        _ => LONGEST_VALUE,
+    };
     let Some(value) = value.filter(|value| value.len() <= most) else { return };
     let Ok(length) = u16::try_from(value.len()) else { return };
     out.push(kind);

@@ -172,6 +172,36 @@ fn a_name_counts_only_with_a_certificate_that_was_verified() {
     assert_eq!(Extras::default().identity(), None);
 }
 
+#[test]
+fn the_longest_of_all_is_read_and_a_longer_certificate_left_out() {
+    let with = |certificate: usize| {
+        let value = || Some("v".repeat(LONGEST_VALUE));
+        let tls = ClientTls {
+            version: value(),
+            common_name: value(),
+            certificate: Some(vec![7; certificate]),
+            ..ClientTls::default()
+        };
+        let extras = Extras {
+            alpn: value().map(String::into_bytes),
+            authority: value(),
+            unique_id: Some(vec![7; LONGEST_UNIQUE_ID]),
+            tls: Some(tls),
+        };
+        let [source, destination] =
+            ["[2001:db8::1]:5000", "[2001:db8::2]:8883"].map(|at| at.parse().unwrap());
+        let header = ProxyHeader::Proxied { source, destination, extras: Box::new(extras) };
+        let mut bytes = Vec::new();
+        write_v2(&header, &mut bytes);
+        (parse(&bytes).unwrap().unwrap().0, header)
+    };
+    let (read, written) = with(LONGEST_CERTIFICATE);
+    assert_eq!(read, written);
+    let (ProxyHeader::Proxied { extras, .. }, _) = with(LONGEST_CERTIFICATE + 1) else { panic!("proxied") };
+    let tls = extras.tls.unwrap();
+    assert_eq!((tls.certificate, tls.common_name.map(|name| name.len())), (None, Some(LONGEST_VALUE)));
+}
+
 /// As HAProxy 3.0 sends it for `send-proxy-v2-ssl-cn`, and a checksum of RFC 3720's polynomial.
 #[test]
 fn the_checksum_is_checked_and_nothing_may_come_twice() {
@@ -201,9 +231,10 @@ fn text() -> impl Strategy<Value = Option<String>> {
 prop_compose! {
     fn client_tls()(
         flags in any::<[bool; 4]>(), version in text(), common_name in text(),
+        certificate in of(prop::collection::vec(any::<u8>(), 0..=LONGEST_CERTIFICATE)),
     ) -> ClientTls {
         let [over_tls, certificate_now, certificate_before, verified] = flags;
-        ClientTls { over_tls, certificate_now, certificate_before, verified, version, common_name }
+        ClientTls { over_tls, certificate_now, certificate_before, verified, version, common_name, certificate }
     }
 }
 
