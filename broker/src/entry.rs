@@ -223,13 +223,11 @@ impl Entry {
         deadline: Instant,
     ) -> Result<Stream, NoEntry> {
         let Stream::Plain(socket) = stream else { return Ok(stream) };
-        // A silent client waits here, where it holds nothing that others need.
+        // A silent client waits here, where it costs the least.
         socket.readable().await?;
-        let turn = self.handshakes.acquire().await.map_err(std::io::Error::other)?;
         let left = deadline.saturating_duration_since(Instant::now());
-        let shaken = tls.handshake(socket, left).await;
-        drop(turn);
-        Ok(Stream::Tls(Box::new(shaken?)))
+        let shaken = tls.handshake_in_turn(socket, left, &self.handshakes).await?;
+        Ok(Stream::Tls(Box::new(shaken)))
     }
 
     /// Each known proxy vouches for whom it names; the first one that we do not know is the client.

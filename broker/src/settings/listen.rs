@@ -9,8 +9,9 @@ use nsd_edge::listen::{GateRules, Network};
 use nsd_edge::tls::{HANDSHAKE_TIMEOUT, TlsSettings};
 use nsd_edge::websocket::WebSocketSettings;
 
-/// TLS handshakes of one listener at the same time: each takes a few KiB and half a millisecond of a core.
-const HANDSHAKES: usize = 500;
+/// TLS handshakes of one listener that are computed before everything else is looked at again: in a storm, clients that are
+/// in wait for so many, each about a third of a millisecond. More wait in order, their deadline running.
+const HANDSHAKES: usize = 4;
 /// The path that clients of other brokers use.
 const PATH: &str = "/mqtt";
 /// The longest WebSocket frame. None is gathered, so this costs nothing; it is there because everything has a limit.
@@ -28,7 +29,7 @@ pub struct Listen {
     /// Proxies whose word counts: PROXY headers are taken from nobody else, `X-Forwarded-For` only from these. Empty:
     /// headers are taken from all, but no identity in them and no `X-Forwarded-For`.
     pub proxy_from: Vec<Network>,
-    /// TLS handshakes at the same time; more wait in order.
+    /// TLS handshakes that are computed at the same time; more wait in order, and who is slow holds no turn.
     pub handshakes: usize,
     /// From accepting a connection to its first byte of MQTT being awaited: PROXY header, TLS, WebSocket in all.
     pub handshake_deadline: Duration,

@@ -94,6 +94,31 @@ fn half_open_handshakes_keep_nobody_else_waiting_and_end_by_themselves() {
     plain.ping();
 }
 
+/// As many as there are turns send one byte and go on with nothing.
+#[test]
+fn slow_handshakes_take_nobodys_turn() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("x.pem");
+    let trusted = certify(&file);
+    let secure: SocketAddr = ([127, 0, 0, 1], port()).into();
+    let broker = Broker::listening(&format!(
+        "[[listen]]\naddress = \"{secure}\"\nhandshakes = 2\nhandshake_deadline = \"60s\"\n\
+         tls = {{ certificates = [\"{}\"] }}",
+        file.display()
+    ));
+    let mut plain = broker.client(Version::V5, "plain");
+    let slow = [(); 2].map(|()| {
+        let mut socket = TcpStream::connect(secure).unwrap();
+        socket.write_all(&HALF_HELLO[..1]).unwrap();
+        socket
+    });
+    // They are on their way, and what they have sent was looked at.
+    std::thread::sleep(Duration::from_millis(200));
+    Client::tls(secure, &trusted, Version::V5, "quick").unwrap().ping();
+    plain.ping();
+    drop(slow);
+}
+
 #[test]
 fn who_begins_without_going_on_takes_no_file_away_from_other_listeners() {
     let directory = tempfile::tempdir().unwrap();
