@@ -30,7 +30,7 @@ pub const SHARDS: u64 = 1024;
 /// | name | type | content |
 /// | --- | --- | --- |
 /// | `{sN}:client:ID` | hash | `node`, `epoch`: who owns a client id; `session`: its number; `will` |
-/// | `{sN}:s:SESSION` | hash | `client`, `epoch`, `node` while connected, `expiry`, `parted`; of its queue `next` and `head`, the next place and the first that may be taken, and `bytes`; `sent` while nobody is connected: places below were sent |
+/// | `{sN}:s:SESSION` | hash | `client`, `epoch`, `node` while connected, `expiry`, `parted`; of its queue `next` and `head`, the next place and the first that may be taken, and `bytes`; `sent` while nobody is connected: places below were sent, and `oldest`: places below hold nothing that can give way |
 /// | `{sN}:f:SESSION` | hash | filter → how it is wanted |
 /// | `{sN}:q:SESSION` | hash | place → message |
 /// | `{sN}:r:SESSION` | set | places of messages that the client has, and whose PUBREL is next |

@@ -27,7 +27,7 @@ if session then
   -- From now on, only the one who sends knows.
   sent = call('HGET', of(session, 's'), 'sent')
   call('HSET', of(session, 's'), 'epoch', epoch, 'node', own, 'expiry', expiry)
-  call('HDEL', of(session, 's'), 'parted', 'sent')
+  call('HDEL', of(session, 's'), 'parted', 'sent', 'oldest')
   call('ZREM', prefix .. 'agenda', session)
 elseif expiry > 0 then
   local number = tonumber(call('GET', prefix .. 'session') or '0') + 1

@@ -23,33 +23,42 @@ local function hint(owner, session, place, entry)
   known[#known + 1] = struct.pack('>I8I8I4', tonumber(session), place, #entry) .. entry
 end
 
--- The oldest that was never sent, as far as that is known, goes: its size, and the first place that may hold something then.
-local function drop_oldest(session, head, sent, upto)
-  local at_head = true
-  for place = head, upto - 1 do
-    local name = whole(place)
+-- Places that are looked at for all messages together, and for one in any case: Redis does nothing else meanwhile.
+local looks, fewest = 20000, 64
+
+-- The oldest from a place on that the client does not have goes: its size if there is one, where to look on, and the first
+-- place that may hold something then.
+local function drop_oldest(session, from, head, upto)
+  while from < upto and looks > 0 do
+    looks = looks - 1
+    local name = whole(from)
     local size = call('HSTRLEN', of(session, 'q'), name)
-    if size > 0 and place >= sent and call('SISMEMBER', of(session, 'r'), name) == 0 then
+    local goes = size > 0 and call('SISMEMBER', of(session, 'r'), name) == 0
+    if from == head and (goes or size == 0) then head = head + 1 end
+    from = from + 1
+    if goes then
       call('HDEL', of(session, 'q'), name)
       dropped = dropped + 1
-      return size, at_head and place + 1 or head
+      return size, from, head
     end
-    at_head = at_head and size == 0
-    if at_head then head = place + 1 end
   end
-  return nil, head
+  return nil, from, head
 end
 
 -- The place that an entry got if its client is on this node; else 0: taken, -1: no such session, -2: no room, -3: the session
 -- ends for it.
 local function enqueue(session, entry)
   local key = of(session, 's')
-  local info = call('HMGET', key, 'next', 'node', 'bytes', 'head', 'sent')
+  local info = call('HMGET', key, 'next', 'node', 'bytes', 'head', 'sent', 'oldest')
   if not info[1] then return -1 end
   local place, owner, bytes, head = tonumber(info[1]), info[2], tonumber(info[3]), tonumber(info[4])
   local more, count = most_bytes, nil
   -- A client that is there is given more: what it has been sent already cannot give way here.
   if owner then more = 4 * most_bytes else count = call('HLEN', of(session, 'q')) end
+  -- Where the oldest is looked for: what was sent stays, and where it was looked before is nothing.
+  local oldest = math.max(head, tonumber(info[5] or '0'), tonumber(info[6] or '0'))
+  local gave_way = false
+  looks = math.max(looks, fewest)
   while bytes + #entry > more or (count and count >= most) do
     if policy == 'disconnect' then
       if not owner then
@@ -60,9 +69,14 @@ local function enqueue(session, entry)
     end
     if policy == 'drop-newest' or owner or #entry > more then return -2 end
     local size
-    size, head = drop_oldest(session, head, tonumber(info[5] or '0'), place)
-    if not size then return -2 end
-    bytes, count = bytes - size, count - 1
+    size, oldest, head = drop_oldest(session, oldest, head, place)
+    call('HSET', key, 'oldest', whole(oldest), 'head', whole(head))
+    if not size then
+      -- What gave way must not have done so for nothing.
+      if gave_way then break end
+      return -2
+    end
+    gave_way, bytes, count = true, bytes - size, count - 1
   end
   call('HSET', key, 'next', whole(place + 1), 'bytes', whole(bytes + #entry), 'head', whole(head))
   call('HSET', of(session, 'q'), whole(place), entry)

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use nsd_broker::limits::Limits;
 use nsd_broker::settings::RedisSettings;
 use nsd_broker::store::change::{Change, SessionId, Stored};
 use nsd_broker::store::keys::Keys;
-use nsd_broker::store::redis::{Outcome, Steps, codec, retain};
+use nsd_broker::store::redis::{Messages, Outcome, Steps, codec, retain};
 use nsd_broker::store::{Link, RedisStore};
 use redis::{Commands, Value};
 use tokio::runtime::Runtime;
@@ -174,4 +175,87 @@ fn what_comes_under_an_old_epoch_is_void() {
     let outcomes = shared.send(&late, EPOCH - 1).unwrap();
     assert_eq!(outcomes, vec![Outcome::Fenced; late.len()]);
     model.check(&shared.restart());
+}
+
+impl Shared {
+    /// A session with this queue, whose client went away after it was sent what has a place below `sent`.
+    fn away(&mut self, places: std::ops::RangeInclusive<u64>, sent: u64) {
+        self.commit(&[open(1, "c", 60)]);
+        self.commit(&places.map(|place| enqueue(1, place, message("m", 10))).collect::<Vec<_>>());
+        self.commit(&[Change::Part { session: 1, at: std::time::SystemTime::now() }]);
+        let _: () = self.redis.connection().hset(self.keys().of(1, "s"), "sent", sent).unwrap();
+    }
+
+    /// Messages for the session 1 under these limits: what became of each.
+    fn publish(&mut self, messages: &[Arc<nsd_broker::message::Message>], limits: &Limits) -> Vec<i64> {
+        self.batch += 1;
+        let mut call = Messages::new(self.keys(), 1, self.batch, limits);
+        let mut head = Vec::new();
+        codec::write_head(nsd_wire::Qos::AtLeastOnce, false, std::time::SystemTime::now(), &[], &mut head);
+        messages.iter().for_each(|one| call.add(one.bytes(), [(1, &head[..])].into_iter(), None, None));
+        let mut all = redis::pipe();
+        all.add_command(call.command);
+        let mut connection = self.link.get().unwrap();
+        let replies: Vec<Value> = self.runtime.block_on(all.query_async(&mut connection)).unwrap();
+        let (_, answers) = Messages::read(&replies[0]).unwrap();
+        answers.chunks(2).map(|pair| pair[1]).collect()
+    }
+
+    fn field(&self, field: &str) -> u64 {
+        self.redis.connection().hget(self.keys().of(1, "s"), field).unwrap()
+    }
+
+    fn places(&self) -> Vec<u64> {
+        let mut places: Vec<u64> = self.redis.connection().hkeys(self.keys().of(1, "q")).unwrap();
+        places.sort_unstable();
+        places
+    }
+
+    /// How often a command has run since the server began.
+    fn calls(&self, command: &str) -> u64 {
+        let all: String =
+            redis::cmd("INFO").arg("commandstats").query(&mut self.redis.connection()).unwrap();
+        let line = all.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+        line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+    }
+}
+
+fn at_most(queue_messages: usize, queue_bytes: usize) -> Limits {
+    Limits { queue_messages, queue_bytes, ..Limits::default() }
+}
+
+#[test]
+fn what_gives_way_is_not_looked_for_from_the_beginning_each_time() {
+    let mut shared = Shared::start();
+    shared.away(1..=2000, 1500);
+    let (before, one) = (shared.calls("hstrlen"), message("m", 10));
+    assert_eq!(shared.publish(&vec![one; 300], &at_most(2000, 1 << 20)), [0; 300]);
+    assert!(shared.calls("hstrlen") - before < 1000, "{}", shared.calls("hstrlen") - before);
+    let left: Vec<u64> = (1..1500).chain(1800..=2300).collect();
+    assert_eq!((shared.places(), shared.field("head")), (left, 1));
+}
+
+/// A queue that was four times as large while its client was there.
+#[test]
+fn a_queue_that_is_far_too_long_is_shortened_in_parts() {
+    let mut shared = Shared::start();
+    shared.away(1..=40_000, 0);
+    let (before, one) = (shared.calls("hstrlen"), message("m", 10));
+    assert_eq!(shared.publish(&[Arc::clone(&one)], &at_most(10, 1 << 30)), [0]);
+    assert!(shared.calls("hstrlen") - before <= 21_000);
+    shared.publish(&[one], &at_most(10, 1 << 30));
+    shared.publish(&[message("last", 10)], &at_most(10, 1 << 30));
+    assert_eq!((shared.places().len(), shared.field("head")), (10, 39_994));
+}
+
+#[test]
+fn what_gave_way_is_counted_and_did_not_do_so_for_nothing() {
+    let mut shared = Shared::start();
+    shared.away(1..=3, 2);
+    let large = message("large", 200);
+    let answers = shared.publish(&[Arc::clone(&large), large], &at_most(1000, 250));
+    assert_eq!(answers, [0, 0], "the second makes the first give way");
+    assert_eq!(shared.places(), [1, 5]);
+    let queue: Vec<Vec<u8>> = shared.redis.connection().hvals(shared.keys().of(1, "q")).unwrap();
+    assert_eq!(shared.field("bytes"), queue.iter().map(|entry| entry.len() as u64).sum::<u64>());
 }
