@@ -25,6 +25,19 @@ end
 
 local steps = {}
 
+-- Places that are looked at for all steps together, and for one: Redis does nothing else meanwhile.
+local looks, most = 20000, 1000
+
+-- The first place that may be taken follows what is done with.
+local function advance(session)
+  local info = call('HMGET', of(session, 's'), 'head', 'next')
+  local from, upto = tonumber(info[1]), tonumber(info[2])
+  local head, last = from, math.min(upto, from + math.min(looks, most))
+  while head < last and call('HEXISTS', of(session, 'q'), whole(head)) == 0 do head = head + 1 end
+  looks = looks - (head - from)
+  if head > from then call('HSET', of(session, 's'), 'head', whole(head)) end
+end
+
 -- Done with the message at a place.
 function steps.D()
   local session, place = mine(), take()
@@ -34,7 +47,7 @@ function steps.D()
   call('HDEL', of(session, 'q'), place)
   call('SREM', of(session, 'r'), place)
   call('HINCRBY', of(session, 's'), 'bytes', -size)
-  if call('HGET', of(session, 's'), 'head') == place then call('HINCRBY', of(session, 's'), 'head', 1) end
+  advance(session)
   return 1
 end
 

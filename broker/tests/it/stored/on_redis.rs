@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 
 use super::author::{self, Wish};
 use super::model::Model;
-use super::{Keeper, enqueue, message, open, suite};
+use super::{Keeper, done, enqueue, message, open, suite};
 use crate::support::Redis;
 
 /// One node that writes, always under the same epoch unless it is told another one.
@@ -258,4 +258,27 @@ fn what_gave_way_is_counted_and_did_not_do_so_for_nothing() {
     assert_eq!(shared.places(), [1, 5]);
     let queue: Vec<Vec<u8>> = shared.redis.connection().hvals(shared.keys().of(1, "q")).unwrap();
     assert_eq!(shared.field("bytes"), queue.iter().map(|entry| entry.len() as u64).sum::<u64>());
+}
+
+#[test]
+fn the_beginning_of_a_queue_follows_what_is_done_with() {
+    let mut shared = Shared::start();
+    shared.commit(&[open(1, "c", 60)]);
+    shared.commit(&(1..=100).map(|place| enqueue(1, place, message("m", 10))).collect::<Vec<_>>());
+    shared.commit(&(2..=50).map(|place| done(1, place)).collect::<Vec<_>>());
+    assert_eq!(shared.field("head"), 1);
+    shared.commit(&[done(1, 1)]);
+    assert_eq!(shared.field("head"), 51);
+    // Across a gap that is too wide for one look.
+    shared.commit(&[enqueue(1, 5000, message("m", 10)), enqueue(1, 5001, message("m", 10))]);
+    for place in 51..=100 {
+        shared.commit(&[done(1, place)]);
+    }
+    let heads: Vec<u64> = (0..6)
+        .map(|round| {
+            shared.commit(&[enqueue(1, 6000 + round, message("m", 10)), done(1, 6000 + round)]);
+            shared.field("head")
+        })
+        .collect();
+    assert!(heads.is_sorted() && heads[0] < 5000 && heads[5] == 5000, "{heads:?}");
 }
