@@ -41,5 +41,6 @@ end
 call('DEL', prefix .. 'wills:' .. dead)
 if call('EXISTS', prefix .. 'on:' .. dead) == 1 then return { 1, wills } end
 call('SREM', prefix .. 'dying', dead)
-call('DEL', prefix .. 'batch:' .. dead, prefix .. 'steps:' .. dead, prefix .. 'hints:' .. dead)
+-- The numbers of its batches stay until they expire: it may only have been cut off, and send its last ones again.
+call('DEL', prefix .. 'hints:' .. dead)
 return { 0, wills }

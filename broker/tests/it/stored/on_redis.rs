@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nsd_broker::limits::Limits;
 use nsd_broker::settings::RedisSettings;
 use nsd_broker::store::change::{Change, SessionId, Stored};
-use nsd_broker::store::keys::Keys;
+use nsd_broker::store::keys::{Keys, node_name};
 use nsd_broker::store::redis::{Messages, Outcome, Steps, codec, retain};
 use nsd_broker::store::{Link, RedisStore};
 use redis::{Commands, Value};
@@ -189,6 +189,15 @@ impl Shared {
     /// Messages for the session 1 under these limits: what became of each.
     fn publish(&mut self, messages: &[Arc<nsd_broker::message::Message>], limits: &Limits) -> Vec<i64> {
         self.batch += 1;
+        self.try_publish(messages, limits).unwrap()
+    }
+
+    /// The same, as number `self.batch`, unless that had come before.
+    fn try_publish(
+        &mut self,
+        messages: &[Arc<nsd_broker::message::Message>],
+        limits: &Limits,
+    ) -> Option<Vec<i64>> {
         let mut call = Messages::new(self.keys(), 1, self.batch, limits);
         let mut head = Vec::new();
         codec::write_head(nsd_wire::Qos::AtLeastOnce, false, std::time::SystemTime::now(), &[], &mut head);
@@ -197,8 +206,8 @@ impl Shared {
         all.add_command(call.command);
         let mut connection = self.link.get().unwrap();
         let replies: Vec<Value> = self.runtime.block_on(all.query_async(&mut connection)).unwrap();
-        let (_, answers) = Messages::read(&replies[0]).unwrap();
-        answers.chunks(2).map(|pair| pair[1]).collect()
+        let (_, answers) = Messages::read(&replies[0])?;
+        Some(answers.chunks(2).map(|pair| pair[1]).collect())
     }
 
     fn field(&self, field: &str) -> u64 {
@@ -281,4 +290,24 @@ fn the_beginning_of_a_queue_follows_what_is_done_with() {
         })
         .collect();
     assert!(heads.is_sorted() && heads[0] < 5000 && heads[5] == 5000, "{heads:?}");
+}
+
+/// It may only have been cut off, and sends again what it has no answer to.
+#[test]
+fn batches_of_a_node_that_was_taken_for_dead_are_known_when_they_come_again() {
+    let mut shared = Shared::start();
+    shared.commit(&[open(1, "c", 60)]);
+    let one = [message("m", 10)];
+    assert_eq!(shared.publish(&one, &Limits::default()), [1]);
+    let nodes = shared.keys().nodes();
+    let _: () = shared.redis.connection().sadd(&nodes, node_name(1)).unwrap();
+    let _survivor = crate::support::Broker::node(&shared.redis);
+    let is_in = |set: String| -> bool { shared.redis.connection().sismember(set, node_name(1)).unwrap() };
+    crate::support::eventually("it is taken for dead", crate::support::SOON, || {
+        !is_in(nodes.clone()) && !is_in(shared.keys().dying())
+    });
+    assert_eq!(shared.try_publish(&one, &Limits::default()), None);
+    shared.batch = 1;
+    assert_eq!(shared.send(&[done(1, 1)], EPOCH), None);
+    assert_eq!(shared.places(), [1]);
 }
