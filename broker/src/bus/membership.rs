@@ -143,7 +143,7 @@ impl Flusher {
             scripts::add(&mut pipeline, &scripts::ASSERT, &[], &args);
         }
         let answers: Vec<u8> = pipeline.query_async(connection).await?;
-        let mut writes = Writes::default();
+        let mut writes = Writes::aside();
         for (outbox, answer) in clients.iter().zip(answers) {
             match answer {
                 0 => self.node.hub.supersede(outbox),
@@ -240,7 +240,7 @@ impl Flusher {
             ask.cmd("HGET").arg(keys.client(id)).arg("epoch");
         });
         let epochs: Vec<Option<u64>> = ask.query_async(connection).await?;
-        let mut writes = Writes::default();
+        let mut writes = Writes::aside();
         for (id, epoch) in strangers.into_iter().zip(epochs) {
             let epoch = epoch.unwrap_or(0);
             let known = rounds.strangers.entry(id.into()).or_insert((epoch, Instant::now()));

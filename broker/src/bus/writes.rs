@@ -42,6 +42,8 @@ pub(super) struct Writes {
     steps: Vec<Steps>,
     /// Whom the steps are about, in order, and whether it is that their connection has ended.
     subjects: Vec<(Arc<Outbox>, bool)>,
+    /// Its steps have no number: they are sent while a batch may be under way, whose number theirs must not be beyond.
+    aside: bool,
 }
 
 #[derive(Debug)]
@@ -65,6 +67,11 @@ pub(super) struct Answered {
 }
 
 impl Writes {
+    /// Steps that may be taken twice, and are not sent again as they were.
+    pub(super) fn aside() -> Self {
+        Self { aside: true, ..Self::default() }
+    }
+
     /// A message of a client for all who want it. Without a receiver, an identifier or a will to write down it needs no
     /// place here.
     pub(super) fn message(
@@ -183,8 +190,9 @@ impl Writes {
 
     fn steps<'s, 'a>(&'s mut self, author: &'a mut Author) -> (&'s mut Steps, &'a Keys) {
         if self.steps.last().is_none_or(|last| last.steps >= STEPS) {
-            author.steps += 1;
-            self.steps.push(Steps::new(&author.keys, author.node, author.steps));
+            author.steps += u64::from(!self.aside);
+            let number = if self.aside { 0 } else { author.steps };
+            self.steps.push(Steps::new(&author.keys, author.node, number));
         }
         let last = self.steps.len() - 1;
         (&mut self.steps[last], &author.keys)
@@ -254,7 +262,7 @@ impl Writes {
             let subjects = subjects.by_ref().take(call.steps);
             let Some(outcomes) = Steps::read(reply) else {
                 answered.again = true;
-                subjects.for_each(drop);
+                subjects.filter(|(_, has_left)| *has_left).for_each(|(outbox, _)| hub.has_left(outbox));
                 continue;
             };
             for ((outbox, has_left), outcome) in subjects.zip(outcomes) {
@@ -329,4 +337,26 @@ fn filter_change(outbox: &Outbox, filter: &str, wanted: Option<Wanted>) -> Optio
         Some((options, id)) => Change::Subscribe { session, filter: filter.into(), options, id },
         None => Change::Unsubscribe { session, filter: filter.into() },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::Parting;
+
+    /// Its answers are lost, but it was taken.
+    #[test]
+    fn who_leaves_has_left_also_when_the_batch_comes_again() {
+        let (hub, limits) = (Hub::new(None, None, &Limits::default()), Limits::default());
+        let outbox = Arc::new(Outbox::new(1, "c".into(), None));
+        let ending = hub.see_off(&outbox, 1, &Parting { filters: &[], expiry: None, keep_will: false });
+        let mut author = Author { keys: Keys::new("nsd:"), node: 1, number: 0, steps: 0 };
+        let mut writes = Writes::default();
+        writes.step(&Work::Part(Arc::clone(&outbox), ending.unwrap()), &mut author);
+        assert_eq!(writes.write(&mut author, &limits, &mut redis::pipe()), 1);
+        assert!(hub.is_leaving("c"));
+        let again = Value::Array(vec![Value::BulkString(b"again".to_vec())]);
+        assert!(writes.read(&[again], &hub, &limits).again);
+        assert!(!hub.is_leaving("c"));
+    }
 }

@@ -477,6 +477,33 @@ fn a_redis_that_forgot_everything_is_told_what_the_nodes_know() {
     assert_eq!(client.message().payload, b"later");
 }
 
+/// A batch that never came to Redis is sent again after the node has told Redis what it has forgotten: it still counts.
+#[test]
+fn what_was_under_way_counts_after_the_store_was_told_what_it_had_forgotten() {
+    let mut redis = Redis::start();
+    let broker = Broker::node(&redis);
+    let ((mut stays, _), (mut leaves, _)) = (come(&broker, &keeping("stays")), come(&broker, &keeping("leaves")));
+    stays.subscribe("t", Qos::AtLeastOnce);
+    leaves.subscribe("t", Qos::AtLeastOnce);
+    let field = |redis: &Redis, id: &str, field: &str| -> Option<String> {
+        let key = format!("nsd:{{s{}}}:client:{id}", nsd_broker::store::keys::shard(id));
+        redis::cmd("HGET").arg(key).arg(field).query(&mut redis.connection()).unwrap()
+    };
+    let session: u64 = field(&redis, "stays", "session").unwrap().parse().unwrap();
+    let forgotten = format!("nsd:{{s{}}}:s:{session}", session % nsd_broker::store::keys::SHARDS);
+    let _: () = redis::cmd("DEL").arg(forgotten).query(&mut redis.connection()).unwrap();
+    redis.signal("-STOP");
+    leaves.disconnect();
+    std::thread::sleep(Duration::from_millis(300));
+    redis.kill();
+    redis.restart();
+    eventually("the node is back", SOON * 4, || broker.ask("health").1["degraded"] == false);
+    eventually("nobody is connected to what was left", SOON, || field(&redis, "leaves", "node").is_none());
+    let (_, present) = come(&broker, &keeping("leaves"));
+    assert!(present);
+    stays.ping();
+}
+
 /// The answer to a claim is lost, and with it the connection: the session must end all the same.
 #[tokio::test]
 async fn a_claim_of_which_nothing_came_is_given_up() {

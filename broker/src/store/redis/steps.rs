@@ -134,6 +134,7 @@ impl Taken {
 }
 
 impl Steps {
+    /// `number`: of the batch, 0 if it has none.
     pub fn new(keys: &Keys, node: u64, number: u64) -> Self {
         Self { command: begin(&scripts::STEPS, keys, node, number), steps: 0 }
     }

@@ -1,6 +1,6 @@
 -- What is done with, and what sessions are now. It is taken by a full Redis too: most of it makes room. A batch that comes
 -- again changes nothing; what comes under an epoch that is not the session's any more is void, answered 0.
--- ARGV … number of the batch, then steps, each a letter and its arguments
+-- ARGV … number of the batch, 0 for what may come twice and among others, then steps, each a letter and its arguments
 local at = 3
 local function take()
   at = at + 1
@@ -8,8 +8,10 @@ local function take()
 end
 local number = tonumber(take())
 local batch = prefix .. 'steps:' .. own
-if tonumber(call('GET', batch) or '0') >= number then return { 'again' } end
-call('SET', batch, whole(number), 'EX', '86400')
+if number > 0 then
+  if tonumber(call('GET', batch) or '0') >= number then return { 'again' } end
+  call('SET', batch, whole(number), 'EX', '86400')
+end
 
 local known = {}
 -- The session of a step that may be taken.
