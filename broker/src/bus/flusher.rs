@@ -184,19 +184,21 @@ impl Flusher {
         }
         let Some(prepared) = prepared else { return Ok(()) };
         let repeated = std::mem::replace(&mut prepared.tried, true);
-        let replies: Vec<Value> = prepared.pipeline.query_async(&mut connection).await?;
+        let replies: Vec<Value> = prepared.call.pipeline.query_async(&mut connection).await?;
         self.bus.counters.batches.fetch_add(1, Ordering::Relaxed);
         self.bus.counters.commands.fetch_add(replies.len() as u64, Ordering::Relaxed);
         let (replies, versions) = replies.split_at(replies.len().saturating_sub(VERSIONS));
-        let (replies, heard) = replies.split_at(replies.len().saturating_sub(prepared.packets.len()));
         // What an attempt before this one kept is part of this one.
         self.unheard = Packets::default();
-        self.keep_unheard(&prepared.packets, heard);
-        self.take_in(&prepared.writes, &replies[replies.len().saturating_sub(prepared.commands)..]);
+        self.take_answers(&prepared.call, replies);
+        for late in &prepared.late {
+            let replies: Vec<Value> = late.pipeline.query_async(&mut connection).await?;
+            self.take_answers(late, &replies);
+        }
         for will in batch.wills() {
             self.owing.remove(will);
         }
-        if prepared.writes.has_messages() && !self.node.stores(true) {
+        if prepared.call.writes.has_messages() && !self.node.stores(true) {
             info!(redis = self.link.place(), "redis takes messages again");
         }
         let versions: Vec<u64> = versions.iter().map(scripts::version).collect();
@@ -207,7 +209,13 @@ impl Flusher {
         if repeated || self.mirror.is_behind(versions) {
             let (keys, hub) = (&self.link.keys, &self.node.hub);
             self.mirror.follow(versions, &mut connection, keys, hub, &self.bus).await?;
-            self.send_to_newcomers(batch, &prepared.targets, &mut connection).await?;
+            if let Some(late) = self.for_newcomers(batch, &mut prepared.targets) {
+                // Before it is sent: whether or not it is answered, it is what goes to them.
+                prepared.late.push(late);
+                let Some(late) = prepared.late.last() else { return Ok(()) };
+                let replies: Vec<Value> = late.pipeline.query_async(&mut connection).await?;
+                self.take_answers(late, &replies);
+            }
         }
         self.catch_up(&mut connection).await
     }
@@ -258,38 +266,35 @@ impl Flusher {
         Ok(())
     }
 
-    /// Messages of this batch for subscriptions that we had not heard of when it was made.
-    async fn send_to_newcomers(
-        &mut self,
-        batch: &Batch,
-        targets: &[Targets],
-        connection: &mut MultiplexedConnection,
-    ) -> Result<(), RedisError> {
+    /// Messages of this batch for subscriptions that we had not heard of when it was made; from now on they are its targets.
+    fn for_newcomers(&mut self, batch: &Batch, targets: &mut [Targets]) -> Option<Call> {
         let (mut packets, mut writes, now) = (Packets::default(), Writes::default(), SystemTime::now());
-        for ((bytes, entry), sent) in batch.messages().zip(targets) {
+        for ((bytes, entry), targets) in batch.messages().zip(targets) {
             let Some(publish) = message::read(bytes) else { continue };
-            for node in self.bus.interested(publish.topic) {
-                if !sent.nodes.contains(&node) {
-                    packets.add(node, bytes, self.bus.node, &mut self.number);
-                }
+            let mut nodes = self.bus.interested(publish.topic);
+            nodes.retain(|node| !targets.nodes.contains(node));
+            for node in &nodes {
+                packets.add(*node, bytes, self.bus.node, &mut self.number);
             }
+            let mut addressees = Vec::new();
             if entry.durable && publish.qos != Qos::AtMostOnce {
-                let mut addressees = self.bus.addressees(publish.topic);
-                addressees.retain(|one| !sent.addressees.iter().any(|known| known.session == one.session));
+                addressees = self.bus.addressees(publish.topic);
+                addressees.retain(|one| !targets.addressees.iter().any(|known| known.session == one.session));
                 writes.more(bytes, &addressees, &entry.origin, now);
             }
+            targets.add(nodes, addressees);
         }
         let mut pipeline = redis::pipe();
         let commands = writes.write(&mut self.author, &self.node.limits.load(), &mut pipeline);
         let packets = packets.write(&mut pipeline, &self.link);
-        if pipeline.is_empty() {
-            return Ok(());
-        }
-        let replies: Vec<Value> = pipeline.query_async(connection).await?;
-        let (about, heard) = replies.split_at(commands.min(replies.len()));
-        self.take_in(&writes, about);
-        self.keep_unheard(&packets, heard);
-        Ok(())
+        (!pipeline.is_empty()).then_some(Call { pipeline, writes, commands, packets })
+    }
+
+    /// What Redis has answered to a call, but for what is read at its end.
+    fn take_answers(&mut self, call: &Call, replies: &[Value]) {
+        let (replies, heard) = replies.split_at(replies.len().saturating_sub(call.packets.len()));
+        self.keep_unheard(&call.packets, heard);
+        self.take_in(&call.writes, &replies[replies.len().saturating_sub(call.commands)..]);
     }
 
     /// `replies` begin with those to the PUBLISHes of these packets.
@@ -356,7 +361,8 @@ impl Flusher {
         ] {
             pipeline.cmd("GET").arg(version);
         }
-        Prepared { pipeline, packets, writes, commands, targets, tried: false }
+        let call = Call { pipeline, writes, commands, packets };
+        Prepared { call, late: Vec::new(), targets, tried: false }
     }
 
     /// Where a message goes, as far as we know by now.
@@ -434,16 +440,36 @@ struct Targets {
     addressees: Arc<[Addressee]>,
 }
 
-/// A batch as Redis gets it, and where each of its messages goes.
+impl Targets {
+    fn add(&mut self, nodes: Vec<u64>, addressees: Vec<Addressee>) {
+        if !nodes.is_empty() {
+            self.nodes = self.nodes.iter().copied().chain(nodes).collect();
+        }
+        if !addressees.is_empty() {
+            self.addressees = self.addressees.iter().cloned().chain(addressees).collect();
+        }
+    }
+}
+
+/// A batch as Redis gets it, and where each of its messages goes. All of it is sent again as it was, should an answer be
+/// lost.
 struct Prepared {
+    /// At its end it reads the versions.
+    call: Call,
+    /// The same messages for those who were not known when it was made.
+    late: Vec<Call>,
+    targets: Vec<Targets>,
+    tried: bool,
+}
+
+/// One pipeline.
+struct Call {
     pipeline: Pipeline,
-    /// What its PUBLISHes carry and to whom, in their order; those for the versions follow them.
-    packets: Vec<(u64, Vec<u8>)>,
     /// What it writes to sessions, with so many commands before the PUBLISHes.
     writes: Writes,
     commands: usize,
-    targets: Vec<Targets>,
-    tried: bool,
+    /// What its PUBLISHes carry and to whom, in their order.
+    packets: Vec<(u64, Vec<u8>)>,
 }
 
 impl Batch {

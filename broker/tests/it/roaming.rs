@@ -482,7 +482,8 @@ fn a_redis_that_forgot_everything_is_told_what_the_nodes_know() {
 fn what_was_under_way_counts_after_the_store_was_told_what_it_had_forgotten() {
     let mut redis = Redis::start();
     let broker = Broker::node(&redis);
-    let ((mut stays, _), (mut leaves, _)) = (come(&broker, &keeping("stays")), come(&broker, &keeping("leaves")));
+    let ((mut stays, _), (mut leaves, _)) =
+        (come(&broker, &keeping("stays")), come(&broker, &keeping("leaves")));
     stays.subscribe("t", Qos::AtLeastOnce);
     leaves.subscribe("t", Qos::AtLeastOnce);
     let field = |redis: &Redis, id: &str, field: &str| -> Option<String> {
@@ -502,6 +503,86 @@ fn what_was_under_way_counts_after_the_store_was_told_what_it_had_forgotten() {
     let (_, present) = come(&broker, &keeping("leaves"));
     assert!(present);
     stays.ping();
+}
+
+/// A client's key, and its session's of a kind.
+fn key(redis: &Redis, id: &str, kind: Option<&str>) -> String {
+    let client = format!("nsd:{{s{}}}:client:{id}", nsd_broker::store::keys::shard(id));
+    let Some(kind) = kind else { return client };
+    let session: u64 = redis::cmd("HGET").arg(client).arg("session").query(&mut redis.connection()).unwrap();
+    format!("nsd:{{s{}}}:{kind}:{session}", session % nsd_broker::store::keys::SHARDS)
+}
+
+fn count(redis: &Redis, command: &str, key: &str) -> usize {
+    redis::cmd(command).arg(key).query(&mut redis.connection()).unwrap()
+}
+
+/// A queue that cannot be read: whatever its client's node does with Redis is taken, and fails in the end, and is done again.
+struct Broken<'r> {
+    redis: &'r Redis,
+    queue: String,
+}
+
+impl<'r> Broken<'r> {
+    fn new(redis: &'r Redis, id: &str) -> Self {
+        let (session, queue) = (key(redis, id, Some("s")), key(redis, id, Some("q")));
+        let mut all = redis::pipe();
+        all.hincr(session, "next", 1)
+            .set(&queue, "no queue")
+            .cmd("CLIENT")
+            .arg("KILL")
+            .arg("TYPE")
+            .arg("normal");
+        all.exec(&mut redis.connection()).unwrap();
+        Self { redis, queue }
+    }
+
+    fn connects(&self) -> u64 {
+        let all: String = redis::cmd("INFO").arg("stats").query(&mut self.redis.connection()).unwrap();
+        let count = all.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        count.unwrap().trim().parse().unwrap()
+    }
+
+    /// Everything has been done again, more than once.
+    fn repair_after_some_attempts(self) {
+        let before = self.connects();
+        let mut own = 0;
+        eventually("it was tried again", SOON, || {
+            own += 1;
+            self.connects() > before + own + 5
+        });
+        self.repair();
+    }
+
+    fn repair(self) {
+        redis::cmd("DEL").arg(&self.queue).exec(&mut self.redis.connection()).unwrap();
+    }
+}
+
+#[test]
+fn who_subscribes_while_a_batch_is_sent_again_gets_its_messages_once() {
+    let redis = Redis::start();
+    let (a, b) = (Broker::node(&redis), Broker::node(&redis));
+    let (_stays, _) = come(&a, &keeping("stays"));
+    let ((mut away, _), (mut reader, _)) = (come(&b, &keeping("away")), come(&b, &keeping("reader")));
+    away.subscribe("t", Qos::AtLeastOnce);
+    away.disconnect();
+    let mut publisher = a.client(Version::V5, "p");
+    let queue = |id| key(&redis, id, Some("q"));
+    let (before, after) = (queue("away"), queue("reader"));
+    let broken = Broken::new(&redis, "stays");
+    let publishing = std::thread::spawn(move || publisher.publish_within(SOON * 3, at_least_once("t", b"x")));
+    eventually("it is stored", SOON, || count(&redis, "HLEN", &before) == 1);
+    reader.subscribe("t", Qos::AtLeastOnce);
+    eventually("it is stored for the newcomer, too", SOON, || count(&redis, "HLEN", &after) > 0);
+    broken.repair_after_some_attempts();
+    assert_eq!(publishing.join().unwrap(), ReasonCode::Success);
+    assert_eq!((count(&redis, "HLEN", &before), count(&redis, "HLEN", &after)), (1, 1));
+    assert_eq!(reader.message().payload, b"x");
+}
+
+fn at_least_once<'p>(topic: &'p str, payload: &'p [u8]) -> Publish<'p> {
+    Publish { qos: Qos::AtLeastOnce, ..Publish::new(topic, payload) }
 }
 
 /// The answer to a claim is lost, and with it the connection: the session must end all the same.

@@ -222,8 +222,7 @@ impl Shared {
 
     /// How often a command has run since the server began.
     fn calls(&self, command: &str) -> u64 {
-        let all: String =
-            redis::cmd("INFO").arg("commandstats").query(&mut self.redis.connection()).unwrap();
+        let all: String = redis::cmd("INFO").arg("commandstats").query(&mut self.redis.connection()).unwrap();
         let line = all.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
         line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
     }
