@@ -53,6 +53,17 @@ pub struct Node {
     ready: AtomicBool,
 }
 
+/// A claim that may leave a will to this node, also where its answer is lost or comes too late for who waits for it.
+struct Owing<'b>(Option<&'b Bus>);
+
+impl Drop for Owing<'_> {
+    fn drop(&mut self) {
+        if let Some(bus) = self.0 {
+            bus.collect();
+        }
+    }
+}
+
 /// Two generations, so that forgetting costs nothing.
 #[derive(Debug)]
 struct Kicks {
@@ -178,16 +189,17 @@ impl Node {
             warn!(client = &*opening.client_id, %error, "cannot claim a client id");
             ReasonCode::ServerUnavailable
         };
+        let mut owing = Owing(self.hub.bus.as_deref());
         let mut claimed = self.store.claim(&claim).await.map_err(away)?;
+        let mut owes = claimed.owes;
         let is_fit = claimed.stored.as_ref().is_none_or(|stored| hub::is_fit(stored, grant));
         if !is_fit {
-            let owed = claimed.owed.take();
             let anew = Claim { clean_start: true, instead_of: Some(claimed.epoch), ..claim };
             claimed = self.store.claim(&anew).await.map_err(away)?;
-            claimed.owed = claimed.owed.or(owed);
+            owes |= claimed.owes;
         }
-        if let Some(owed) = claimed.owed.take() {
-            self.publish_owed(&owed.message, owed.name.into());
+        if !owes {
+            owing.0 = None;
         }
         Ok(claimed)
     }

@@ -74,8 +74,6 @@ pub struct Flusher {
     owed_answers: Receipts,
     /// Wills that are among the messages by now, by their names.
     pub(super) owing: HashSet<Box<str>>,
-    /// Answers were lost that may have told of wills.
-    pub(super) collects: bool,
     /// Hints that were sent here and not heard when this was looked at.
     pub(super) missing: Option<(u64, Instant)>,
 }
@@ -95,7 +93,6 @@ impl Flusher {
             owed: Vec::new(),
             owed_answers: Receipts::default(),
             owing: HashSet::new(),
-            collects: false,
             missing: None,
         }
     }
@@ -168,7 +165,7 @@ impl Flusher {
             self.owing.remove(will);
         }
         // Parts of it may have been taken, and what was answered is not known.
-        self.collects = true;
+        self.bus.doubt_wills();
         self.bus.doubt_all();
         batch.take_back();
         batch.tell(reason);
@@ -224,7 +221,7 @@ impl Flusher {
     pub(super) fn take_in(&mut self, writes: &Writes, replies: &[Value]) {
         let answered = writes.read(replies, &self.node.hub, &self.node.limits.load());
         if answered.again {
-            self.collects = true;
+            self.bus.doubt_wills();
             self.bus.look_at_all();
         }
         answered.owed.into_iter().for_each(|owed| self.publish_owed(owed));

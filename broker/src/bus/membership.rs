@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
@@ -72,7 +73,7 @@ impl Flusher {
             self.rounds.audited = Some(Instant::now());
             self.audit(connection).await?;
         }
-        if std::mem::take(&mut self.collects) {
+        if self.bus.collects.swap(false, Ordering::AcqRel) {
             self.collect_owed(connection).await?;
         }
         Ok(())
@@ -83,7 +84,8 @@ impl Flusher {
         self.renew(connection).await?;
         self.register(connection).await?;
         self.rounds.renewed = Some(Instant::now());
-        (self.collects, self.missing) = (true, None);
+        self.bus.doubt_wills();
+        self.missing = None;
         self.mirror.load(connection, &self.link.keys, &self.node.hub, &self.bus).await
     }
 
@@ -259,10 +261,12 @@ impl Flusher {
         Ok(())
     }
 
-    /// Wills of which an answer that was lost has told that they are due.
+    /// Wills that claims have left to this node, or of which an answer that was lost has told.
     async fn collect_owed(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
         let wills = self.link.keys.wills(self.bus.node);
-        let wills: Vec<Value> = redis::cmd("HGETALL").arg(wills).query_async(connection).await?;
+        let wills: Result<Vec<Value>, RedisError> =
+            redis::cmd("HGETALL").arg(wills).query_async(connection).await;
+        let wills = wills.inspect_err(|_| self.bus.doubt_wills())?;
         for pair in wills.chunks(2) {
             Owed::of(&Value::Array(pair.to_vec())).into_iter().for_each(|owed| self.publish_owed(owed));
         }

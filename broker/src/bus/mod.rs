@@ -50,6 +50,8 @@ pub struct Bus {
     stale: Mutex<Stale>,
     /// Of the hints that were sent to this node, the last one that it heard.
     heard: AtomicU64,
+    /// This node may owe wills that it does not know of.
+    collects: AtomicBool,
     connected: AtomicBool,
     pub counters: Counters,
 }
@@ -128,6 +130,7 @@ impl Bus {
             sessions: RwLock::default(),
             stale: Mutex::default(),
             heard: AtomicU64::new(0),
+            collects: AtomicBool::new(false),
             connected: AtomicBool::new(true),
             counters: Counters::default(),
         }
@@ -194,6 +197,17 @@ impl Bus {
 
     fn hear(&self, number: u64) {
         self.heard.store(number, Ordering::Release);
+    }
+
+    /// Looks for wills that this node owes: all that it publishes go this way, so each is published once.
+    pub fn collect(&self) {
+        self.doubt_wills();
+        self.work.notify_one();
+    }
+
+    /// They are looked for when there is something to do, or after a while.
+    fn doubt_wills(&self) {
+        self.collects.store(true, Ordering::Release);
     }
 
     /// Changes that were not taken: they come before all others.

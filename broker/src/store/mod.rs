@@ -58,8 +58,8 @@ pub struct Claimed {
     pub session: Option<SessionId>,
     /// What is stored of it, if it was there before.
     pub stored: Option<StoredSession>,
-    /// Of the connection before, if it is due.
-    pub owed: Option<Owed>,
+    /// The will of the connection before is due, and this node owes it: [`crate::bus::Bus::collect`].
+    pub owes: bool,
 }
 
 /// Where changes are kept.

@@ -11,6 +11,8 @@ use crate::support::{Broker, Client, Redis, SOON, eventually};
 
 /// Longer than a lease, and what comes after it.
 const REAPED: Duration = Duration::from_secs(20);
+/// Longer than a batch is kept waiting that fails, and the next one.
+const TRIED: Duration = Duration::from_secs(25);
 
 fn keeping(id: &str) -> Connect<'_> {
     let mut connect = Connect::new(Version::V5, id);
@@ -571,14 +573,60 @@ fn who_subscribes_while_a_batch_is_sent_again_gets_its_messages_once() {
     let queue = |id| key(&redis, id, Some("q"));
     let (before, after) = (queue("away"), queue("reader"));
     let broken = Broken::new(&redis, "stays");
-    let publishing = std::thread::spawn(move || publisher.publish_within(SOON * 3, at_least_once("t", b"x")));
-    eventually("it is stored", SOON, || count(&redis, "HLEN", &before) == 1);
+    let publishing = std::thread::spawn(move || publisher.publish_within(TRIED, at_least_once("t", b"x")));
+    eventually("it is stored", TRIED, || count(&redis, "HLEN", &before) == 1);
     reader.subscribe("t", Qos::AtLeastOnce);
     eventually("it is stored for the newcomer, too", SOON, || count(&redis, "HLEN", &after) > 0);
     broken.repair_after_some_attempts();
     assert_eq!(publishing.join().unwrap(), ReasonCode::Success);
     assert_eq!((count(&redis, "HLEN", &before), count(&redis, "HLEN", &after)), (1, 1));
     assert_eq!(reader.message().payload, b"x");
+}
+
+#[test]
+fn a_will_that_a_claim_leaves_comes_also_when_nothing_comes_of_the_claim() {
+    let redis = Redis::start();
+    let (a, b) = (Broker::node(&redis), Broker::node(&redis));
+    let mut watcher = a.client(Version::V5, "w");
+    watcher.subscribe("will", Qos::AtLeastOnce);
+    let (mut first, _) = come(&a, &Connect { will: Some(Will::new("will", b"gone")), ..keeping("c") });
+    // What is stored of it cannot be read.
+    let identifiers = key(&redis, "c", Some("i"));
+    redis::cmd("SET").arg(identifiers).arg("no set").exec(&mut redis.connection()).unwrap();
+    assert_eq!(Client::refused(b.address, &keeping("c")), ReasonCode::ServerUnavailable);
+    assert_eq!(first.disconnected(), ReasonCode::SessionTakenOver);
+    assert_eq!(watcher.message().payload, b"gone");
+    assert_eq!(watcher.message_within(Duration::from_millis(500)), None);
+}
+
+#[test]
+fn a_will_that_a_claim_leaves_comes_once_while_batches_are_sent_again() {
+    let redis = Redis::start();
+    let (a, b) = (Broker::node(&redis), Broker::node(&redis));
+    let mut watcher = b.client(Version::V5, "w");
+    watcher.subscribe("will", Qos::AtLeastOnce);
+    let (_stays, _) = come(&a, &keeping("stays"));
+    let (mut away, _) = come(&b, &keeping("away"));
+    away.subscribe("t", Qos::AtLeastOnce);
+    away.disconnect();
+    let (_first, _) = come(&b, &Connect { will: Some(Will::new("will", b"gone")), ..keeping("c") });
+    let (mut publisher, queue) = (a.client(Version::V5, "p"), key(&redis, "away", Some("q")));
+    let broken = Broken::new(&redis, "stays");
+    let publishing = std::thread::spawn(move || publisher.publish_within(TRIED, at_least_once("t", b"x")));
+    eventually("it is stored", TRIED, || count(&redis, "HLEN", &queue) == 1);
+    let mut second = None;
+    eventually("its client is let in", SOON, || {
+        let mut client = Client::open(a.address, Version::V5);
+        client.send(&Packet::Connect(keeping("c")));
+        let is_in =
+            client.next(SOON, |packet| matches!(packet, Packet::ConnAck(ack) if !ack.reason.is_failure()));
+        second = (is_in == Ok(true)).then_some(client);
+        second.is_some()
+    });
+    broken.repair_after_some_attempts();
+    assert_eq!(publishing.join().unwrap(), ReasonCode::Success);
+    assert_eq!(watcher.message_within(SOON * 2).expect("a will").payload, b"gone");
+    assert_eq!(watcher.message_within(Duration::from_millis(500)), None);
 }
 
 fn at_least_once<'p>(topic: &'p str, payload: &'p [u8]) -> Publish<'p> {

@@ -66,13 +66,15 @@ async fn redis() {
     let claim =
         Claim { client_id: "moved", will: will.as_ref(), expiry: 60, clean_start: false, instead_of: None };
     let old = a.claim(&claim).await.unwrap();
-    assert!(old.session.is_some() && old.stored.is_none() && old.owed.is_none());
+    assert!(old.session.is_some() && old.stored.is_none() && !old.owes);
     let new = b.claim(&claim).await.unwrap();
     assert_eq!((new.session, new.stored.unwrap().session), (old.session, old.session.unwrap()));
-    assert_eq!(new.owed.unwrap().message, will.clone().unwrap().message);
+    let owed: Vec<Vec<u8>> = connection.hvals("nsd:wills:0000000000000002").unwrap();
+    assert!(new.owes);
+    assert_eq!(owed, [will.clone().unwrap().message.bytes()]);
     let key = format!("nsd:{{s{}}}:client:moved", shard("moved"));
     assert_eq!(connection.hget(&key, "node"), Ok("0000000000000002".to_owned()));
     // A claim in the place of one: no will of anybody is due. It begins anew.
     let anew = b.claim(&Claim { clean_start: true, instead_of: Some(new.epoch), ..claim }).await.unwrap();
-    assert!(anew.session > old.session && anew.stored.is_none() && anew.owed.is_none());
+    assert!(anew.session > old.session && anew.stored.is_none() && !anew.owes);
 }

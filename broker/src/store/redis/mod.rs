@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Pipeline, RedisError, Value};
+use redis::{AsyncConnectionConfig, Client, Pipeline, RedisError};
 use thiserror::Error;
 use tracing::warn;
 
@@ -161,7 +161,7 @@ impl RedisStore {
     /// that: whatever comes to its queue from now on, this node is told of.
     pub(super) async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed, StoreError> {
         let (mut connection, keys) = (self.link.get()?, &self.link.keys);
-        let (epoch, session, resumed, owed, sent): (u64, String, bool, Value, String) = scripts::CLAIM
+        let (epoch, session, resumed, owes, sent): (u64, String, bool, bool, String) = scripts::CLAIM
             .arg(keys.prefix())
             .arg(node_name(self.node))
             .arg(keys.client(claim.client_id))
@@ -182,7 +182,7 @@ impl RedisStore {
         if let Some(stored) = &mut stored {
             stored.sent = sent.parse().ok();
         }
-        Ok(Claimed { epoch, session, stored, owed: Owed::of(&owed) })
+        Ok(Claimed { epoch, session, stored, owes })
     }
 
     /// All that is stored of a session; `None`: there is none with this number.

@@ -12,7 +12,7 @@ epoch = whole(epoch)
 call('SET', prefix .. 'epoch', epoch)
 
 local before = call('HMGET', client, 'node', 'session', 'will', 'epoch')
-local owner, session, due = before[1], before[2], false
+local owner, session, owes = before[1], before[2], 0
 if before[4] == ARGV[9] then before[3] = false end
 if session and call('EXISTS', of(session, 's')) == 0 then session = false end
 if session and clean == '1' then
@@ -20,7 +20,10 @@ if session and clean == '1' then
   session = false
 end
 -- A will that can wait is not wanted any more where the session goes on.
-if before[3] and not (session and delay_of(before[3]) > 0) then due = owe(before[4], before[3]) end
+if before[3] and not (session and delay_of(before[3]) > 0) then
+  owe(before[4], before[3])
+  owes = 1
+end
 
 local resumed, sent = session and 1 or 0, false
 if session then
@@ -45,4 +48,4 @@ if owner and owner ~= own then
   call('SREM', prefix .. 'on:' .. owner, shard .. ':' .. id)
   call('PUBLISH', prefix .. 'in:' .. owner, 'K' .. epoch .. ':' .. id)
 end
-return { epoch, session or '', resumed, due or {}, sent or '' }
+return { epoch, session or '', resumed, owes, sent or '' }
