@@ -182,8 +182,8 @@ impl Writes {
 
     pub(super) fn change(&mut self, change: &Change, outbox: &Arc<Outbox>, author: &mut Author) {
         let epoch = outbox.ownership();
-        let (steps, keys) = self.steps(author);
-        if steps.change(keys, change, epoch) {
+        let (steps, _) = self.steps(author);
+        if steps.change(change, epoch) {
             self.subjects.push((Arc::clone(outbox), false));
         }
     }

@@ -165,14 +165,12 @@ impl Steps {
         self.step("P").arg(client).arg(shard(client_id)).arg(client_id).arg(epoch).arg("").arg(1).arg("");
     }
 
-    /// A change of a session under this epoch, or of a will; `false`: it is about something else.
-    pub fn change(&mut self, keys: &Keys, change: &Change, epoch: u64) -> bool {
+    /// A change of a session under this epoch; `false`: it is said in another way.
+    pub fn change(&mut self, change: &Change, epoch: u64) -> bool {
         match change {
             Change::Open { session, client_id, expiry } => {
                 self.of("O", *session, epoch).arg(&**client_id).arg(*expiry)
             }
-            Change::Part { session, at } => self.of("T", *session, epoch).arg(codec::write_parted(*at)),
-            Change::Close { session } => self.of("X", *session, epoch),
             Change::Subscribe { session, filter, options, id } => {
                 let terms = codec::write_terms(*options, *id);
                 self.of("F", *session, epoch).arg(&**filter).arg(&terms[..])
@@ -188,10 +186,10 @@ impl Steps {
             Change::Done { session, seq } => self.of("D", *session, epoch).arg(*seq),
             Change::Hold { session, id } => self.of("H", *session, epoch).arg(id.get()),
             Change::Release { session, id } => self.of("L", *session, epoch).arg(id.get()),
-            Change::Will { client_id, will } => {
-                self.step("W").arg(keys.client(client_id)).arg(codec::write_will(Some(will)))
+            // Claims and ends of connections say these.
+            Change::Part { .. } | Change::Close { .. } | Change::Will { .. } | Change::WillDone { .. } => {
+                return false;
             }
-            Change::WillDone { client_id } => self.step("W").arg(keys.client(client_id)).arg(""),
             Change::Retain { .. }
             | Change::Forget { .. }
             | Change::Device { .. }

@@ -102,9 +102,10 @@ function steps.E()
   return 1
 end
 
--- A session is there, under this epoch; its client is connected here.
+-- A session is there, under this epoch; its client is connected here. Nobody but who has the client id may say so.
 function steps.O()
   local session, epoch, id, expiry = take(), take(), take(), take()
+  if call('HGET', client_of(session, id), 'epoch') ~= epoch then return 0 end
   local key = of(session, 's')
   if tonumber(call('GET', prefix .. 'session') or '0') < tonumber(session) then call('SET', prefix .. 'session', session) end
   call('SADD', prefix .. 'sessions', session)
@@ -113,29 +114,6 @@ function steps.O()
   call('HDEL', key, 'parted')
   call('ZREM', prefix .. 'agenda', session)
   known[session] = epoch
-  return 1
-end
-
--- Its connection has ended, at a time; it is over.
-function steps.T()
-  local session, time = mine(), take()
-  if not session then return 0 end
-  call('HSET', of(session, 's'), 'parted', time)
-  call('HDEL', of(session, 's'), 'node')
-  return 1
-end
-function steps.X()
-  local session = mine()
-  if not session then return 0 end
-  close(session)
-  known[session] = false
-  return 1
-end
-
--- The will of whoever has a client id; '': none.
-function steps.W()
-  local client, will = take(), take()
-  if will == '' then call('HDEL', client, 'will') else call('HSET', client, 'will', will) end
   return 1
 end
 

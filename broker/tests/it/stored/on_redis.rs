@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use nsd_broker::hub::Ending;
 use nsd_broker::limits::Limits;
 use nsd_broker::settings::RedisSettings;
 use nsd_broker::store::change::{Change, SessionId, Stored};
-use nsd_broker::store::keys::{Keys, node_name};
+use nsd_broker::store::keys::{Keys, SHARDS, node_name};
 use nsd_broker::store::redis::{Messages, Outcome, Steps, codec, retain};
 use nsd_broker::store::{Link, RedisStore};
 use redis::{Commands, Value};
@@ -25,6 +26,18 @@ struct Shared {
 }
 
 const EPOCH: u64 = 7;
+/// Numbers of one batch: what stands between its changes divides it.
+const PARTS: u64 = 1000;
+/// A connection has ended at a time that is given.
+const PART: &str = "if redis.call('EXISTS', KEYS[1]) == 1 then
+  redis.call('HSET', KEYS[1], 'parted', ARGV[1])
+  redis.call('HDEL', KEYS[1], 'node')
+end";
+
+/// The client id that a session has alone; those of the suite may have several.
+fn client_of(session: SessionId) -> String {
+    format!("of {session}")
+}
 
 impl Shared {
     fn start() -> Self {
@@ -51,13 +64,41 @@ impl Shared {
 
     /// Sends this batch, as number `self.batch`: what came of its steps, unless it had come before.
     fn send(&self, changes: &[Change], epoch: u64) -> Option<Vec<Outcome>> {
-        let mut steps = Steps::new(self.keys(), 1, self.batch);
-        let mut rest = redis::pipe();
+        let (mut before, mut rest) = (redis::pipe(), redis::pipe());
+        let mut parts = vec![Steps::new(self.keys(), 1, self.batch * PARTS)];
+        let mut between: Vec<redis::Cmd> = Vec::new();
         for change in changes {
-            if steps.change(self.keys(), change, epoch) {
+            let number = self.batch * PARTS + parts.len() as u64;
+            let Some(steps) = parts.last_mut() else { panic!("there is one") };
+            // As claims write them: who has the client id, and what its session is.
+            if let Change::Open { session, client_id, .. } = change {
+                let client = format!("nsd:{{s{}}}:client:{client_id}", session % SHARDS);
+                before.hset(client, "epoch", EPOCH).ignore();
+                let fields = [("epoch", EPOCH), ("session", *session)];
+                before.hset_multiple(self.keys().client(&client_of(*session)), &fields).ignore();
+            }
+            if steps.change(change, epoch) {
                 continue;
             }
             match change {
+                Change::Close { session } => {
+                    let ending = Ending { expiry: 0, keep_will: false, sent: 0 };
+                    steps.part(self.keys(), &client_of(*session), epoch, ending);
+                }
+                // The script takes the time by its own clock.
+                Change::Part { session, at } => {
+                    let mut part = redis::cmd("EVAL");
+                    part.arg(PART).arg(1).arg(self.keys().of(*session, "s")).arg(codec::write_parted(*at));
+                    between.push(part);
+                    parts.push(Steps::new(self.keys(), 1, number));
+                }
+                Change::Will { client_id, will } => {
+                    let stored = codec::write_will(Some(will));
+                    rest.hset(self.keys().client(client_id), "will", stored).ignore();
+                }
+                Change::WillDone { client_id } => {
+                    rest.hdel(self.keys().client(client_id), "will").ignore();
+                }
                 Change::Retain { message, since } => {
                     let stored = codec::write_retained(message.bytes(), *since);
                     retain(&mut rest, self.keys(), message.publish().topic, &stored);
@@ -72,12 +113,24 @@ impl Shared {
                 other => panic!("{other:?} is written by nobody"),
             }
         }
-        let mut all = redis::pipe();
-        all.add_command(steps.command);
-        rest.cmd_iter().for_each(|command| drop(all.add_command(command.clone()).clone()));
         let mut connection = self.link.get().unwrap();
-        let replies: Vec<Value> = self.runtime.block_on(all.query_async(&mut connection)).unwrap();
-        Steps::read(&replies[0])
+        self.write(&before);
+        let (mut outcomes, mut between) = (Vec::new(), between.into_iter());
+        for steps in parts {
+            let reply: Value = self.runtime.block_on(steps.command.query_async(&mut connection)).unwrap();
+            outcomes.extend(Steps::read(&reply)?);
+            if let Some(part) = between.next() {
+                self.runtime.block_on(part.exec_async(&mut connection)).unwrap();
+            }
+        }
+        self.write(&rest);
+        Some(outcomes)
+    }
+
+    fn write(&self, pipeline: &redis::Pipeline) {
+        if !pipeline.is_empty() {
+            pipeline.exec(&mut self.redis.connection()).unwrap();
+        }
     }
 
     fn read(&self) -> Stored {
@@ -169,6 +222,7 @@ fn what_comes_under_an_old_epoch_is_void() {
         Change::Hold { session: 1, id },
         Change::Release { session: 1, id },
         enqueue(1, 3, message("m", 10)),
+        open(1, "c", 99),
         Change::Close { session: 1 },
     ];
     shared.batch += 1;
