@@ -16,7 +16,7 @@ pub struct Limits {
     /// Bytes of all filters of one client: ten thousand of 64 KiB would be 650 MB. The next is refused (0x97).
     pub subscription_bytes: usize,
     /// Subscriptions of all clients of this node, connected or away; the next is refused (0x97). Each takes some hundred
-    /// bytes.
+    /// bytes. Also those of all sessions in Redis, for one more of such a session: every node knows all of them.
     pub subscriptions: usize,
     /// QoS 1 and 2 messages a client may have unacknowledged by us (v5: Receive Maximum in CONNACK; a v5 client over it
     /// is disconnected with 0x93, a v3 client is simply not read from until there is room).

@@ -340,9 +340,13 @@ impl Hands {
         Poll::Ready(())
     }
 
-    /// All clients together have only so many subscriptions: new ones beyond that are refused.
+    /// All clients together have only so many subscriptions, and so have all sessions of a store that nodes share, wherever
+    /// their clients are: new ones beyond that are refused.
     fn ration(&mut self, subscribing: &mut Subscribing) {
-        let mut room = self.node.limits.load().subscriptions.saturating_sub(self.node.hub.subscribed());
+        let (most, hub) = (self.node.limits.load().subscriptions, &self.node.hub);
+        let lasts = self.outbox.as_ref().is_some_and(|outbox| outbox.session.is_some());
+        let shared = hub.bus.as_ref().filter(|_| lasts).map_or(0, |bus| bus.durable_subscriptions());
+        let mut room = most.saturating_sub(hub.subscribed().max(shared));
         if room >= subscribing.wishes.len() {
             return;
         }

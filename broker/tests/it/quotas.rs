@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nsd_wire::{Connect, Packet, Publish, Qos, ReasonCode, Subscribe, SubscribeFilter, Version};
 
-use crate::support::{Broker, Client, SOON, eventually};
+use crate::support::{Broker, Client, Redis, SOON, eventually};
 
 fn limited(limits: &str) -> Broker {
     Broker::start(&format!("allow_anonymous = true\n[limits]\n{limits}"))
@@ -255,4 +255,28 @@ fn large_retained_messages_wait_for_their_reader() {
         assert_eq!(topics.len(), 120, "each comes, once");
     }
     assert_eq!(broker.ask("stats").1["messages"]["dropped"], 0);
+}
+
+#[test]
+fn sessions_of_a_cluster_have_so_many_subscriptions_wherever_their_clients_are() {
+    let redis = Redis::start();
+    let [a, b] = [0; 2].map(|_| Broker::limited_node(&redis, "subscriptions = 3"));
+    let mut away = lasting(&a, "away").unwrap();
+    let granted = ReasonCode::GrantedQos1;
+    assert_eq!(subscribe(&mut away, &["1", "2", "3"]), [granted; 3]);
+    away.disconnect();
+    let (mut other, mut clean) = (lasting(&b, "other").unwrap(), b.client(Version::V5, "clean"));
+    // With an answer to a message, this node knows what was subscribed to before.
+    assert_eq!(clean.publish("x", b"", Qos::AtLeastOnce), ReasonCode::Success);
+    assert_eq!(subscribe(&mut other, &["4", "5"]), [ReasonCode::QuotaExceeded; 2]);
+    assert_eq!(subscribe(&mut clean, &["4"]), [granted], "it is gone with its connection");
+    let mut away = lasting(&b, "away").unwrap();
+    assert_eq!(subscribe(&mut away, &["1"]), [granted], "it has it");
+    let mut goodbye = nsd_wire::Disconnect::new(ReasonCode::Success);
+    goodbye.properties.session_expiry = Some(0);
+    away.leave(goodbye);
+    eventually("there is room again", SOON, || {
+        clean.publish("x", b"", Qos::AtLeastOnce);
+        subscribe(&mut other, &["4"]) == [granted]
+    });
 }

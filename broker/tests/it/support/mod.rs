@@ -120,9 +120,14 @@ impl Broker {
 
     /// A node of the cluster around this Redis that lets everybody in.
     pub(crate) fn node(redis: &Redis) -> Self {
+        Self::limited_node(redis, "")
+    }
+
+    /// The same with limits.
+    pub(crate) fn limited_node(redis: &Redis, limits: &str) -> Self {
         let url = redis.url();
         Self::start(&format!(
-            "allow_anonymous = true\n[store]\nkind = \"redis\"\nurl = \"{url}\"\n[access]\ntopic_rule = \"open\"\ndevices = false"
+            "allow_anonymous = true\n[store]\nkind = \"redis\"\nurl = \"{url}\"\n[access]\ntopic_rule = \"open\"\ndevices = false\n[limits]\n{limits}"
         ))
     }
 
