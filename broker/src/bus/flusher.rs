@@ -15,7 +15,7 @@ use redis::{Pipeline, RedisError, Value};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::membership::Rounds;
+use super::membership::{Rounds, change_routes};
 use super::mirror::{Mirror, Versions};
 use super::packets::Packets;
 use super::writes::{Author, Writes};
@@ -26,7 +26,6 @@ use crate::lanes::Receipts;
 use crate::limits;
 use crate::message;
 use crate::node::Node;
-use crate::store::keys::node_name;
 use crate::store::redis::codec;
 use crate::store::{self, Link, scripts};
 
@@ -308,16 +307,7 @@ impl Flusher {
     fn prepare(&mut self, batch: &Batch) -> Prepared {
         let keys = &self.link.keys;
         let mut pipeline = redis::pipe();
-        let own = node_name(self.bus.node);
-        if !batch.changes.is_empty() {
-            let mut args: Vec<&[u8]> = vec![own.as_bytes()];
-            for change in &batch.changes {
-                args.push(if change.added { b"+" } else { b"-" });
-                args.push(change.filter.as_bytes());
-            }
-            let names = [keys.routes(self.bus.node), keys.route_log(), keys.route_version()];
-            scripts::add(&mut pipeline, &scripts::ROUTES, &names, &args);
-        }
+        change_routes(&mut pipeline, &scripts::ROUTES, keys, self.bus.node, &batch.changes);
         let generation = self.node.hub.generation();
         let (mut targets, now) = (Vec::new(), SystemTime::now());
         let mut packets = std::mem::take(&mut self.unheard);

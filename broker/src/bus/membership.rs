@@ -7,14 +7,15 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{RedisError, Value};
+use redis::{Pipeline, RedisError, Script, Value};
 use tracing::info;
 
+use super::RouteChange;
 use super::flusher::Flusher;
 use super::writes::Writes;
 use crate::hub::Outbox;
 use crate::store::change::Change;
-use crate::store::keys::{node_name, node_of, shard};
+use crate::store::keys::{Keys, node_name, node_of, shard};
 use crate::store::redis::{Owed, codec};
 use crate::store::{LEASE, scripts};
 use crate::telemetry::{Count, count_many};
@@ -29,6 +30,8 @@ const AUDIT: Duration = Duration::from_secs(2);
 const UNCLAIMED: Duration = Duration::from_secs(10);
 /// Clients of a dead node, and sessions that are due, dealt with at once: Redis does nothing else meanwhile.
 const SLICE: usize = 500;
+/// Filters that are named to Redis with one call, for the same reason.
+const FILTERS: usize = 10_000;
 /// Clients that are named to Redis with one question.
 const NAMED: usize = 1000;
 
@@ -105,13 +108,22 @@ impl Flusher {
 
     /// Says everything that this node wants and owns, after the store may have forgotten it.
     async fn register(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
-        let (keys, own) = (&self.link.keys, node_name(self.bus.node));
-        let mut register = scripts::REGISTER.prepare_invoke();
-        register.key(keys.routes(self.bus.node)).key(keys.route_log()).key(keys.route_version()).arg(&own);
-        for filter in self.node.hub.filters() {
-            register.arg(filter);
+        let (keys, wanted) = (&self.link.keys, self.node.hub.filters());
+        let known: Vec<String> =
+            redis::cmd("SMEMBERS").arg(keys.routes(self.bus.node)).query_async(connection).await?;
+        let changes = {
+            let wanted: HashSet<&str> = wanted.iter().map(String::as_str).collect();
+            let gone = known.into_iter().filter(|filter| !wanted.contains(filter.as_str()));
+            let gone: Vec<_> =
+                gone.map(|filter| RouteChange { filter: filter.into(), added: false }).collect();
+            let all = wanted.iter().map(|filter| RouteChange { filter: (*filter).into(), added: true });
+            all.chain(gone).collect::<Vec<_>>()
+        };
+        if !changes.is_empty() {
+            let mut pipeline = redis::pipe();
+            change_routes(&mut pipeline, &scripts::REGISTER, keys, self.bus.node, &changes);
+            pipeline.query_async::<()>(connection).await?;
         }
-        register.invoke_async::<Option<u64>>(connection).await?;
         let clients = self.node.hub.clients();
         for clients in clients.chunks(NAMED) {
             self.assert(clients, connection).await?;
@@ -279,6 +291,25 @@ impl Flusher {
         if self.owing.insert(name.clone()) {
             self.node.publish_owed(&owed.message, name);
         }
+    }
+}
+
+/// Adds to a pipeline what this node wants, or does not want any more.
+pub(super) fn change_routes(
+    pipeline: &mut Pipeline,
+    script: &Script,
+    keys: &Keys,
+    node: u64,
+    changes: &[RouteChange],
+) {
+    let (own, names) = (node_name(node), [keys.routes(node), keys.route_log(), keys.route_version()]);
+    for changes in changes.chunks(FILTERS) {
+        let mut args: Vec<&[u8]> = vec![own.as_bytes()];
+        for change in changes {
+            args.push(if change.added { b"+" } else { b"-" });
+            args.push(change.filter.as_bytes());
+        }
+        scripts::add(pipeline, script, &names, &args);
     }
 }
 

@@ -14,7 +14,7 @@ macro_rules! scripts {
 
 scripts! {
     RENEW = "#!lua flags=allow-oom\n", include_str!("scripts/lease.lua");
-    REGISTER = "#!lua flags=allow-oom\n", include_str!("scripts/register.lua");
+    REGISTER = "#!lua flags=allow-oom\n", include_str!("scripts/routes.lua");
     ROUTES = include_str!("scripts/routes.lua");
     RETAIN = include_str!("scripts/retain.lua");
     CLAIM = include_str!("scripts/session.lua"), include_str!("scripts/claim.lua");

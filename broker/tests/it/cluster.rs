@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use nsd_wire::{Connect, Qos, ReasonCode, Version, Will};
+use nsd_wire::{Connect, Packet, Qos, ReasonCode, Subscribe, SubscribeFilter, Version, Will};
 
 use crate::support::{Broker, Client, Redis, SOON, eventually};
 
@@ -100,7 +100,7 @@ fn a_takeover_storm_leaves_exactly_one() {
         .map(|number| if number % 2 == 0 { &a } else { &b })
         .map(|node| {
             let mut client = Client::open(node.address, Version::V5);
-            client.send(&nsd_wire::Packet::Connect(Connect::new(Version::V5, "storm")));
+            client.send(&Packet::Connect(Connect::new(Version::V5, "storm")));
             client
         })
         .collect();
@@ -181,4 +181,55 @@ fn redis_killed_and_restarted() {
     let mut new = b.client(Version::V311, "new");
     new.subscribe("kept", Qos::AtMostOnce);
     assert_eq!(new.message().payload, b"x");
+}
+
+#[test]
+fn what_a_node_wants_is_said_to_redis_in_parts() {
+    const CLIENTS: usize = 3;
+    const EACH: usize = 8000;
+    const AT_ONCE: usize = 2000;
+    let redis = Redis::start();
+    let node = Broker::node(&redis);
+    let mut connection = redis.connection();
+    let mut config = redis::pipe();
+    config.cmd("CONFIG").arg("SET").arg("slowlog-log-slower-than").arg(0).ignore();
+    config.cmd("CONFIG").arg("SET").arg("slowlog-max-len").arg(100_000).ignore();
+    config.exec(&mut connection).unwrap();
+    let _clients: Vec<Client> = (0..CLIENTS)
+        .map(|client| {
+            let filters: Vec<String> = (0..EACH).map(|number| format!("{client}/{number}")).collect();
+            let wanted = |filter| SubscribeFilter { filter, options: Qos::AtMostOnce.into() };
+            let filters: Vec<_> = filters.iter().map(|filter| wanted(&**filter)).collect();
+            let mut client = node.client(Version::V5, &client.to_string());
+            for filters in filters.chunks(AT_ONCE) {
+                let id = client.id();
+                client.send(&Packet::Subscribe(Subscribe::new(id, filters)));
+                client.expect(|packet| matches!(packet, Packet::SubAck(_)).then_some(()));
+            }
+            client
+        })
+        .collect();
+    let nodes: Vec<String> = redis::cmd("SMEMBERS").arg("nsd:nodes").query(&mut connection).unwrap();
+    let routes = format!("nsd:routes:{}", nodes[0]);
+    let wanted = |connection: &mut redis::Connection| -> usize {
+        redis::cmd("SCARD").arg(&routes).query(connection).unwrap()
+    };
+    assert_eq!(wanted(&mut connection), CLIENTS * EACH);
+    // It is told that it was forgotten, and what it said with it; something that nobody wants is there.
+    let mut forget = redis::pipe();
+    forget.del(&routes).sadd(&routes, "stale").srem("nsd:nodes", &nodes[0]);
+    forget.exec(&mut connection).unwrap();
+    eventually("it has said all again", SOON * 4, || {
+        let stale: bool = redis::cmd("SISMEMBER").arg(&routes).arg("stale").query(&mut connection).unwrap();
+        !stale && wanted(&mut connection) == CLIENTS * EACH
+    });
+    let log: Vec<Vec<redis::Value>> =
+        redis::cmd("SLOWLOG").arg("GET").arg(-1).query(&mut connection).unwrap();
+    let longest = log.iter().map(|entry| {
+        let words: Vec<String> = redis::from_redis_value_ref(&entry[3]).unwrap_or_default();
+        // All but the first are only counted.
+        let more = words.last().and_then(|last| last.strip_prefix("... (")?.split(' ').next()?.parse().ok());
+        words.len() + more.unwrap_or(0)
+    });
+    assert!((10_000..=20_100).contains(&longest.max().unwrap()));
 }

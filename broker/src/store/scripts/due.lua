@@ -5,6 +5,7 @@ local time = call('TIME')
 local now = time[1] + time[2] / 1000000
 local ended, wills = 0, {}
 for _, session in ipairs(call('ZRANGEBYSCORE', prefix .. 'agenda', '-inf', now, 'LIMIT', 0, ARGV[3])) do
+  if budget <= 0 then break end
   local info = call('HMGET', of(session, 's'), 'client', 'expiry', 'parted', 'node')
   if not info[1] or info[4] or not info[3] then
     call('ZREM', prefix .. 'agenda', session)

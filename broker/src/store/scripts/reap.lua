@@ -10,7 +10,9 @@ if call('SMOVE', prefix .. 'nodes', prefix .. 'dying', dead) == 1 then
 end
 if call('SISMEMBER', prefix .. 'dying', dead) == 0 then return { 0, {} } end
 local wills = {}
-for _, tagged in ipairs(call('SPOP', prefix .. 'on:' .. dead, most)) do
+for _ = 1, most do
+  local tagged = budget > 0 and call('SPOP', prefix .. 'on:' .. dead)
+  if not tagged then break end
   local tag, id = string.match(tagged, '^(%d+):(.*)$')
   local client = prefix .. '{s' .. tag .. '}:client:' .. id
   local stored = call('HMGET', client, 'node', 'epoch', 'session', 'will')

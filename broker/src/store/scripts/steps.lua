@@ -127,11 +127,11 @@ function steps.P()
   -- A claim of which nothing came has no terms of its own.
   if not expiry then expiry = session and tonumber(call('HGET', of(session, 's'), 'expiry') or '0') or 0 end
   call('SREM', prefix .. 'on:' .. own, shard .. ':' .. id)
-  if not session or expiry == 0 or call('EXISTS', of(session, 's')) == 0 then
-    if session then
-      close(session)
-      known[session] = false
-    end
+  local is_there = session and call('EXISTS', of(session, 's')) == 1
+  if not is_there or expiry == 0 then
+    -- What is too much for this call ends as what nobody comes back to.
+    if is_there and budget <= 0 then part(session, 0, 0) elseif session then close(session) end
+    if session then known[session] = false end
     call('DEL', client)
     return will and owe(epoch, will) or 1
   end

@@ -6,7 +6,7 @@ use nsd_broker::hub::Ending;
 use nsd_broker::limits::Limits;
 use nsd_broker::settings::RedisSettings;
 use nsd_broker::store::change::{Change, SessionId, Stored};
-use nsd_broker::store::keys::{Keys, SHARDS, node_name};
+use nsd_broker::store::keys::{Keys, SHARDS, node_name, shard};
 use nsd_broker::store::redis::{Messages, Outcome, Steps, codec, retain};
 use nsd_broker::store::{Link, RedisStore};
 use redis::{Commands, Value};
@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 
 use super::author::{self, Wish};
 use super::model::Model;
-use super::{Keeper, done, enqueue, message, open, suite};
+use super::{Keeper, done, enqueue, message, open, subscribe, suite};
 use crate::support::Redis;
 
 /// One node that writes, always under the same epoch unless it is told another one.
@@ -343,6 +343,62 @@ fn the_beginning_of_a_queue_follows_what_is_done_with() {
         })
         .collect();
     assert!(heads.is_sorted() && heads[0] < 5000 && heads[5] == 5000, "{heads:?}");
+}
+
+const SESSION: &str = include_str!("../../../src/store/scripts/session.lua");
+const DUE: &str = include_str!("../../../src/store/scripts/due.lua");
+const REAP: &str = include_str!("../../../src/store/scripts/reap.lua");
+
+impl Shared {
+    /// Five sessions from this one on that end with their connections, with 6000 filters each.
+    fn wide(&mut self, first: SessionId) {
+        for session in first..first + 5 {
+            self.commit(&[open(session, &client_of(session), 0)]);
+            let wanted = |number| subscribe(session, &format!("{number}"), Default::default(), None);
+            self.commit(&(0..6000).map(wanted).collect::<Vec<_>>());
+        }
+    }
+
+    fn run(&self, script: &str, args: &[&str]) -> (u64, Value) {
+        let script = redis::Script::new(&format!("{SESSION}{script}"));
+        let mut call = script.prepare_invoke();
+        call.arg("nsd:");
+        args.iter().for_each(|arg| {
+            call.arg(*arg);
+        });
+        call.invoke(&mut self.redis.connection()).unwrap()
+    }
+
+    fn sessions(&self) -> Vec<SessionId> {
+        let mut sessions: Vec<_> = self.redis.connection().smembers(self.keys().sessions()).unwrap();
+        sessions.sort_unstable();
+        sessions
+    }
+}
+
+/// Each filter of each is written to a log, and Redis does nothing else meanwhile.
+#[test]
+fn sessions_with_many_filters_do_not_end_all_at_once() {
+    let mut shared = Shared::start();
+    shared.wide(1);
+    shared.commit(&(1..=5).map(|session| Change::Close { session }).collect::<Vec<_>>());
+    assert_eq!(shared.sessions(), [3, 4, 5], "10,000 filters and those of one more session");
+    assert_eq!(shared.run(DUE, &["1", "500"]).0, 2);
+    assert_eq!(shared.sessions(), [5]);
+    assert_eq!(shared.run(DUE, &["1", "500"]).0, 1);
+    assert_eq!((shared.sessions(), shared.run(DUE, &["1", "500"]).0), (vec![], 0));
+    // Of a dead node.
+    shared.wide(6);
+    let mut connection = shared.redis.connection();
+    let _: () = connection.sadd(shared.keys().nodes(), "dead").unwrap();
+    for session in 6..=10 {
+        let id = client_of(session);
+        let _: () = connection.hset(shared.keys().client(&id), "node", "dead").unwrap();
+        let _: () = connection.sadd("nsd:on:dead", format!("{}:{id}", shard(&id))).unwrap();
+    }
+    let left: Vec<_> =
+        (0..3).map(|_| (shared.run(REAP, &["1", "dead", "500"]).0, shared.sessions().len())).collect();
+    assert_eq!(left, [(1, 3), (1, 1), (0, 0)]);
 }
 
 /// It may only have been cut off, and sends again what it has no answer to.
