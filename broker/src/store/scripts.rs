@@ -18,6 +18,7 @@ scripts! {
     ROUTES = include_str!("scripts/routes.lua");
     RETAIN = include_str!("scripts/retain.lua");
     CLAIM = include_str!("scripts/session.lua"), include_str!("scripts/claim.lua");
+    RECLAIM = "#!lua flags=allow-oom\n", include_str!("scripts/session.lua"), include_str!("scripts/claim.lua");
     ASSERT = "#!lua flags=allow-oom\n", include_str!("scripts/session.lua"), include_str!("scripts/assert.lua");
     MESSAGES = include_str!("scripts/session.lua"), include_str!("scripts/messages.lua");
     READ = include_str!("scripts/session.lua"), include_str!("scripts/session_read.lua");

@@ -445,6 +445,24 @@ fn a_full_redis_refuses_what_must_be_stored_and_takes_it_again_when_there_is_roo
     client.ping();
 }
 
+/// Otherwise nobody could take what waits, and there would never be room.
+#[test]
+fn who_has_a_session_in_a_full_redis_comes_back_to_it_through_another_node() {
+    let redis = Redis::start();
+    let (mut a, b) = (Broker::node(&redis), Broker::node(&redis));
+    let (mut client, _) = come(&a, &keeping("c"));
+    client.subscribe("t", Qos::AtLeastOnce);
+    let mut publisher = b.client(Version::V5, "p");
+    assert_eq!(publisher.publish("t", b"stored", Qos::AtLeastOnce), ReasonCode::Success);
+    redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(1).exec(&mut redis.connection()).unwrap();
+    a.kill();
+    let (mut client, present) = come(&b, &keeping("c"));
+    assert!(present);
+    assert_eq!(client.message().payload, b"stored");
+    eventually("it is done with", SOON, || count(&redis, "HLEN", &key(&redis, "c", Some("q"))) == 0);
+    assert_eq!(Client::refused(b.address, &keeping("new")), ReasonCode::ServerUnavailable);
+}
+
 /// Redis without a file forgets everything at its end. What a node knows of clients that are connected is told anew.
 #[test]
 fn a_redis_that_forgot_everything_is_told_what_the_nodes_know() {

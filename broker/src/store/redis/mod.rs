@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Pipeline, RedisError};
+use redis::{AsyncConnectionConfig, Client, Pipeline, RedisError, Script};
 use thiserror::Error;
 use tracing::warn;
 
@@ -160,20 +160,14 @@ impl RedisStore {
     /// Makes this node the owner of a client id and of its session. What is stored of a session that goes on is read after
     /// that: whatever comes to its queue from now on, this node is told of.
     pub(super) async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed, StoreError> {
-        let (mut connection, keys) = (self.link.get()?, &self.link.keys);
-        let (epoch, session, resumed, owes, sent): (u64, String, bool, bool, String) = scripts::CLAIM
-            .arg(keys.prefix())
-            .arg(node_name(self.node))
-            .arg(keys.client(claim.client_id))
-            .arg(claim.client_id)
-            .arg(shard(claim.client_id))
-            .arg(codec::write_will(claim.will))
-            .arg(claim.expiry)
-            .arg(u8::from(claim.clean_start))
-            .arg(claim.instead_of.map(|epoch| epoch.to_string()).unwrap_or_default())
-            .invoke_async(&mut connection)
-            .await
-            .map_err(told)?;
+        let mut connection = self.link.get()?;
+        let claimed = match self.ask(claim, &scripts::CLAIM, false, &mut connection).await {
+            Err(error) if error.code() == Some("OOM") => {
+                self.ask(claim, &scripts::RECLAIM, true, &mut connection).await
+            }
+            claimed => claimed,
+        };
+        let (epoch, session, resumed, owes, sent) = claimed.map_err(told)?;
         let session: Option<SessionId> = session.parse().ok();
         let mut stored = match session.filter(|_| resumed) {
             Some(session) => self.stored(session).await?,
@@ -183,6 +177,29 @@ impl RedisStore {
             stored.sent = sent.parse().ok();
         }
         Ok(Claimed { epoch, session, stored, owes })
+    }
+
+    async fn ask(
+        &self,
+        claim: &Claim<'_>,
+        script: &Script,
+        is_full: bool,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<(u64, String, bool, bool, String), RedisError> {
+        let keys = &self.link.keys;
+        script
+            .arg(keys.prefix())
+            .arg(node_name(self.node))
+            .arg(keys.client(claim.client_id))
+            .arg(claim.client_id)
+            .arg(shard(claim.client_id))
+            .arg(codec::write_will(claim.will))
+            .arg(claim.expiry)
+            .arg(u8::from(claim.clean_start))
+            .arg(claim.instead_of.map(|epoch| epoch.to_string()).unwrap_or_default())
+            .arg(u8::from(is_full))
+            .invoke_async(connection)
+            .await
     }
 
     /// All that is stored of a session; `None`: there is none with this number.

@@ -1,8 +1,10 @@
 -- A client connects: from now on this node owns its id and its session, and whoever owned them is told. Every later write
 -- to the session carries the epoch that is given here.
 -- ARGV … key of the client, client id, shard, will or '', expiry in seconds, '1' for a clean start, epoch that this
---   claim is instead of or ''
+--   claim is instead of or '', '1' if Redis is full: then only who is known is let in, to take what waits
 local client, id, shard, will, expiry, clean = ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7]), ARGV[8]
+local before = call('HMGET', client, 'node', 'session', 'will', 'epoch')
+if ARGV[10] == '1' and not before[4] then return redis.error_reply('OOM a new client needs room') end
 local time = call('TIME')
 -- By the clock, so that an emptied Redis does not begin anew; never twice.
 local epoch = time[1] * 1000000 + time[2]
@@ -11,7 +13,6 @@ if epoch <= last then epoch = last + 1 end
 epoch = whole(epoch)
 call('SET', prefix .. 'epoch', epoch)
 
-local before = call('HMGET', client, 'node', 'session', 'will', 'epoch')
 local owner, session, owes = before[1], before[2], 0
 if before[4] == ARGV[9] then before[3] = false end
 if session and call('EXISTS', of(session, 's')) == 0 then session = false end
