@@ -55,7 +55,7 @@ async fn hear(
         tokio::time::timeout(Duration::from_secs(5), connecting).await.map_err(|_elapsed| timed_out())??;
     node.hear(true);
     if let Some(bus) = &node.hub.bus {
-        bus.look_at_all();
+        bus.doubt_inbox();
     }
     match ready.take() {
         Some(ready) => drop(ready.send(())),

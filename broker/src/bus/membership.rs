@@ -76,6 +76,9 @@ impl Flusher {
             self.rounds.audited = Some(Instant::now());
             self.audit(connection).await?;
         }
+        if self.bus.asserts.swap(false, Ordering::AcqRel) {
+            self.assert_all(connection).await?;
+        }
         if self.bus.collects.swap(false, Ordering::AcqRel) {
             self.collect_owed(connection).await?;
         }
@@ -124,16 +127,21 @@ impl Flusher {
             change_routes(&mut pipeline, &scripts::REGISTER, keys, self.bus.node, &changes);
             pipeline.query_async::<()>(connection).await?;
         }
-        let clients = self.node.hub.clients();
-        for clients in clients.chunks(NAMED) {
-            self.assert(clients, connection).await?;
-        }
+        self.assert_all(connection).await?;
         // What came to their queues meanwhile was told to nobody.
         self.bus.look_at_all();
         Ok(())
     }
 
-    /// Says who is connected here. Sessions that Redis has lost are written anew, as far as they are known here.
+    /// Says who is connected here; those who have been claimed elsewhere are sent away.
+    async fn assert_all(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        for clients in self.node.hub.clients().chunks(NAMED) {
+            self.assert(clients, connection).await?;
+        }
+        Ok(())
+    }
+
+    /// Some of them. Sessions that Redis has lost are written anew, as far as they are known here.
     async fn assert(
         &mut self,
         clients: &[Arc<Outbox>],

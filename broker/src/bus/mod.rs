@@ -50,6 +50,8 @@ pub struct Bus {
     stale: Mutex<Stale>,
     /// Of the hints that were sent to this node, the last one that it heard.
     heard: AtomicU64,
+    /// Clients may have been claimed elsewhere and nobody told.
+    asserts: AtomicBool,
     /// This node may owe wills that it does not know of.
     collects: AtomicBool,
     connected: AtomicBool,
@@ -130,6 +132,7 @@ impl Bus {
             sessions: RwLock::default(),
             stale: Mutex::default(),
             heard: AtomicU64::new(0),
+            asserts: AtomicBool::new(false),
             collects: AtomicBool::new(false),
             connected: AtomicBool::new(true),
             counters: Counters::default(),
@@ -197,6 +200,12 @@ impl Bus {
 
     fn hear(&self, number: u64) {
         self.heard.store(number, Ordering::Release);
+    }
+
+    /// The inbox was cut off: whatever was sent to it may be lost.
+    fn doubt_inbox(&self) {
+        self.asserts.store(true, Ordering::Release);
+        self.look_at_all();
     }
 
     /// Looks for wills that this node owes: all that it publishes go this way, so each is published once.

@@ -233,3 +233,20 @@ fn what_a_node_wants_is_said_to_redis_in_parts() {
     });
     assert!((10_000..=20_100).contains(&longest.max().unwrap()));
 }
+
+#[test]
+fn who_is_taken_over_while_the_inbox_is_cut_off_learns_of_it() {
+    let redis = Redis::start();
+    let (a, b) = (Broker::node(&redis), Broker::node(&redis));
+    let mut old = a.client(Version::V5, "same");
+    let mut connection = redis.connection();
+    let mut may = |subscribe: &str| {
+        redis::cmd("ACL").arg("SETUSER").arg("default").arg(subscribe).exec(&mut connection).unwrap();
+    };
+    may("-subscribe");
+    redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub").exec(&mut redis.connection()).unwrap();
+    let mut new = b.client(Version::V5, "same");
+    may("+subscribe");
+    assert_eq!(old.disconnected(), ReasonCode::SessionTakenOver);
+    new.ping();
+}
