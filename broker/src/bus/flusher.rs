@@ -4,12 +4,12 @@
 //! the versions of subscriptions and retained messages: if a subscription elsewhere is newer than our mirror, the mirror
 //! catches up and the batch's messages go there too before anybody is answered.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use nsd_wire::{Qos, ReasonCode};
+use nsd_wire::{PacketId, Qos, ReasonCode};
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisError, Value};
 use tokio::sync::watch;
@@ -71,6 +71,8 @@ pub struct Flusher {
     /// Steps that were taken already and are not stored yet, and the answers that wait for that.
     owed: Vec<Work>,
     owed_answers: Receipts,
+    /// Identifiers of messages that were refused, which Redis may hold all the same: each is free for another message.
+    pub(super) taken_back: HashMap<(u64, PacketId), Arc<Outbox>>,
     /// Wills that are among the messages by now, by their names.
     pub(super) owing: HashSet<Box<str>>,
     /// Hints that were sent here and not heard when this was looked at.
@@ -91,6 +93,7 @@ impl Flusher {
             unheard: Packets::default(),
             owed: Vec::new(),
             owed_answers: Receipts::default(),
+            taken_back: HashMap::new(),
             owing: HashSet::new(),
             missing: None,
         }
@@ -166,7 +169,7 @@ impl Flusher {
         // Parts of it may have been taken, and what was answered is not known.
         self.bus.doubt_wills();
         self.bus.doubt_all();
-        batch.take_back();
+        batch.take_back(&mut self.taken_back);
         batch.tell(reason);
         batch.work.retain(|work| !matches!(work, Work::Message(_)));
     }
@@ -499,10 +502,11 @@ impl Batch {
     }
 
     /// Identifiers of messages that are not kept are not held either.
-    fn take_back(&self) {
+    fn take_back(&self, taken_back: &mut HashMap<(u64, PacketId), Arc<Outbox>>) {
         for entry in self.lanes.iter().flat_map(|lane| &lane.entries) {
             if let (Some(sender), Some(id)) = (&entry.origin.sender, entry.origin.hold) {
                 sender.with_persistent(|persistent| persistent.held.remove(&id));
+                taken_back.insert((sender.id, id), Arc::clone(sender));
             }
         }
     }

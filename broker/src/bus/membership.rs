@@ -14,6 +14,7 @@ use super::RouteChange;
 use super::flusher::Flusher;
 use super::writes::Writes;
 use crate::hub::Outbox;
+use crate::journal::Work;
 use crate::store::change::Change;
 use crate::store::keys::{Keys, node_name, node_of, shard};
 use crate::store::redis::{Owed, codec};
@@ -79,6 +80,7 @@ impl Flusher {
         if self.bus.asserts.swap(false, Ordering::AcqRel) {
             self.assert_all(connection).await?;
         }
+        self.release(connection).await?;
         if self.bus.collects.swap(false, Ordering::AcqRel) {
             self.collect_owed(connection).await?;
         }
@@ -89,6 +91,7 @@ impl Flusher {
     pub(super) async fn join(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
         self.renew(connection).await?;
         self.register(connection).await?;
+        self.release(connection).await?;
         self.rounds.renewed = Some(Instant::now());
         self.bus.doubt_wills();
         self.missing = None;
@@ -181,6 +184,21 @@ impl Flusher {
         if writes.write(&mut self.author, &self.node.limits.load(), &mut pipeline) > 0 {
             pipeline.query_async::<Vec<Value>>(connection).await?;
         }
+        Ok(())
+    }
+
+    /// Ahead of the next batch, and before their clients may come back: either may hold the same identifiers anew.
+    async fn release(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        let mut writes = Writes::aside();
+        for ((_, id), outbox) in &self.taken_back {
+            writes.step(&Work::Released(Arc::clone(outbox), *id), &mut self.author);
+        }
+        let mut pipeline = redis::pipe();
+        if writes.write(&mut self.author, &self.node.limits.load(), &mut pipeline) > 0 {
+            let replies: Vec<Value> = pipeline.query_async(connection).await?;
+            self.take_in(&writes, &replies);
+        }
+        self.taken_back.clear();
         Ok(())
     }
 

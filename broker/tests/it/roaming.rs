@@ -563,15 +563,14 @@ impl<'r> Broken<'r> {
         count.unwrap().trim().parse().unwrap()
     }
 
-    /// Everything has been done again, more than once.
-    fn repair_after_some_attempts(self) {
+    /// Everything is done again, more than once.
+    fn some_attempts(&self) {
         let before = self.connects();
         let mut own = 0;
         eventually("it was tried again", SOON, || {
             own += 1;
             self.connects() > before + own + 5
         });
-        self.repair();
     }
 
     fn repair(self) {
@@ -595,7 +594,8 @@ fn who_subscribes_while_a_batch_is_sent_again_gets_its_messages_once() {
     eventually("it is stored", TRIED, || count(&redis, "HLEN", &before) == 1);
     reader.subscribe("t", Qos::AtLeastOnce);
     eventually("it is stored for the newcomer, too", SOON, || count(&redis, "HLEN", &after) > 0);
-    broken.repair_after_some_attempts();
+    broken.some_attempts();
+    broken.repair();
     assert_eq!(publishing.join().unwrap(), ReasonCode::Success);
     assert_eq!((count(&redis, "HLEN", &before), count(&redis, "HLEN", &after)), (1, 1));
     assert_eq!(reader.message().payload, b"x");
@@ -641,7 +641,8 @@ fn a_will_that_a_claim_leaves_comes_once_while_batches_are_sent_again() {
         second = (is_in == Ok(true)).then_some(client);
         second.is_some()
     });
-    broken.repair_after_some_attempts();
+    broken.some_attempts();
+    broken.repair();
     assert_eq!(publishing.join().unwrap(), ReasonCode::Success);
     assert_eq!(watcher.message_within(SOON * 2).expect("a will").payload, b"gone");
     assert_eq!(watcher.message_within(Duration::from_millis(500)), None);
@@ -649,6 +650,43 @@ fn a_will_that_a_claim_leaves_comes_once_while_batches_are_sent_again() {
 
 fn at_least_once<'p>(topic: &'p str, payload: &'p [u8]) -> Publish<'p> {
     Publish { qos: Qos::AtLeastOnce, ..Publish::new(topic, payload) }
+}
+
+/// Its message was stored and refused, for the answer was lost. The next one under the same identifier is not a repetition.
+#[test]
+fn the_identifier_of_a_message_that_was_refused_is_free() {
+    let mut redis = Redis::start();
+    let broker = Broker::node(&redis);
+    let (_stays, _) = come(&broker, &keeping("stays"));
+    let (mut reader, _) = come(&broker, &keeping("reader"));
+    reader.subscribe("t", Qos::ExactlyOnce);
+    reader.disconnect();
+    let (mut writer, _) = come(&broker, &keeping("writer"));
+    let stored = key(&redis, "reader", Some("q"));
+    let Broken { queue, .. } = Broken::new(&redis, "stays");
+    let id = nsd_wire::PacketId::MIN;
+    let publish = |payload| {
+        Packet::Publish(Publish { qos: Qos::ExactlyOnce, packet_id: Some(id), ..Publish::new("t", payload) })
+    };
+    writer.send(&publish(b"first"));
+    eventually("it is stored", TRIED, || count(&redis, "HLEN", &stored) == 1);
+    redis.kill();
+    let reason = writer.next(TRIED, |packet| match packet {
+        Packet::PubRec(ack) => Some(ack.reason),
+        _ => None,
+    });
+    assert_eq!(reason, Ok(Some(ReasonCode::UnspecifiedError)));
+    redis.restart();
+    eventually("redis has read its file", SOON, || {
+        redis::cmd("DEL").arg(&queue).exec(&mut redis.connection()).is_ok()
+    });
+    eventually("the node is back", SOON * 4, || broker.ask("health").1["degraded"] == false);
+    let (mut writer, present) = come(&broker, &keeping("writer"));
+    assert!(present);
+    writer.send(&publish(b"second"));
+    writer.expect(|packet| matches!(packet, Packet::PubRec(ack) if !ack.reason.is_failure()).then_some(()));
+    let (mut reader, _) = come(&broker, &keeping("reader"));
+    assert_eq!([reader.message().payload, reader.message().payload], [&b"first"[..], b"second"]);
 }
 
 /// The answer to a claim is lost, and with it the connection: the session must end all the same.
