@@ -159,6 +159,8 @@ impl Flusher {
         self.refuse(&mut batch, ReasonCode::UnspecifiedError);
         // Those who wait for these answers wait until it works again; others have been told that it does not.
         (self.owed, self.owed_answers) = (batch.work, batch.steps);
+        // Clients may change their minds for as long as it does not work.
+        Work::keep_last(&mut self.owed);
     }
 
     /// Messages are refused, and who waits is told; steps stay. Wills among the messages are looked for again.

@@ -15,6 +15,7 @@ use super::flusher::Flusher;
 use super::writes::Writes;
 use crate::hub::Outbox;
 use crate::journal::Work;
+use crate::limits;
 use crate::store::change::Change;
 use crate::store::keys::{Keys, node_name, node_of, shard};
 use crate::store::redis::{Owed, codec};
@@ -228,7 +229,8 @@ impl Flusher {
         connection: &mut MultiplexedConnection,
     ) -> Result<(), RedisError> {
         info!(node = node_name(dead), "a node is gone");
-        loop {
+        // What does not fit is taken over once this has been written.
+        while self.bus.lanes.bytes() <= limits::LANE_MARK {
             let (more, wills): (bool, Vec<Value>) = scripts::REAP
                 .arg(self.link.keys.prefix())
                 .arg(node_name(self.bus.node))
@@ -241,6 +243,8 @@ impl Flusher {
                 return Ok(());
             }
         }
+        self.rounds.renewed = None;
+        Ok(())
     }
 
     /// Ends sessions and publishes wills whose time has come.

@@ -8,6 +8,7 @@
 
 mod writer;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -257,6 +258,17 @@ impl Journal {
 }
 
 impl Work {
+    /// Of what is about the same, only the last stays, in its place. Messages are not about anything.
+    pub(crate) fn keep_last(work: &mut Vec<Self>) {
+        let last: Vec<bool> = {
+            let mut known = HashSet::new();
+            let each = work.iter().rev();
+            each.map(|work| matches!(work, Self::Message(_)) || known.insert(work.subject())).collect()
+        };
+        let mut last = last.into_iter().rev();
+        work.retain(|_| last.next() == Some(true));
+    }
+
     fn subject(&self) -> Subject<'_> {
         match self {
             Self::Message(_) => Subject::Message,
@@ -279,5 +291,39 @@ impl Waiter {
             Self::Client { caller, token } => caller.notify(Event::Known { token, reason }),
             Self::Call(call) => drop(call.send(reason)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_is_about_the_same_only_the_last_stays() {
+        let [one, other] = [1, 2].map(|id| Arc::new(Outbox::new(id, "c".into(), None)));
+        let wanted = Some((nsd_wire::Qos::AtLeastOnce.into(), None));
+        let filter = |outbox: &Arc<Outbox>, filter: &str, wanted| {
+            Work::Filter(Arc::clone(outbox), filter.into(), wanted)
+        };
+        let mut work = vec![
+            filter(&one, "a", wanted),
+            filter(&one, "b", wanted),
+            Work::Done(Arc::clone(&one), 1),
+            filter(&other, "a", wanted),
+            filter(&one, "a", None),
+            Work::Done(Arc::clone(&one), 2),
+            filter(&one, "b", None),
+            filter(&one, "b", wanted),
+        ];
+        Work::keep_last(&mut work);
+        let left: Vec<_> = work
+            .iter()
+            .map(|work| match work {
+                Work::Filter(outbox, filter, wanted) => (outbox.id, &**filter, wanted.is_some()),
+                _ => (0, "", true),
+            })
+            .collect();
+        let done = (0, "", true);
+        assert_eq!(left, [done, (2, "a", true), (1, "a", false), done, (1, "b", true)]);
     }
 }

@@ -648,6 +648,45 @@ fn a_will_that_a_claim_leaves_comes_once_while_batches_are_sent_again() {
     assert_eq!(watcher.message_within(Duration::from_millis(500)), None);
 }
 
+/// A dead node owes more wills than a node keeps waiting messages.
+#[test]
+fn wills_of_a_dead_node_are_taken_over_no_faster_than_they_are_written() {
+    const CLIENTS: usize = 1200;
+    let redis = Redis::start();
+    let node = Broker::node(&redis);
+    let mut watcher = node.client(Version::V5, "w");
+    watcher.subscribe("will", Qos::AtLeastOnce);
+    let payload = [b'x'; 12 * 1024];
+    let message = nsd_broker::message::Message::new(&at_least_once("will", &payload)).unwrap();
+    let will = nsd_broker::message::Will { message, delay: 0 };
+    let will = nsd_broker::store::redis::codec::write_will(Some(&will));
+    let mut config = redis::cmd("CONFIG");
+    config.arg("SET").arg("slowlog-max-len").arg(100_000).arg("slowlog-log-slower-than").arg(0);
+    config.exec(&mut redis.connection()).unwrap();
+    let mut dead = redis::pipe();
+    for number in 0..CLIENTS {
+        let id = format!("d{number}");
+        dead.sadd("nsd:on:00000000000000de", format!("{}:{id}", nsd_broker::store::keys::shard(&id)));
+        let epoch = (number + 1).to_string();
+        let client = [("node", &b"00000000000000de"[..]), ("epoch", epoch.as_bytes()), ("will", &will)];
+        dead.hset_multiple(key(&redis, &id, None), &client);
+    }
+    dead.sadd("nsd:nodes", "00000000000000de");
+    dead.exec(&mut redis.connection()).unwrap();
+    for _ in 0..CLIENTS {
+        assert_eq!(watcher.message_within(TRIED).expect("a will").topic, "will");
+    }
+    let log: Vec<Vec<redis::Value>> =
+        redis::cmd("SLOWLOG").arg("GET").arg(-1).query(&mut redis.connection()).unwrap();
+    let takes_over = |entry: &Vec<redis::Value>| {
+        let words: Vec<Vec<u8>> = redis::from_redis_value_ref(&entry[3]).unwrap();
+        (words[0] == b"EVALSHA").then(|| words.get(5).is_some_and(|word| word == b"00000000000000de"))
+    };
+    let taken: Vec<bool> = log.iter().filter_map(takes_over).collect();
+    assert!(taken.iter().filter(|taken| **taken).count() >= 3);
+    assert!(!taken.windows(2).any(|two| two == [true, true]), "something is written in between");
+}
+
 fn at_least_once<'p>(topic: &'p str, payload: &'p [u8]) -> Publish<'p> {
     Publish { qos: Qos::AtLeastOnce, ..Publish::new(topic, payload) }
 }

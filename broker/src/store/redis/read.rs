@@ -1,6 +1,6 @@
 //! What is stored of sessions, as it is read.
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 use nsd_wire::PacketId;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Value, from_redis_value_ref};
@@ -25,7 +25,7 @@ pub(super) async fn session(
     let mut ask = redis::pipe();
     ask.cmd("HGETALL").arg(keys.of(session, "s")).cmd("HGETALL").arg(keys.of(session, "f"));
     ask.cmd("SMEMBERS").arg(keys.of(session, "i")).cmd("SMEMBERS").arg(keys.of(session, "r"));
-    let (fields, filters, held, received): (Fields, Filters, Vec<u16>, Vec<Seq>) =
+    let (fields, filters, held, received): (Fields, Filters, Vec<u16>, HashSet<Seq>) =
         ask.query_async(connection).await?;
     let Some(client_id) = fields.get("client") else { return Ok(None) };
     let Some((mut queue, next_seq)) = queues(connection, keys, &[(session, 0)]).await?.remove(0) else {
