@@ -130,8 +130,9 @@ impl Flusher {
     async fn turn(&mut self) {
         let mut batch = self.gather();
         let since = Instant::now();
-        let (mut prepared, mut refused) = (None, false);
+        let (mut prepared, mut refused, mut attempts) = (None, false, 0);
         loop {
+            attempts += 1;
             match self.attempt(&batch, &mut prepared).await {
                 Ok(()) => return batch.answer(),
                 Err(error) if is_refusal(&error) => {
@@ -152,7 +153,9 @@ impl Flusher {
             }
             // For nobody, once is enough: who comes meanwhile would wait twice.
             let patience = if batch.is_waited_for() { STORE_PATIENCE } else { Duration::ZERO };
-            if !self.reconnect(since + patience).await {
+            // Nor does it help for ever that Redis can be reached, but for one more attempt.
+            let is_over = attempts > 1 && since.elapsed() >= patience;
+            if is_over || !self.reconnect(since + patience).await {
                 break;
             }
         }
