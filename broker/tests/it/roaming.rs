@@ -124,20 +124,22 @@ fn a_session_goes_from_node_to_node_with_all_that_waits() {
 }
 
 /// Publishers on both nodes note what was acknowledged, the subscriber goes from node to node, and every round one node
-/// is killed at a random moment. In the end the subscriber must have had all of it, in the order of each publisher but for
+/// is killed at a random moment: twenty, or as many as `NSD_KILLS` says. In the end the subscriber must have had all of it, in the order of each publisher but for
 /// repetitions, and of QoS 2 nothing twice.
 #[test]
 fn nothing_acknowledged_is_lost_however_often_nodes_are_killed() {
-    const ROUNDS: usize = 20;
+    let rounds = std::env::var("NSD_KILLS").map_or(20, |kills| kills.parse().expect("a number of kills"));
     let redis = Redis::start();
-    let mut nodes = [Broker::node(&redis), Broker::node(&redis)];
+    // Room for all that quick publishers send while the subscriber is away.
+    let limits = "queue_messages = 100000\nqueue_bytes = 1000000000";
+    let mut nodes = [0; 2].map(|_| Broker::limited_node(&redis, limits));
     let (mut client, _) = come(&nodes[0], &keeping("s"));
     client.subscribe("n/#", Qos::ExactlyOnce);
     client.disconnect();
     let mut random = fastrand::Rng::with_seed(11);
     let mut writers = [Writer::new("n/0"), Writer::new("n/1")];
     let mut got = Vec::new();
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let stop = AtomicBool::new(false);
         let addresses = nodes.each_ref().map(|node| node.address);
         std::thread::scope(|scope| {
