@@ -44,7 +44,7 @@ pub(crate) fn router(balancer: Arc<Balancer>) -> Router {
         .route(Method::POST, "/ready", with(moves::ready))
         .route(Method::POST, "/rebalance", with(moves::rebalance))
         .route(Method::GET, "/moves", with(|balancer, _| moves::moves(balancer)))
-        .route(Method::POST, "/reload", with(|balancer, _| reload(balancer)))
+        .route(Method::POST, "/reload", move |_| reload(Arc::clone(&balancer)))
 }
 
 #[derive(Deserialize)]
@@ -255,8 +255,8 @@ fn unknown(running: &Running, server: &str) -> Reply {
     Reply::json(StatusCode::NOT_FOUND, &problem)
 }
 
-fn reload(balancer: &Balancer) -> Reply {
-    match balancer.reload() {
+async fn reload(balancer: Arc<Balancer>) -> Reply {
+    match balancer.reload().await {
         Ok(plan) => Reply::json(StatusCode::OK, &json!({ "plan": plan })),
         Err(problems) => Reply::json(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "problems": problems })),
     }

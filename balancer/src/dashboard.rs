@@ -29,6 +29,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::gate::rates::Rates;
 use crate::limits;
+use crate::reload::Closing;
 use crate::server::Balancer;
 use crate::settings::DashboardSettings;
 use crate::telemetry;
@@ -55,7 +56,7 @@ pub(crate) struct Dashboard {
     site: Arc<ArcSwap<Site>>,
     /// `None`: it could not be copied, for want of files.
     socket: Option<TcpListener>,
-    _acceptor: AbortOnDropHandle<()>,
+    acceptor: AbortOnDropHandle<()>,
 }
 
 /// What was made for new settings, not in use yet.
@@ -124,9 +125,12 @@ impl Dashboard {
         wanted: Option<(&DashboardSettings, Prepared)>,
         tls: Option<Arc<TlsServer>>,
         balancer: &Weak<Balancer>,
+        closing: &mut Closing,
     ) -> Option<String> {
         let Some((wanted, Prepared { socket, users })) = wanted else {
-            return running.take().map(|was| format!("-dashboard {}", was.settings.bind));
+            let was = running.take()?;
+            closing.add(was.acceptor);
+            return Some(format!("-dashboard {}", was.settings.bind));
         };
         let memory = match &running {
             Some(running) => Arc::clone(&running.site.load().memory),
@@ -157,7 +161,8 @@ impl Dashboard {
                 let copy = socket.try_clone().ok();
                 let acceptor = tokio::spawn(accept(socket, Arc::clone(&site)));
                 let acceptor = AbortOnDropHandle::new(acceptor);
-                *running = Some(Self { settings: wanted.clone(), site, socket: copy, _acceptor: acceptor });
+                let was = running.replace(Self { settings: wanted.clone(), site, socket: copy, acceptor });
+                was.into_iter().for_each(|was| closing.add(was.acceptor));
                 Some(format!("+dashboard {}", wanted.bind))
             }
         }

@@ -11,6 +11,7 @@ use nsd_edge::listen;
 use nsd_edge::metrics::MetricsPort;
 use nsd_edge::tls::{self, TlsServer, TlsSettings};
 use tokio::sync::Semaphore;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
 use crate::backend::Input;
@@ -109,14 +110,31 @@ pub(crate) fn prepare(
     if problems.is_empty() { Ok(prepared) } else { Err(problems) }
 }
 
+/// What listened where nothing is to listen any more. Only when that has ended may it be said so.
+#[derive(Debug, Default)]
+pub(crate) struct Closing(Vec<AbortOnDropHandle<()>>);
+
+impl Closing {
+    pub(crate) fn add(&mut self, acceptor: AbortOnDropHandle<()>) {
+        acceptor.abort();
+        self.0.push(acceptor);
+    }
+
+    pub(crate) async fn done(self) {
+        for acceptor in self.0 {
+            listen::ended(acceptor).await;
+        }
+    }
+}
+
 /// Takes the new settings into use, and says what changed.
 pub(crate) fn commit(
     running: &mut Running,
     wanted: &Settings,
     mut prepared: Prepared,
     context: &Context<'_>,
-) -> Vec<String> {
-    let mut plan = Vec::new();
+) -> (Vec<String>, Closing) {
+    let (mut plan, mut closing) = (Vec::new(), Closing::default());
     let mut backend = |wanted: &BackendSettings| {
         let credentials = prepared.credentials.remove(&wanted.name).unwrap_or_default();
         commit_backend(running, wanted, credentials, context, &mut plan)
@@ -133,14 +151,14 @@ pub(crate) fn commit(
     let tls = wanted.dashboard.as_ref().and_then(|wanted| wanted.tls.as_ref());
     let tls = tls.and_then(|tls| running.certificates.get(tls)).map(|kept| Arc::clone(&kept.server));
     let page = wanted.dashboard.as_ref().zip(prepared.dashboard.take());
-    plan.extend(Dashboard::commit(&mut running.dashboard, page, tls, context.balancer));
-    commit_metrics(running, &mut prepared, context);
+    plan.extend(Dashboard::commit(&mut running.dashboard, page, tls, context.balancer, &mut closing));
+    commit_metrics(running, &mut prepared, context, &mut closing);
     plan.extend(wanted.frontends.iter().flat_map(|wanted| frontend_changes(running, wanted)));
     running.frontends = wanted.frontends.iter().map(|wanted| frontend(running, wanted)).collect();
-    commit_binds(running, wanted, prepared, context, &mut plan);
+    commit_binds(running, wanted, prepared, context, &mut plan, &mut closing);
     context.shared.access_log.store(wanted.access_log, Relaxed);
     context.shared.log_user_names.store(wanted.log_user_names, Relaxed);
-    plan
+    (plan, closing)
 }
 
 fn commit_backend(
@@ -235,11 +253,17 @@ fn commit_certificates(running: &mut Running, prepared: &mut Prepared, context: 
     }
 }
 
-fn commit_metrics(running: &mut Running, prepared: &mut Prepared, context: &Context<'_>) {
+fn commit_metrics(
+    running: &mut Running,
+    prepared: &mut Prepared,
+    context: &Context<'_>,
+    closing: &mut Closing,
+) {
     let Some(mut port) = prepared.metrics.take() else { return };
     let balancer = Weak::clone(context.balancer);
     port.serve(move || balancer.upgrade().map(|balancer| telemetry::page(&balancer)).unwrap_or_default());
-    running.metrics = port;
+    let was = std::mem::replace(&mut running.metrics, port);
+    was.into_acceptor().into_iter().for_each(|acceptor| closing.add(acceptor));
 }
 
 fn frontend(running: &Running, wanted: &FrontendSettings) -> Arc<Frontend> {
@@ -302,6 +326,7 @@ fn commit_binds(
     mut prepared: Prepared,
     context: &Context<'_>,
     plan: &mut Vec<String>,
+    closing: &mut Closing,
 ) {
     let mut bound = HashMap::new();
     for (settings, frontend) in wanted.frontends.iter().zip(&running.frontends) {
@@ -324,7 +349,8 @@ fn commit_binds(
         }
     }
     plan.extend(running.bound.keys().map(|address| format!("-bind {address}")));
-    running.bound = bound;
+    let gone = std::mem::replace(&mut running.bound, bound);
+    gone.into_values().for_each(|gone| closing.add(gone.into_acceptor()));
 }
 
 fn handshakes(running: &HashMap<TlsSettings, Certificates>, wanted: &TlsBind) -> Option<Arc<Handshakes>> {

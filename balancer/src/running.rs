@@ -14,6 +14,7 @@ use nsd_edge::tls::{TlsServer, TlsSettings};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::error;
 
 use crate::credentials::Credentials;
@@ -196,7 +197,7 @@ pub(crate) struct Bound {
     pub(crate) route: Arc<ArcSwap<Route>>,
     /// `None`: it could not be copied, for want of files.
     socket: Option<std::net::TcpListener>,
-    acceptor: AbortHandle,
+    acceptor: AbortOnDropHandle<()>,
     /// Which worker accepts.
     number: usize,
 }
@@ -230,7 +231,7 @@ impl Bound {
         let route = Arc::new(ArcSwap::from_pointee(route));
         let copy = socket.try_clone().ok();
         let acceptor = accept(socket, Arc::clone(&route), Arc::clone(shared), ready);
-        let acceptor = shared.workers.nth(number).handle.spawn(acceptor).abort_handle();
+        let acceptor = AbortOnDropHandle::new(shared.workers.nth(number).handle.spawn(acceptor));
         Self { route, socket: copy, acceptor, number }
     }
 
@@ -244,16 +245,15 @@ impl Bound {
         self.acceptor.abort();
     }
 
+    /// Who accepts here. Nothing listens any more once that has ended, unless another process has the socket.
+    pub(crate) fn into_acceptor(self) -> AbortOnDropHandle<()> {
+        self.acceptor
+    }
+
     pub(crate) fn resume(&mut self, shared: &Arc<Shared>, ready: tokio::sync::watch::Receiver<bool>) {
         let Some(socket) = self.copy() else { return error!("cannot accept on a bound address again") };
         let acceptor = accept(socket, Arc::clone(&self.route), Arc::clone(shared), ready);
-        self.acceptor = shared.workers.nth(self.number).handle.spawn(acceptor).abort_handle();
-    }
-}
-
-impl Drop for Bound {
-    fn drop(&mut self) {
-        self.acceptor.abort();
+        self.acceptor = AbortOnDropHandle::new(shared.workers.nth(self.number).handle.spawn(acceptor));
     }
 }
 

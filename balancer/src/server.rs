@@ -26,10 +26,11 @@ use crate::doors::{self, Doors};
 use crate::handover::{self, Inherited, TakeOverError};
 use crate::pool::Entry;
 use crate::relay::Order;
+use crate::reload::{self, Closing};
 use crate::running::{Bound, Running, Shared};
 use crate::settings::{self, Settings, SettingsError};
 use crate::workers::Workers;
-use crate::{limits, member::Member, moving, reload};
+use crate::{limits, member::Member, moving};
 
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -59,6 +60,7 @@ pub(crate) struct Balancer {
     ready: watch::Sender<bool>,
     pub(crate) since: Instant,
     pub(crate) reloads: Reloads,
+    reloading: tokio::sync::Mutex<()>,
     /// For what answers in its name, and may outlive it.
     me: Weak<Self>,
 }
@@ -97,10 +99,10 @@ pub async fn run(path: &Path, settings: Settings, take_over: bool) -> Result<(),
     loop {
         tokio::select! {
             signal = signals.next() => match signal {
-                Signal::Reload => drop(balancer.reload()),
+                Signal::Reload => drop(balancer.reload().await),
                 Signal::Stop => break,
             },
-            () = file.changed() => drop(balancer.reload()),
+            () = file.changed() => drop(balancer.reload().await),
             () = succession.over() => break,
         }
     }
@@ -177,22 +179,31 @@ impl Balancer {
             ready: watch::Sender::new(false),
             since: Instant::now(),
             reloads: Reloads::default(),
+            reloading: tokio::sync::Mutex::default(),
             me: Weak::clone(me),
         });
         balancer.apply(&settings, inherited).map_err(StartError::Resources)?;
         Ok(balancer)
     }
 
-    /// Reads the file again. On any problem nothing has changed.
-    pub(crate) fn reload(&self) -> Result<Vec<String>, Vec<String>> {
+    /// Reads the file again. On any problem nothing has changed. When it returns, nothing listens where nothing is to.
+    pub(crate) async fn reload(&self) -> Result<Vec<String>, Vec<String>> {
+        let _one_after_another = self.reloading.lock().await;
         let loaded = settings::load(&self.path).map_err(|error| vec![error.to_string()]);
         let outcome = loaded.and_then(|wanted| {
-            let mut plan = self.apply(&wanted, Inherited::default())?;
+            let (mut plan, closing) = self.apply(&wanted, Inherited::default())?;
             let mut current = self.settings.lock();
             plan.extend(only_at_start(&current, &wanted));
             *current = wanted;
-            Ok(plan)
+            Ok((plan, closing))
         });
+        let outcome = match outcome {
+            Ok((plan, closing)) => {
+                closing.done().await;
+                Ok(plan)
+            }
+            Err(problems) => Err(problems),
+        };
         match &outcome {
             Ok(plan) if plan.is_empty() => info!("reloaded: nothing changed"),
             Ok(plan) => info!("reloaded: {}", plan.join(", ")),
@@ -204,7 +215,11 @@ impl Balancer {
         outcome
     }
 
-    fn apply(&self, wanted: &Settings, mut inherited: Inherited) -> Result<Vec<String>, Vec<String>> {
+    fn apply(
+        &self,
+        wanted: &Settings,
+        mut inherited: Inherited,
+    ) -> Result<(Vec<String>, Closing), Vec<String>> {
         if self.drain.watch().is_draining() {
             return Err(vec!["the balancer is stopping".to_owned()]);
         }
@@ -216,9 +231,9 @@ impl Balancer {
         let ready = self.ready.subscribe();
         let context =
             reload::Context { shared: &self.shared, drain: &self.drain, balancer: &self.me, ready: &ready };
-        let plan = reload::commit(&mut running, wanted, prepared, &context);
+        let committed = reload::commit(&mut running, wanted, prepared, &context);
         handover::continue_with(&running, &inherited.servers, &self.shared.registry);
-        Ok(plan)
+        Ok(committed)
     }
 
     /// Until the first checks have told which servers there are, clients wait in the kernel's queue.
@@ -261,7 +276,7 @@ impl Balancer {
     }
 
     /// The other process is gone.
-    pub(crate) fn accept_again(self: &Arc<Self>) {
+    pub(crate) async fn accept_again(self: &Arc<Self>) {
         for bound in self.running.lock().bound.values_mut() {
             bound.resume(&self.shared, self.ready.subscribe());
         }
@@ -273,7 +288,7 @@ impl Balancer {
         }
         tell_manager();
         // For addresses that were let go, and for changes meanwhile.
-        let _ = self.reload();
+        let _ = self.reload().await;
     }
 
     /// All servers, the leaving ones included.

@@ -117,15 +117,12 @@ impl AdminSocket {
     }
 }
 
-/// Answers on a TCP port, for whoever may reach it: a router with nothing in it but what anybody may see.
-pub async fn serve_port(listener: Listener, router: Arc<Router>, mut end: Watch) {
+/// Answers on a TCP port for ever, for whoever may reach it: a router with nothing in it but what anybody may see.
+pub async fn serve_port(listener: Listener, router: Arc<Router>) {
     let by_source = Some(CONNECTIONS_BY_SOURCE);
     let gate = Arc::new(Gate::new(GateRules { connections_per_address: by_source, ..GateRules::default() }));
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = end.draining() => return,
-        };
+        let accepted = listener.accept().await;
         let Ok(place) = gate.admit(accepted.peer.ip()) else { continue };
         let Ok(stream) = TcpStream::from_std(accepted.socket) else { continue };
         let router = Arc::clone(&router);
@@ -258,8 +255,8 @@ mod tests {
     async fn who_holds_connections_to_a_port_keeps_nobody_else_out() {
         let socket = crate::listen::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let listener = port(socket.local_addr().unwrap(), socket).unwrap();
-        let (address, drain) = (listener.address(), Drain::new());
-        tokio::spawn(serve_port(listener, router(), drain.watch()));
+        let address = listener.address();
+        tokio::spawn(serve_port(listener, router()));
         let mut silent = Vec::new();
         for _ in 0..2 * MAX_CONNECTIONS {
             silent.push(TcpStream::connect(address).await.unwrap());

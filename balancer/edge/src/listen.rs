@@ -19,6 +19,7 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use pace::Pace;
@@ -115,6 +116,13 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     tune(&socket)?;
     socket.bind(&address.into())?;
     Ok(socket)
+}
+
+/// When this returns, nothing listens any more where the task did: a task that is told to end is there for a while.
+pub async fn ended(acceptor: AbortOnDropHandle<()>) {
+    acceptor.abort();
+    // It was told so.
+    let _ = acceptor.await;
 }
 
 /// Options for a long-lived connection of small messages. Set on a listening socket, accepted sockets inherit them;

@@ -67,7 +67,7 @@ async fn meet(channel: Channel, balancer: Arc<Balancer>) {
             drop((pending, outbox));
             warn!(%error, "the new process is lost, this one goes on");
             succession.set_succeeded(false);
-            balancer.accept_again();
+            balancer.accept_again().await;
         }
     }
 }

@@ -2,8 +2,10 @@
 
 use nsd_edge::admin::{Method, StatusCode};
 use rustix::process::Signal;
+use tokio::net::TcpStream;
 
 use crate::support::broker::Mood;
+use crate::support::visitor::with_anna;
 use crate::support::{Balancer, Broker, CHECK, Client, free_address, listen, servers, until};
 
 #[tokio::test]
@@ -182,5 +184,33 @@ async fn ten_reloads_under_load_fail_nobody() {
     assert!(made > 20, "only {made} connections were made");
     for client in &mut idle {
         client.echo(b"still here").await.unwrap();
+    }
+}
+
+/// Whoever reads that an address is free again may bind it at once.
+#[tokio::test]
+async fn what_a_reload_removes_is_closed_when_it_says_so() {
+    let b1 = Broker::start("b1").await;
+    let balancer = Balancer::before(&[&b1]).await;
+    with_anna(&balancer.path("users"));
+    let without = listen(balancer.address, CHECK, &servers(&["b1"], &[&b1]));
+    for round in 0..20 {
+        let [bind, metrics, dashboard] = [(); 3].map(|()| free_address());
+        let own = format!("bind = [\"{}\"]", balancer.address);
+        assert!(without.contains(&own), "{without}");
+        let with = without.replace(&own, &format!("bind = [\"{}\", \"{bind}\"]", balancer.address));
+        let users = balancer.path("users").display().to_string();
+        balancer.rewrite(&format!(
+            "[metrics]\nbind = \"{metrics}\"\n[dashboard]\nbind = \"{dashboard}\"\npassword_file = \"{users}\"\n{with}"
+        ));
+        balancer.ask(Method::POST, "/reload", None).await;
+        for address in [bind, metrics, dashboard] {
+            TcpStream::connect(address).await.expect("it listens");
+        }
+        balancer.rewrite(&without);
+        balancer.ask(Method::POST, "/reload", None).await;
+        for (what, address) in [("bind", bind), ("metrics", metrics), ("dashboard", dashboard)] {
+            assert!(TcpStream::connect(address).await.is_err(), "{what} still listens in round {round}");
+        }
     }
 }

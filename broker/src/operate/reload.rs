@@ -58,6 +58,7 @@ impl Reload {
         // What can fail comes first, and what fails leaves everything as it was.
         if touches("metrics") {
             port.change(settings.telemetry.metrics, metrics::pages(&server.node))
+                .await
                 .map_err(|error| vec![error.to_string()])?;
         }
         if touches("listen") {

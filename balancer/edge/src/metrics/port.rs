@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
 use super::CONTENT_TYPE;
 use crate::admin::{Method, Reply, Router, StatusCode, port, serve_port};
-use crate::drain::Drain;
-use crate::listen::{BindError, Listener, bind};
+use crate::listen::{BindError, Listener, bind, ended};
 
 /// However often it is asked, and by whomever: making a page costs a look at everything there is.
 const FRESH: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ pub struct MetricsPort {
     /// For another process.
     socket: Option<TcpListener>,
     waiting: Option<Listener>,
-    end: Option<Drain>,
+    acceptor: Option<AbortOnDropHandle<()>>,
 }
 
 impl MetricsPort {
@@ -37,7 +37,7 @@ impl MetricsPort {
     pub fn on(address: SocketAddr, socket: TcpListener) -> Result<Self, BindError> {
         let copy = socket.try_clone().ok();
         let waiting = Some(port(address, socket)?);
-        Ok(Self { address: Some(address), socket: copy, waiting, end: None })
+        Ok(Self { address: Some(address), socket: copy, waiting, acceptor: None })
     }
 
     /// The same socket, for another process. `None`: there is none, or no file for it.
@@ -53,16 +53,20 @@ impl MetricsPort {
     pub fn serve(&mut self, page: impl Fn() -> String + Send + Sync + 'static) {
         let Some(listener) = self.waiting.take() else { return };
         info!(address = %listener.address(), "metrics are served");
-        let end = Drain::new();
         let recent = Recent::default();
         let reply = move |_: &_| Reply::new(StatusCode::OK, CONTENT_TYPE, recent.page(Instant::now(), &page));
         let router = Router::new().at_once(Method::GET, "/metrics", reply);
-        tokio::spawn(serve_port(listener, Arc::new(router), end.watch()));
-        self.end = Some(end);
+        let acceptor = tokio::spawn(serve_port(listener, Arc::new(router)));
+        self.acceptor = Some(AbortOnDropHandle::new(acceptor));
     }
 
-    /// Another address from now on; where that cannot be bound, all stays as it is.
-    pub fn change(
+    /// Who accepts here. Nothing listens any more once that has ended, unless another process has the socket.
+    pub fn into_acceptor(self) -> Option<AbortOnDropHandle<()>> {
+        self.acceptor
+    }
+
+    /// Another address from now on, and nothing at the old one; where the new one cannot be bound, all stays as it is.
+    pub async fn change(
         &mut self,
         address: Option<SocketAddr>,
         page: impl Fn() -> String + Send + Sync + 'static,
@@ -70,7 +74,9 @@ impl MetricsPort {
         if address != self.address {
             let mut next = Self::bind(address)?;
             next.serve(page);
-            *self = next;
+            if let Some(acceptor) = std::mem::replace(self, next).into_acceptor() {
+                ended(acceptor).await;
+            }
         }
         Ok(())
     }
@@ -91,14 +97,6 @@ impl Recent {
         let page = Bytes::from(make());
         *last = Some((now, page.clone()));
         page
-    }
-}
-
-impl Drop for MetricsPort {
-    fn drop(&mut self) {
-        if let Some(end) = self.end.take() {
-            end.begin();
-        }
     }
 }
 
