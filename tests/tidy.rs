@@ -190,6 +190,82 @@ fn paths_in_documents_exist() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Links between our pages, to files and to headings in them.
+#[test]
+fn links_between_pages_lead_somewhere() {
+    let mut pages = vec![root().join("README.md"), root().join("tests/lab/README.md")];
+    let docs = fs::read_dir(root().join("docs")).expect("there are documents");
+    pages.extend(docs.filter_map(Result::ok).map(|entry| entry.path()));
+    pages.retain(|page| page.extension().is_some_and(|extension| extension == "md"));
+    let (mut wrong, mut count) = (Vec::new(), 0);
+    for page in &pages {
+        let text = fs::read_to_string(page).expect("a listed page can be read");
+        for link in links(&text).into_iter().filter(|link| !link.contains(':')) {
+            count += 1;
+            let (file, heading) = link.split_once('#').unwrap_or((&link, ""));
+            let target = if file.is_empty() { page.clone() } else { page.with_file_name(file) };
+            let text = match fs::metadata(&target) {
+                Ok(found) if found.is_file() => fs::read_to_string(&target).unwrap_or_default(),
+                Ok(_) => String::new(),
+                Err(_) => {
+                    wrong.push(format!("{}: `{link}`: there is no such file", shown(page)));
+                    continue;
+                }
+            };
+            if !heading.is_empty() && !anchors(&text).iter().any(|anchor| anchor == heading) {
+                wrong.push(format!("{}: `{link}`: there is no such heading", shown(page)));
+            }
+        }
+    }
+    assert!(count > 50, "only {count} links were found");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn links_and_headings_are_found() {
+    let page = "# A `b`: c_d, E!\n[x](y.md#z) and `[no](code)`\n```\n# no\n[no](fence)\n```\n## Same\n## Same\n![p](q.png)\n";
+    assert_eq!(links(page), ["y.md#z", "q.png"]);
+    assert_eq!(anchors(page), ["a-b-c_d-e", "same", "same-1"]);
+}
+
+/// The lines of a page that are no code.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    let mut fenced = false;
+    text.lines().filter(move |line| {
+        let fence = line.trim_start().starts_with("```");
+        fenced ^= fence;
+        !fenced && !fence
+    })
+}
+
+fn links(text: &str) -> Vec<String> {
+    let line = |line: &str| -> Vec<String> {
+        let prose: String = line.split('`').step_by(2).collect::<Vec<_>>().join("``");
+        let targets = prose.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0.to_owned()));
+        targets.collect()
+    };
+    prose(text).flat_map(line).collect()
+}
+
+/// What a heading is linked by, as GitHub makes it.
+fn anchors(text: &str) -> Vec<String> {
+    let mut made: Vec<String> = Vec::new();
+    for line in prose(text).filter(|line| line.starts_with('#')) {
+        let heading = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        let anchor = kept.collect::<String>().replace(' ', "-");
+        let same = |other: &&String| other.strip_prefix(&*anchor).is_some_and(is_number_of_its_kind);
+        let before = made.iter().filter(same).count();
+        made.push(if before == 0 { anchor } else { format!("{anchor}-{before}") });
+    }
+    made
+}
+
+/// Nothing, or the `-1` of a heading that was there before.
+fn is_number_of_its_kind(rest: &str) -> bool {
+    rest.is_empty() || rest.strip_prefix('-').is_some_and(|number| number.parse::<u32>().is_ok())
+}
+
 /// What cargo-deny would check and needs no network: licences that fit ours, and nothing from outside the registry.
 #[test]
 fn dependencies_are_free_and_from_the_registry() {
