@@ -20,17 +20,18 @@ fn shares(clients: &[Client]) -> HashMap<&str, usize> {
 #[tokio::test]
 async fn a_server_that_joins_by_reload_gets_the_next_clients() {
     let (b1, b2, b3) = (Broker::start("b1").await, Broker::start("b2").await, Broker::start("b3").await);
+    nsd_edge::listen::raise_open_files();
     let balancer = Balancer::before(&[&b1, &b2]).await;
-    let old = Client::many(balancer.address, 100).await;
-    assert_eq!(shares(&old), HashMap::from([("b1", 50), ("b2", 50)]));
+    let old = Client::many(balancer.address, 1000).await;
+    assert_eq!(shares(&old), HashMap::from([("b1", 500), ("b2", 500)]));
 
     let all = servers(&["b1", "b2", "b3"], &[&b1, &b2, &b3]);
     balancer.rewrite(&listen(balancer.address, CHECK, &all));
     balancer.wait_for_log("reloaded: mqtt: +b3").await;
     balancer.wait_for_state("b3", "healthy").await;
-    let new = Client::many(balancer.address, 30).await;
-    assert_eq!(shares(&new), HashMap::from([("b3", 30)]));
-    assert_eq!((b1.sessions(), b2.sessions()), (50, 50), "nobody was cut");
+    let new = Client::many(balancer.address, 300).await;
+    assert_eq!(shares(&new), HashMap::from([("b3", 300)]));
+    assert_eq!((b1.sessions(), b2.sessions()), (500, 500), "nobody was cut");
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ mod proxy;
 mod reload;
 mod rules;
 mod sessions;
+mod slow_links;
 mod sources;
 mod storm;
 mod support;

@@ -70,6 +70,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             let mut bytes = Vec::new();
             told.encode(Version::V311, &mut bytes).map_err(io::Error::other)?;
             stream.write_all(&bytes).await?;
+            stream.flush().await?;
             let mut received = Vec::new();
             let mut accepted = 0;
             loop {
@@ -97,6 +98,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// Sends `bytes` and gets them back.
     pub(crate) async fn echo(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes).await?;
+        self.stream.flush().await?;
         let mut back = vec![0; bytes.len()];
         self.stream.read_exact(&mut back).await?;
         if back == bytes { Ok(()) } else { Err(io::Error::other("other bytes came back")) }
