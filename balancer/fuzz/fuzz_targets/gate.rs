@@ -4,7 +4,6 @@
 #![no_main]
 
 use std::alloc::System;
-use std::time::Duration;
 
 use arbitrary::Arbitrary;
 use cap::Cap;
