@@ -182,6 +182,11 @@ where
         self.leave.as_ref().map(|leave| leave.is_clean())
     }
 
+    /// Whether its server was told DISCONNECT in its client's name.
+    pub(crate) fn has_spoken(&self) -> bool {
+        self.leave.as_ref().is_some_and(|leave| leave.has_spoken())
+    }
+
     /// Messages that went up and down, where they can be seen.
     pub(crate) fn messages(&self) -> Option<(u32, u32)> {
         self.version.map(|_| (self.up.framing.publishes(), self.down.framing.publishes()))

@@ -25,6 +25,8 @@ pub(super) struct Leave {
     stage: Stage,
     /// The server has got its DISCONNECT.
     told: bool,
+    /// And that was ours, not the client's own.
+    ours: bool,
     /// The whole must be over then.
     deadline: Pin<Box<Sleep>>,
     /// The stage must.
@@ -61,6 +63,7 @@ impl Leave {
             order,
             stage: Stage::Settling,
             told: false,
+            ours: false,
             deadline: Box::pin(sleep(limits::LEAVE)),
             patience: Box::pin(sleep(limits::LEAVE)),
             farewell_bytes: limits::FAREWELL_BYTES,
@@ -70,6 +73,11 @@ impl Leave {
     /// Whether the server was told.
     pub(super) fn is_clean(&self) -> bool {
         self.told
+    }
+
+    /// Whether it was told so in the client's name.
+    pub(super) fn has_spoken(&self) -> bool {
+        self.told && self.ours
     }
 
     pub(super) fn poll<C, S>(
@@ -112,7 +120,7 @@ impl Leave {
                         // The server has ended meanwhile.
                         self.enter(Stage::Goodbye);
                     } else if sides.up.is_open() && sides.up.may_speak() {
-                        sides.up.say(NORMAL.to_vec());
+                        self.speak(sides.up);
                         self.enter(Stage::Answers);
                     } else {
                         return Poll::Ready(Ok(()));
@@ -148,6 +156,14 @@ impl Leave {
                 }
                 Stage::Farewell => return self.poll_farewell(context, sides.client),
             }
+        }
+    }
+
+    /// A client may have said it just now; then nothing may follow [MQTT-3.14.4-2].
+    fn speak(&mut self, up: &mut Direction) {
+        self.ours = !up.framing.said_goodbye();
+        if self.ours {
+            up.say(NORMAL.to_vec());
         }
     }
 

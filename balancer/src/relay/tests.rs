@@ -267,6 +267,22 @@ async fn who_leaves_between_packets_says_goodbye_to_both_and_gets_the_last_answe
 }
 
 #[tokio::test]
+async fn who_has_said_goodbye_is_not_spoken_for() {
+    let (mut client, mut server, handle, task) = session(Version::V311);
+    client.write_all(b"\xe0\0").await.unwrap();
+    let mut heard = [0; 2];
+    server.read_exact(&mut heard).await.unwrap();
+    handle.tell(Order::Drain);
+    // Its server takes its time, and then hears nothing else.
+    sleep(limits::LAST_ANSWERS / 2).await;
+    server.shutdown().await.unwrap();
+    assert_eq!(all(&mut client).await, b"");
+    drop(client);
+    assert_eq!((heard.as_slice(), all(&mut server).await.as_slice()), (&b"\xe0\0"[..], &b""[..]));
+    assert_eq!(task.await.unwrap().0, End::Told(Order::Drain));
+}
+
+#[tokio::test]
 async fn who_leaves_within_a_packet_finishes_it_and_what_follows_is_not_read() {
     let (mut client, mut server, handle, task) = session(Version::V5);
     client.write_all(&PUBLISH[..4]).await.unwrap();
@@ -293,7 +309,7 @@ async fn the_end_of_a_servers_packet_is_waited_for_where_it_does_not_close() {
     let mut heard = [0; 5];
     client.read_exact(&mut heard).await.unwrap();
     handle.tell(Order::Stop);
-    sleep(limits::LAST_ANSWERS + Duration::from_millis(50)).await;
+    sleep(limits::LAST_ANSWERS + Duration::from_millis(500)).await;
     server.write_all(&[&PUBLISH[5..], PUBLISH].concat()).await.unwrap();
     assert_eq!(all(&mut client).await, [&PUBLISH[5..], b"\xe0\x01\x8b"].concat());
     drop(client);

@@ -104,8 +104,7 @@ where
         let tls = self.relay.sides().0.agreed();
         let Live { names, frontend, peer, since, version, handle, member, .. } = &*self.live;
         frontend.tally.count(|counts| counts.ended(end.as_str(), Some(since.elapsed())));
-        let clean = self.relay.left_cleanly();
-        if self.live.will && clean == Some(true) {
+        if self.live.will && self.relay.has_spoken() {
             member.will_suppressed();
         }
         Line {
@@ -119,7 +118,7 @@ where
             messages: self.relay.messages(),
             moved: handle.moved(),
             end,
-            clean,
+            clean: self.relay.left_cleanly(),
         }
         .write(&self.shared);
     }
