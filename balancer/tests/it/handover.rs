@@ -8,13 +8,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use nsd_edge::admin::{Method, call};
+use nsd_wire::Version;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
 use crate::support::broker::Mood;
+use crate::support::device::{Device, Heard};
 use crate::support::tls::{Place, Secure};
+use crate::support::witness::Witness;
 use crate::support::{
     BINARY, Balancer, Broker, CHECK, Client, PATIENCE, UNCHECKED, free_address, listen, servers, until,
 };
@@ -62,6 +65,14 @@ impl Next {
 
     async fn status(&self) -> Value {
         call(&self.socket, Method::GET, "/status", None).await.unwrap().1
+    }
+
+    async fn metrics(&self) -> String {
+        let mut socket = tokio::net::UnixStream::connect(&self.socket).await.unwrap();
+        socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        socket.read_to_string(&mut text).await.unwrap();
+        text
     }
 
     /// Its own sessions, and those that it says the servers have.
@@ -251,6 +262,40 @@ async fn plain_sessions_move_unnoticed_and_tls_ones_leave_at_the_rate() {
         !secure.balancer.path("admin.sock").exists()
             && !secure.balancer.path("admin.sock.take-over").exists()
     );
+}
+
+/// Its will, and what had gone through: the new process goes on where the old one was, and counts nothing twice.
+#[tokio::test]
+async fn what_is_known_of_a_session_goes_with_it() {
+    let b1 = Witness::start().await;
+    let address = free_address();
+    let balancer = Balancer::start(address, &listen(address, CHECK, &[("b1", b1.address)])).await;
+    balancer.wait_for_state("b1", "healthy").await;
+    let mut devices = Device::many(address, "device", 3, Version::V5).await;
+    let speak = async |device: &mut Device| {
+        let message = device.message("t", b"m");
+        device.stream.write_all(&message).await.unwrap();
+        assert_eq!(device.hear().await, Heard::Other, "PUBACK");
+    };
+    for device in &mut devices {
+        speak(device).await;
+    }
+    let next = Next::took_over(&balancer, 2).await;
+    until("all have moved", async || next.sessions().await.0 == 3).await;
+    speak(&mut devices[0]).await;
+    let asked = json!({ "server": "b1", "rate": "1000/s", "deadline_seconds": 0 });
+    call(&next.socket, Method::POST, "/drain", Some(&asked)).await.unwrap();
+    until("all have left", async || b1.left() == 3).await;
+    drop(devices);
+    let told = async || {
+        let page = next.metrics().await;
+        let has = |family: &str, value: &str| {
+            page.lines().any(|line| line.starts_with(family) && line.ends_with(value))
+        };
+        has("nsd_balancer_server_wills_suppressed_total{", "} 3")
+            && has("nsd_balancer_server_messages_total{", "direction=\"up\"} 1")
+    };
+    until("three wills were not fired, and one message came here", told).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
