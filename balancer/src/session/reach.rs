@@ -66,3 +66,34 @@ async fn secure(
     let stream = Box::pin(backend.credentials.load().shake_hands(socket, tls, &member.place.address)).await?;
     Ok(Upstream::Tls(Box::new(stream)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use nsd_edge::listen::USER_TIMEOUT;
+    use rustix::net::sockopt;
+
+    use super::*;
+    use crate::member::{Context, rules};
+    use crate::settings::{BackendSettings, parse};
+
+    #[tokio::test]
+    async fn the_connection_to_a_server_is_watched_like_a_clients() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let text = format!(
+            "[[listen]]\nname = \"mqtt\"\nbind = [\"127.0.0.1:1883\"]\n\
+             [[listen.server]]\nname = \"b1\"\naddress = \"{}\"\n",
+            listener.local_addr().unwrap()
+        );
+        let BackendSettings { name, policy, servers } = parse(&text).unwrap().backends.remove(0);
+        let context = Context { backend: "mqtt".into(), queue: Arc::default(), registry: Arc::default() };
+        let member = Member::new(&servers[0], rules(&policy), false, context);
+        let backend = Backend::new(&name, policy.clone());
+        let reached = reach(&backend, &member, &policy, || ProxyHeader::Local).await;
+        let Ok(Some(Upstream::Plain(server))) = reached else { panic!("it listens") };
+        assert!(sockopt::socket_keepalive(&server).unwrap() && sockopt::tcp_nodelay(&server).unwrap());
+        let patience = sockopt::tcp_user_timeout(&server).unwrap();
+        assert_eq!(u128::from(patience), USER_TIMEOUT.as_millis());
+    }
+}
