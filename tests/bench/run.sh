@@ -3,6 +3,7 @@
 #
 #   tests/bench/run.sh                    all tables, three rounds, about 50 minutes
 #   tests/bench/run.sh --smoke            one short round of a few rows
+#   tests/bench/run.sh cluster            two nodes around a Redis beside one node
 #   tests/bench/run.sh matrix             what HAProxy and our balancer do in each of many situations
 #   tests/bench/run.sh broker --only fan-in-0 --rounds 5
 #   tests/bench/run.sh --help             everything else
@@ -23,7 +24,7 @@ need setpriv util-linux
 packages="-p nsd-load"
 case " $* " in
     *" --peers-only "* | *" --help "* | *" -h "*) ;;
-    *" broker "*) packages="$packages -p nsd-broker" ;;
+    *" broker "* | *" cluster "*) packages="$packages -p nsd-broker" ;;
     *" balancer "* | *" matrix "*) packages="$packages -p nsd-balancer" ;;
     *) packages="$packages -p nsd-broker -p nsd-balancer" ;;
 esac

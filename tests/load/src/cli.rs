@@ -176,6 +176,12 @@ pub struct Messages {
     /// Subscribers leave before anything is published, and come back to get it from their sessions
     #[arg(long)]
     pub away: bool,
+    /// Subscribers stay, and their sessions would outlive their connections
+    #[arg(long, conflicts_with = "away")]
+    pub kept: bool,
+    /// host:port of where subscribers connect, if elsewhere: another node of the same cluster
+    #[arg(long, value_name = "HOST:PORT")]
+    pub subscribers_at: Option<String>,
     /// Fail (exit 1) when a message is lost
     #[arg(long)]
     pub strict: bool,

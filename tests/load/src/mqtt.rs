@@ -100,12 +100,14 @@ pub struct Subscriber {
     pub every_latency: bool,
     /// Gone while messages are published; its session gets them.
     pub away: bool,
+    /// Its session would outlive its connection.
+    pub kept: bool,
 }
 
 impl Subscriber {
     /// Gets ready, receives until the run ends, leaves.
     pub async fn play(self, target: &Target, identity: &Identity, desk: Rc<Desk>) -> Result<(), LinkError> {
-        let keeping = if self.away { Keeping::Kept } else { Keeping::Clean };
+        let keeping = if self.away || self.kept { Keeping::Kept } else { Keeping::Clean };
         let permit = desk.connecting.acquire().await;
         let mut link = open(target, identity, &self.name, keeping, &desk).await?.link;
         subscribe(&mut link, identity.version, &self.filters, self.qos, &desk).await?;
@@ -119,14 +121,19 @@ impl Subscriber {
             let _permit = desk.connecting.acquire().await;
             let link = open(target, identity, &self.name, keeping, &desk).await?.link;
             self.listen(link, phase, identity, &desk).await?;
-            // The session has served: it is not left behind at the server.
-            let mut link = open(target, identity, &self.name, Keeping::Clean, &desk).await?.link;
-            frames::disconnect(identity.version, link.out())?;
-            return link.finish().await;
+            return self.forget(target, identity, &desk).await;
         }
         drop(permit);
         let phase = desk.ready();
-        self.listen(link, phase, identity, &desk).await
+        self.listen(link, phase, identity, &desk).await?;
+        if self.kept { self.forget(target, identity, &desk).await } else { Ok(()) }
+    }
+
+    /// The session has served: it is not left behind at the server.
+    async fn forget(&self, target: &Target, identity: &Identity, desk: &Desk) -> Result<(), LinkError> {
+        let mut link = open(target, identity, &self.name, Keeping::Clean, desk).await?.link;
+        frames::disconnect(identity.version, link.out())?;
+        link.finish().await
     }
 
     /// Receives until the run ends, leaves.

@@ -53,11 +53,27 @@ pub struct More {
     pub bystanders: u32,
     /// Subscribers come for their messages after all were published.
     pub away: bool,
+    /// Subscribers stay, and their sessions would outlive their connections.
+    pub kept: bool,
+}
+
+/// Where clients connect.
+#[derive(Debug)]
+pub struct Sides {
+    pub publishers: Target,
+    /// `None`: at the same place.
+    pub subscribers: Option<Target>,
+}
+
+impl From<Target> for Sides {
+    fn from(publishers: Target) -> Self {
+        Self { publishers, subscribers: None }
+    }
 }
 
 impl Default for More {
     fn default() -> Self {
-        Self { topics: 1, filters: 1, bystanders: 0, away: false }
+        Self { topics: 1, filters: 1, bystanders: 0, away: false, kept: false }
     }
 }
 
@@ -69,10 +85,10 @@ enum Client {
     Subscriber(Subscriber),
 }
 
-/// Runs the pattern against `target`.
+/// Runs the pattern against `sides`.
 pub fn measure(
     load: &Load,
-    target: Target,
+    sides: impl Into<Sides>,
     identity: Identity,
     threads: usize,
     pids: &[u32],
@@ -93,15 +109,23 @@ pub fn measure(
         settle: Duration::ZERO,
         pids: pids.to_vec(),
     };
-    let what = format!("{} at {}", load.describe(), target.describe());
-    let (target, identity) = (Arc::new(target.with_send_buffer(SEND_BUFFER)), Arc::new(identity));
+    let sides: Sides = sides.into();
+    let mut what = format!("{} at {}", load.describe(), sides.publishers.describe());
+    if let Some(subscribers) = &sides.subscribers {
+        what += &format!(", subscribers at {}", subscribers.describe());
+    }
+    let target = Arc::new(sides.publishers.with_send_buffer(SEND_BUFFER));
+    let elsewhere = sides.subscribers.map(|target| Arc::new(target.with_send_buffer(SEND_BUFFER)));
+    let elsewhere = elsewhere.unwrap_or_else(|| Arc::clone(&target));
+    let identity = Arc::new(identity);
     let outcome = run::run(&setup, clients, move |client, desk| {
-        let (target, identity) = (Arc::clone(&target), Arc::clone(&identity));
+        let (target, elsewhere, identity) =
+            (Arc::clone(&target), Arc::clone(&elsewhere), Arc::clone(&identity));
         async move {
             match client {
                 Client::Bystander(bystander) => bystander.stay(&target, &identity, &desk).await,
                 Client::Publisher(publisher) => publisher.play(&target, &identity, desk).await,
-                Client::Subscriber(subscriber) => subscriber.play(&target, &identity, desk).await,
+                Client::Subscriber(subscriber) => subscriber.play(&elsewhere, &identity, desk).await,
             }
         }
     })?;
@@ -146,6 +170,7 @@ impl Load {
             (more.filters > 1).then(|| format!("{} filters each", more.filters)),
             (more.bystanders > 0).then(|| format!("{} subscriptions of others", more.bystanders)),
             more.away.then(|| "subscribers away".to_owned()),
+            more.kept.then(|| "sessions kept".to_owned()),
         ];
         for note in notes.into_iter().flatten() {
             text += ", ";
@@ -178,6 +203,7 @@ fn clients(load: &Load, identity: &Identity) -> Vec<Client> {
             hears,
             every_latency: load.rate.is_some(),
             away: more.away,
+            kept: more.kept,
         }));
     }
     for number in 0..publishers {

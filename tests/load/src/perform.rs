@@ -6,7 +6,7 @@ use nsd_wire::{Qos, Version};
 use crate::cli::{Command, Messages, MqttArgs, Protocol, ServerArgs};
 use crate::connections::{self, Kind};
 use crate::mqtt::Identity;
-use crate::pattern::{self, Load, More, Pattern};
+use crate::pattern::{self, Load, More, Pattern, Sides};
 use crate::relay;
 use crate::report::Report;
 use crate::retained;
@@ -104,12 +104,19 @@ fn publish(pattern: Pattern, filters: u32, messages: &Messages) -> Result<Verdic
         rate: messages.rate,
         duration: messages.duration,
         messages: messages.messages,
-        more: More { topics: messages.topics, filters, bystanders: messages.bystanders, away: messages.away },
+        more: More {
+            topics: messages.topics,
+            filters,
+            bystanders: messages.bystanders,
+            away: messages.away,
+            kept: messages.kept,
+        },
     };
     let server = &messages.server;
+    let elsewhere = messages.subscribers_at.as_ref().map(|host| target_at(host, server)).transpose()?;
     let report = pattern::measure(
         &load,
-        target(server)?,
+        Sides { publishers: target(server)?, subscribers: elsewhere },
         identity(&messages.mqtt)?,
         server.threads.into(),
         &server.pid,
@@ -118,8 +125,12 @@ fn publish(pattern: Pattern, filters: u32, messages: &Messages) -> Result<Verdic
 }
 
 fn target(server: &ServerArgs) -> Result<Target> {
+    target_at(&server.target, server)
+}
+
+fn target_at(host: &str, server: &ServerArgs) -> Result<Target> {
     let tls = if server.tls { Some(tls_client(server)?) } else { None };
-    Ok(Target::new(&server.target, server.sources, server.allow_remote, tls)?)
+    Ok(Target::new(host, server.sources, server.allow_remote, tls)?)
 }
 
 fn tls_client(server: &ServerArgs) -> Result<Tls> {

@@ -31,6 +31,8 @@ pub(crate) enum Contender {
     Broker,
     HaProxy,
     Balancer,
+    /// Two nodes of ours around a Redis: publishers are at the first, subscribers at the second.
+    Cluster,
 }
 
 impl Contender {
@@ -40,6 +42,7 @@ impl Contender {
             Self::Broker => "nsd-broker",
             Self::HaProxy => "HAProxy",
             Self::Balancer => "nsd-balancer",
+            Self::Cluster => "nsd-broker, two nodes",
         }
     }
 
@@ -49,50 +52,75 @@ impl Contender {
             Self::Broker => 10,
             Self::HaProxy => 20,
             Self::Balancer => 30,
+            Self::Cluster => NODES[0].1,
         }
     }
 
     /// Where clients find `door` at this contender.
     pub(crate) fn address(self, place: &Place, door: Door) -> SocketAddr {
-        place.address(self.ports() + door.offset())
+        match self {
+            Self::Cluster => place.address(self.ports()),
+            _ => place.address(self.ports() + door.offset()),
+        }
     }
 
-    /// The program with its configuration written. Brokers are configured for what `door` asks, proxies for all doors.
-    pub(crate) fn program(self, place: &Place, door: Door) -> Result<Program> {
+    /// Where subscribers find it, if elsewhere.
+    pub(crate) fn far_side(self, place: &Place) -> Option<SocketAddr> {
+        (self == Self::Cluster).then(|| place.address(NODES[1].1))
+    }
+
+    /// The programs with their configurations written, each with its name and where it listens, in the order of their start.
+    /// Brokers are configured for what `door` asks, proxies for all doors.
+    pub(crate) fn programs(self, place: &Place, door: Door) -> Result<Vec<Part>> {
+        if self == Self::Cluster {
+            return cluster(place);
+        }
+        let doors: &[Door] = match self {
+            Self::HaProxy | Self::Balancer => &Door::BEHIND_A_PROXY,
+            _ => &[door],
+        };
+        let addresses = doors.iter().map(|door| self.address(place, *door)).collect();
+        Ok(vec![(self.name(), self.program(place, door)?, addresses)])
+    }
+
+    fn program(self, place: &Place, door: Door) -> Result<Program> {
         let (path, text) = match self {
             Self::Mosquitto => (installed("mosquitto", "mosquitto")?, mosquitto(place, door)),
             Self::HaProxy => (installed("haproxy", "haproxy")?, haproxy(place)),
-            Self::Broker => (place.own("nsd-broker")?, broker(place, door)),
+            Self::Broker | Self::Cluster => (place.own("nsd-broker")?, broker(place, door)),
             Self::Balancer => (place.own("nsd-balancer")?, balancer(place)),
         };
-        let file = place.folder.join(format!("{}.conf", self.name()));
-        std::fs::write(&file, text).with_context(|| file.display().to_string())?;
-        let file = file.display().to_string();
+        let file = place.write(self.name(), &text)?;
         let args = match self {
             Self::Mosquitto => vec!["-c".to_owned(), file],
             Self::HaProxy => vec!["-db".to_owned(), "-f".to_owned(), file],
-            Self::Broker | Self::Balancer => vec!["--config".to_owned(), file],
+            Self::Broker | Self::Balancer | Self::Cluster => vec!["--config".to_owned(), file],
         };
         let pinned = place.pin_brokers || matches!(self, Self::HaProxy | Self::Balancer);
         Ok(Program::new(path, args).on(pinned.then_some(SERVER_PROCESSOR)))
     }
 
     /// Starts it afresh, so that no run leaves memory or files behind for the next.
-    pub(crate) async fn start(self, place: &Place, door: Door) -> Result<Running> {
-        let doors: &[Door] = match self {
-            Self::Mosquitto | Self::Broker => &[door],
-            Self::HaProxy | Self::Balancer => &Door::BEHIND_A_PROXY,
-        };
-        let addresses: Vec<_> = doors.iter().map(|door| self.address(place, *door)).collect();
-        let log = place.folder.join(format!("{}.log", self.name()));
-        if door == Door::BrokerDisk {
+    pub(crate) async fn start(self, place: &Place, door: Door) -> Result<Vec<Running>> {
+        if door == Door::BrokerDisk || self == Self::Cluster {
             let state = place.state(self);
             let _ = std::fs::remove_dir_all(&state);
             std::fs::create_dir(&state).with_context(|| state.display().to_string())?;
         }
-        Running::start(&self.program(place, door)?, &addresses, &log).await
+        let mut running = Vec::new();
+        for (name, program, addresses) in self.programs(place, door)? {
+            let log = place.folder.join(format!("{name}.log"));
+            running.push(Running::start(&program, &addresses, &log).await?);
+        }
+        Ok(running)
     }
 }
+
+/// One process of a contender: its name, how it is started, and where it listens.
+type Part = (&'static str, Program, Vec<SocketAddr>);
+
+const REDIS: (&str, u16) = ("redis", 43);
+const NODES: [(&str, u16); 2] = [("node-1", 44), ("node-2", 45)];
 
 impl Door {
     pub(crate) const BEHIND_A_PROXY: [Self; 5] =
@@ -132,13 +160,20 @@ impl Place {
         self.folder.join("certificate.pem")
     }
 
+    /// Writes a configuration: its file.
+    fn write(&self, name: &str, text: &str) -> Result<String> {
+        let file = self.folder.join(format!("{name}.conf"));
+        std::fs::write(&file, text).with_context(|| file.display().to_string())?;
+        Ok(file.display().to_string())
+    }
+
     /// Where a broker keeps what must outlive it.
     fn state(&self, contender: Contender) -> PathBuf {
         self.folder.join(format!("{}.state", contender.name()))
     }
 
-    fn socket(&self, contender: Contender) -> PathBuf {
-        self.folder.join(format!("{}.sock", contender.name()))
+    fn socket(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.sock"))
     }
 }
 
@@ -161,26 +196,50 @@ fn mosquitto(place: &Place, door: Door) -> String {
 }
 
 /// What waits for a session is bounded by default; here it must not be, as it is not at Mosquitto's.
+const UNBOUNDED: &str = "[limits]\nqueue_messages = 10000000\nqueue_bytes = 10000000000\n";
+
 fn broker(place: &Place, door: Door) -> String {
     let address = Contender::Broker.address(place, door);
-    let (socket, state) = (place.socket(Contender::Broker), place.state(Contender::Broker));
+    let (socket, state) = (place.socket(Contender::Broker.name()), place.state(Contender::Broker));
     let certificate = place.certificate();
     let tls = match door {
         Door::BrokerTls => format!("tls = {{ certificates = [\"{}\"] }}\n", certificate.display()),
         _ => String::new(),
     };
     let store = match door {
-        Door::BrokerDisk => format!(
-            "kind = \"disk\"\ndirectory = \"{}\"\n[limits]\nqueue_messages = 10000000\nqueue_bytes = 10000000000\n",
-            state.display()
-        ),
+        Door::BrokerDisk => format!("kind = \"disk\"\ndirectory = \"{}\"\n{UNBOUNDED}", state.display()),
         _ => "kind = \"memory\"\n".to_owned(),
     };
+    open_broker(address, &tls, &store, &socket)
+}
+
+fn open_broker(address: SocketAddr, tls: &str, store: &str, socket: &Path) -> String {
     format!(
         "allow_anonymous = true\n[[listen]]\naddress = \"{address}\"\n{tls}[store]\n{store}\
          [access]\ndevices = false\ntopic_rule = \"open\"\n[admin]\nsocket = \"{}\"\n",
         socket.display()
     )
+}
+
+/// Redis writes its file as its operators mostly have it: a second may be lost.
+fn cluster(place: &Place) -> Result<Vec<Part>> {
+    let redis = place.address(REDIS.1);
+    let text = format!(
+        "port {}\nbind 127.0.0.1\nsave \"\"\nappendonly yes\nappendfsync everysec\ndir \"{}\"\n",
+        redis.port(),
+        place.state(Contender::Cluster).display()
+    );
+    let program = installed("redis-server", "redis-server")?;
+    let mut parts = vec![(REDIS.0, Program::new(program, [place.write(REDIS.0, &text)?]), vec![redis])];
+    for (name, port) in NODES {
+        let (address, socket) = (place.address(port), place.socket(name));
+        let store = format!("kind = \"redis\"\nurl = \"redis://{redis}/0\"\n{UNBOUNDED}");
+        let file = place.write(name, &open_broker(address, "", &store, &socket))?;
+        let program = Program::new(place.own("nsd-broker")?, ["--config".to_owned(), file]);
+        parts.push((name, program, vec![address]));
+    }
+    let pinned = place.pin_brokers.then_some(SERVER_PROCESSOR);
+    Ok(parts.into_iter().map(|(name, program, at)| (name, program.on(pinned), at)).collect())
 }
 
 /// Doors of one proxied service: name, plain door, TLS door, backend's role.
@@ -212,7 +271,7 @@ fn haproxy(place: &Place) -> String {
 }
 
 fn balancer(place: &Place) -> String {
-    let socket = place.socket(Contender::Balancer);
+    let socket = place.socket(Contender::Balancer.name());
     let mut text =
         format!("threads = 1\n[admin]\nsocket = \"{}\"\n[log]\naccess = false\n", socket.display());
     let certificate = place.certificate();

@@ -26,8 +26,9 @@ struct Table {
     rows: &'static [Row],
 }
 
-const TABLES: [Table; 2] = [
+const TABLES: [Table; 3] = [
     Table { name: "broker", ours: Contender::Broker, peer: Contender::Mosquitto, rows: rows::BROKER },
+    Table { name: "cluster", ours: Contender::Cluster, peer: Contender::Broker, rows: rows::CLUSTER },
     Table { name: "balancer", ours: Contender::Balancer, peer: Contender::HaProxy, rows: rows::BALANCER },
 ];
 
@@ -71,6 +72,7 @@ pub(crate) async fn bench(cli: &Cli) -> Result<bool> {
             Tables::All => true,
             Tables::Broker => table.peer == Contender::Mosquitto,
             Tables::Balancer => table.peer == Contender::HaProxy,
+            Tables::Cluster => table.ours == Contender::Cluster,
             Tables::Matrix => false,
         };
         if wanted {
@@ -90,10 +92,10 @@ async fn compare(cli: &Cli, place: &Place, load: &Path, table: &Table) -> Result
         return Ok(true);
     }
     // A missing peer is told before anything is measured.
-    table.peer.program(place, Door::Broker)?;
+    table.peer.programs(place, Door::Broker)?;
     let mut contenders = vec![table.peer];
     if !cli.peers_only {
-        table.ours.program(place, Door::Broker)?;
+        table.ours.programs(place, Door::Broker)?;
         contenders.push(table.ours);
     }
     let behind = if table.peer == Contender::HaProxy { backends(place, load).await? } else { Vec::new() };
@@ -127,7 +129,8 @@ fn lines_of(row: &Row) -> Vec<Line> {
         figure: figure.name(),
         ours: Samples::default(),
         peer: Samples::default(),
-        goal: *goal,
+        goal: goal.filter(|_| *figure != Figure::Rate),
+        least: goal.filter(|_| *figure == Figure::Rate),
     };
     row.figures.iter().map(line).collect()
 }
@@ -145,10 +148,14 @@ async fn backends(place: &Place, load: &Path) -> Result<Vec<Running>> {
 
 /// One run against a server started for it.
 async fn measure(cli: &Cli, place: &Place, load: &Path, row: &Row, contender: Contender) -> Result<Report> {
-    let server = contender.start(place, row.door).await?;
+    let servers = contender.start(place, row.door).await?;
     let mut args: Vec<String> = row.load.iter().map(|word| (*word).to_owned()).collect();
     let target = contender.address(place, row.door).to_string();
-    args.extend(["--json".into(), "--target".into(), target, "--pid".into(), server.pid.to_string()]);
+    args.extend(["--json".into(), "--target".into(), target]);
+    if let Some(far_side) = contender.far_side(place) {
+        args.extend(["--subscribers-at".into(), far_side.to_string()]);
+    }
+    servers.iter().for_each(|server| args.extend(["--pid".into(), server.pid.to_string()]));
     if row.timed {
         let duration = if cli.smoke { Duration::from_secs(1) } else { cli.duration };
         args.extend(["--duration".into(), format!("{}ms", duration.as_millis())]);
@@ -158,7 +165,10 @@ async fn measure(cli: &Cli, place: &Place, load: &Path, row: &Row, contender: Co
     let output = program.command().stdout(Stdio::piped()).stderr(Stdio::piped()).output();
     let output = tokio::time::timeout(RUN_LIMIT, output).await;
     let output = output.with_context(|| format!("no end after {} s", RUN_LIMIT.as_secs()))??;
-    server.stop().await;
+    // Nodes before what they share.
+    for server in servers.into_iter().rev() {
+        server.stop().await;
+    }
     if output.stdout.is_empty() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!(
@@ -194,6 +204,7 @@ fn note(samples: &mut Samples, figure: Figure, result: &Result<Report>) {
         Figure::Memory => server.and_then(|server| server.rss_kib_each),
         Figure::Time => Some(report.seconds * 1000.0),
         Figure::P99 => report.latency.map(|latency| latency.p99),
+        Figure::Rate => Some(report.rate),
     };
     match value {
         Some(value) => samples.values.push(value),
@@ -214,7 +225,7 @@ fn progress(round: u8, rounds: u8, row: &Row, contender: Contender, result: &Res
         }
         Err(error) => format!("failed: {error:#}"),
     };
-    format!("{round}/{rounds}  {:<44}{:<14}{outcome}", row.work, contender.name())
+    format!("{round}/{rounds}  {:<48}{:<22}{outcome}", row.work, contender.name())
 }
 
 fn publish(cli: &Cli, table: &Table, rounds: u8, load_before: String, lines: &[Line]) -> Result<bool> {

@@ -17,7 +17,8 @@ use clap::{Parser, ValueEnum};
 const USAGE: u8 = 64;
 const INTERRUPTED: u8 = 130;
 
-/// nsd-broker beside Mosquitto, nsd-balancer beside HAProxy: the same work in turns, CPU and memory compared as ratios.
+/// nsd-broker beside Mosquitto, two nodes of it beside one, nsd-balancer beside HAProxy: the same work in turns, CPU and
+/// memory compared as ratios.
 ///
 /// Absolute figures drift with the machine; ratios of one interleaved run hold. `matrix` tells what both balancers do when
 /// something goes wrong. Results also go to FOLDER/TABLE.md and FOLDER/TABLE.json.
@@ -59,6 +60,8 @@ pub(crate) enum Tables {
     All,
     Broker,
     Balancer,
+    /// Two nodes around a Redis beside one node
+    Cluster,
     /// What both balancers do in each of many situations
     Matrix,
 }

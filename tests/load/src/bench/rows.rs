@@ -13,6 +13,8 @@ pub(crate) enum Figure {
     P99,
     /// From the start to the last delivery, milliseconds.
     Time,
+    /// Units a second. Its goal is what ours does at least, whatever the peer does.
+    Rate,
 }
 
 impl Figure {
@@ -23,6 +25,7 @@ impl Figure {
             Self::Memory => "KiB each",
             Self::P99 => "p99 µs",
             Self::Time => "ms until all came",
+            Self::Rate => "a second",
         }
     }
 }
@@ -52,7 +55,7 @@ pub(crate) struct Row {
     pub(crate) load: &'static [&'static str],
     /// The run lasts a given time; otherwise its words bound it.
     pub(crate) timed: bool,
-    /// Figure and goal: the highest ratio to the peer, where one was set.
+    /// Figure and goal, where one was set: the highest ratio to the peer, of a rate the lowest.
     pub(crate) figures: &'static [(Figure, Option<f64>)],
     /// Part of the quick run.
     pub(crate) smoke: bool,
@@ -210,6 +213,37 @@ pub(crate) const BROKER: &[Row] = &[
     },
 ];
 
+/// Two nodes against one: publishers at the first, subscribers at the second. CPU is of all processes, Redis among them.
+/// What one node keeps, it keeps on disk.
+pub(crate) const CLUSTER: &[Row] = &[
+    Row {
+        key: "pairs-0",
+        work: "50 pairs across nodes, QoS 0",
+        load: &["pairs"],
+        figures: &[(Figure::Cpu, Some(3.0))],
+        smoke: true,
+        ..ROW
+    },
+    Row {
+        key: "sessions-1",
+        work: "50 pairs across nodes, QoS 1, sessions kept",
+        door: Door::BrokerDisk,
+        load: &["pairs", "--qos", "1", "--kept"],
+        figures: &[(Figure::Rate, Some(50_000.0)), (Figure::Cpu, None)],
+        smoke: true,
+        ..ROW
+    },
+    Row {
+        key: "sessions-1-away",
+        work: "50 pairs across nodes, QoS 1, subscribers away",
+        door: Door::BrokerDisk,
+        load: &["pairs", "--qos", "1", "--away", "--messages", "100000", "--duration", "60s"],
+        timed: false,
+        figures: &[(Figure::Rate, None), (Figure::Cpu, None)],
+        ..ROW
+    },
+];
+
 /// Against HAProxy.
 pub(crate) const BALANCER: &[Row] = &[
     Row {
@@ -300,7 +334,7 @@ mod tests {
 
     #[test]
     fn every_row_is_a_command_line_that_the_load_tool_takes() {
-        for row in BROKER.iter().chain(BALANCER) {
+        for row in BROKER.iter().chain(CLUSTER).chain(BALANCER) {
             let words = ["nsd-load"].iter().chain(row.load);
             let parsed = nsd_load::cli::Cli::try_parse_from(words);
             assert!(parsed.is_ok(), "{}: {parsed:?}", row.work);
@@ -310,7 +344,7 @@ mod tests {
 
     #[test]
     fn keys_name_one_row_of_a_table() {
-        for table in [BROKER, BALANCER] {
+        for table in [BROKER, CLUSTER, BALANCER] {
             let keys: HashSet<_> = table.iter().map(|row| row.key).collect();
             assert_eq!(keys.len(), table.len());
         }

@@ -12,8 +12,10 @@ pub(crate) struct Line {
     pub(crate) figure: &'static str,
     pub(crate) ours: Samples,
     pub(crate) peer: Samples,
-    /// Highest ratio to the peer that meets the goal; `None`: only measured.
+    /// Highest ratio to the peer that meets the goal.
     pub(crate) goal: Option<f64>,
+    /// Lowest value of ours that meets the goal, whatever the peer's is. Without either, it is only measured.
+    pub(crate) least: Option<f64>,
 }
 
 /// What one contender showed, a value a round.
@@ -57,6 +59,13 @@ impl Line {
     pub(crate) fn verdict(&self) -> Verdict {
         if !self.ours.failures.is_empty() || !self.peer.failures.is_empty() {
             return Verdict::Failed;
+        }
+        if let Some(least) = self.least {
+            return match median(&self.ours.values) {
+                None => Verdict::Unmeasured,
+                Some(value) if value >= least && self.ours.lost == 0 => Verdict::Met,
+                Some(_) => Verdict::Missed,
+            };
         }
         match (self.ratio(), self.goal) {
             (None, _) => Verdict::Unmeasured,
@@ -138,7 +147,11 @@ fn cells(line: &Line) -> [String; 8] {
         shown(&line.ours),
         shown(&line.peer),
         ratio,
-        line.goal.map_or_else(|| "–".to_owned(), |goal| format!("≤ {goal}")),
+        match (line.goal, line.least) {
+            (Some(goal), _) => format!("≤ {goal}"),
+            (None, Some(least)) => format!("≥ {least}"),
+            (None, None) => "–".to_owned(),
+        },
         verdict.to_owned(),
         format!("{} / {}", line.ours.lost, line.peer.lost),
     ]
@@ -161,7 +174,23 @@ mod tests {
     fn line(ours: &[f64], peer: &[f64], goal: impl Into<Option<f64>>) -> Line {
         let goal = goal.into();
         let samples = |values: &[f64]| Samples { values: values.to_vec(), ..Samples::default() };
-        Line { work: "work".into(), figure: "CPU µs", ours: samples(ours), peer: samples(peer), goal }
+        Line {
+            work: "work".into(),
+            figure: "CPU µs",
+            ours: samples(ours),
+            peer: samples(peer),
+            goal,
+            least: None,
+        }
+    }
+
+    #[test]
+    fn a_rate_is_ours_alone() {
+        let rate = |ours: &[f64]| Line { least: Some(50.0), ..line(ours, &[900.0], None) };
+        assert_eq!(rate(&[60.0, 40.0, 50.0]).verdict(), Verdict::Met);
+        assert_eq!(rate(&[60.0, 40.0, 45.0]).verdict(), Verdict::Missed);
+        assert_eq!(rate(&[]).verdict(), Verdict::Unmeasured);
+        assert!(markdown("t", "p", &[rate(&[60.0])]).contains("≥ 50"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nsd_load::cli::{Counts, Role};
 use nsd_load::connections::{self, Kind};
 use nsd_load::mqtt::Identity;
-use nsd_load::pattern::{self, Load, More, Pattern};
+use nsd_load::pattern::{self, Load, More, Pattern, Sides};
 use nsd_load::relay;
 use nsd_load::report::{Delivery, Report, Since};
 use nsd_load::serve;
@@ -83,6 +83,20 @@ fn fan_out_expects_a_copy_for_each_subscriber() {
     let report = measured(&broker, &load(pattern, Qos::AtLeastOnce, 50), Version::V311);
     let wanted = Delivery { published: 50, expected: 350, delivered: 350, ..Delivery::default() };
     assert_eq!(report.delivery, Some(wanted), "{report}");
+}
+
+#[test]
+fn subscribers_may_be_elsewhere_and_keep_their_sessions() {
+    let (here, elsewhere) = (Broker::start(Faults::default()), Broker::start(Faults::default()));
+    let sides =
+        |far: &Broker| Sides { publishers: target(here.address), subscribers: Some(target(far.address)) };
+    let mut load = load(Pattern::Pairs(2), Qos::AtLeastOnce, 20);
+    load.more.kept = true;
+    for (far, delivered) in [(&here, 20), (&elsewhere, 0)] {
+        let report = pattern::measure(&load, sides(far), identity(Version::V5), 1, &[]).unwrap();
+        let delivery = report.delivery.unwrap();
+        assert_eq!((delivery.published, delivery.delivered), (20, delivered), "{report}");
+    }
 }
 
 #[test]
