@@ -172,7 +172,10 @@ impl Node {
     /// Makes this node the owner of a client id that was granted. A session that its client must not hear any more is ended.
     pub async fn claim(&self, opening: &Opening, grant: &Grant) -> Result<Claimed, ReasonCode> {
         self.has_room_for(opening)?;
-        if let Some(journal) = self.hub.journal.as_ref().filter(|_| self.hub.is_leaving(&opening.client_id)) {
+        // What the connection before has said is void once it is taken over: that is stored first.
+        let (hub, id) = (&self.hub, &*opening.client_id);
+        let is_here = hub.is_leaving(id) || (hub.bus.is_some() && hub.knows(id));
+        if let Some(journal) = hub.journal.as_ref().filter(|_| is_here) {
             if !self.store.is_there() {
                 return Err(ReasonCode::ServerUnavailable);
             }

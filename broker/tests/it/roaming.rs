@@ -733,6 +733,33 @@ fn a_batch_that_fails_for_long_is_refused_and_the_identifiers_of_its_messages_ar
     assert_eq!([reader.message().payload, reader.message().payload], [&b"first"[..], b"second"]);
 }
 
+/// Its acknowledgement waits for the batch before, and it comes back before the node has noticed that it was gone.
+#[test]
+fn what_a_client_has_acknowledged_does_not_come_again_however_soon_it_comes_back() {
+    let redis = Redis::start();
+    let broker = Broker::node(&redis);
+    let (mut client, _) = come(&broker, &keeping("c"));
+    client.subscribe("t", Qos::AtLeastOnce);
+    let mut publisher = broker.client(Version::V5, "p");
+    assert_eq!(publisher.publish("t", b"x", Qos::AtLeastOnce), ReasonCode::Success);
+    redis.signal("-STOP");
+    let waiting = std::thread::spawn(move || publisher.publish_within(SOON, at_least_once("other", b"")));
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(client.message().payload, b"x");
+    client.ping();
+    let mut again = Client::open(broker.address, Version::V5);
+    again.send(&Packet::Connect(keeping("c")));
+    std::thread::sleep(Duration::from_millis(300));
+    redis.signal("-CONT");
+    let present = again.expect(|packet| match packet {
+        Packet::ConnAck(ack) if !ack.reason.is_failure() => Some(ack.session_present),
+        _ => None,
+    });
+    assert!(present);
+    assert_eq!(waiting.join().unwrap(), ReasonCode::Success);
+    assert_eq!(again.message_within(Duration::from_millis(500)), None);
+}
+
 /// The answer to a claim is lost, and with it the connection: the session must end all the same.
 #[tokio::test]
 async fn a_claim_of_which_nothing_came_is_given_up() {
