@@ -102,8 +102,13 @@ pub const MAX_CONNECT_PACKET: usize = 128 * 1024;
 pub const SHARES_PER_CLIENT: usize = 256;
 /// Bytes waiting for one client above which its publishers are no longer read from.
 pub const OUTBOX_MARK: usize = 512 * 1024;
+/// Bytes waiting for one client above which also those wait for it who publish little: many of them are much together.
+pub const OUTBOX_BRIM: usize = 2 * 1024 * 1024;
 /// Bytes waiting for one client above which QoS 0 is dropped (counted) even before its publishers' patience ends.
 pub const OUTBOX_CEILING: usize = 4 * 1024 * 1024;
+/// Bytes a second that one publisher may put into outboxes over their mark before it waits for them: who fills them
+/// waits, not who says something now and then.
+pub const LITTLE: u32 = 16 * 1024;
 /// Bytes of retained messages that a new subscription gets in one go, and a message more.
 pub const RETAINED_SLICE_BYTES: usize = 256 * 1024;
 /// Bytes of answers (PINGRESP, PUBACK, SUBACK, …) that a client has not taken, above which it is not read from: who asks
@@ -111,8 +116,15 @@ pub const RETAINED_SLICE_BYTES: usize = 256 * 1024;
 pub const REPLIES_MARK: usize = 64 * 1024;
 /// SUBSCRIBE packets of one client on their way to the other nodes, at which it is not read from.
 pub const SUBSCRIBES_WAITING: usize = 64;
-/// How long publishers wait for one slow receiver; after that it loses QoS 0 until it has caught up.
+/// How long publishers wait for one receiver that takes nothing; after that it loses QoS 0 until it has caught up. All
+/// waits count together, but for [`SHORT_WAIT`] of each.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+/// Patience comes back so much slower than it is spent, in a minute: a receiver that reads now and then costs those who
+/// write to it a twelfth of their time at most.
+pub const PATIENCE_RETURNS: u32 = 12;
+/// A wait that is no longer than this is how a publisher is made as slow as its receiver, and costs no patience. A client
+/// that reads takes something far more often, also on a busy machine.
+pub const SHORT_WAIT: Duration = Duration::from_millis(250);
 /// Topics whose receivers one thread remembers; at the limit it forgets all and starts over.
 pub const MATCH_CACHE: usize = 8192;
 /// And what they may take: a topic can be of 64 KiB, and a hundred thousand may want it. One that is larger by itself is

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use foldhash::{HashMap, HashMapExt};
@@ -143,7 +144,10 @@ fn take_hints(node: &Node, number: u64, hints: codec::Hints<'_>) {
 
 async fn make_room(full: &mut Vec<Arc<Outbox>>) {
     for outbox in full.drain(..) {
-        let room = std::future::poll_fn(|context| outbox.poll_room(context));
+        let room = std::future::poll_fn(|context| match outbox.wait_for_room(context, Instant::now()) {
+            Some(_) => Poll::Pending,
+            None => Poll::Ready(()),
+        });
         if tokio::time::timeout(PATIENCE, room).await.is_err() {
             outbox.give_up();
         }

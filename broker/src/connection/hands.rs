@@ -13,6 +13,7 @@ use nsd_wire::{
 use tracing::{debug, info};
 
 use super::Peer;
+use super::leeway::Leeway;
 use super::tally::Tally;
 use crate::access::Grant;
 use crate::access::scram::{self, Exchange};
@@ -61,6 +62,8 @@ pub(super) struct Hands {
     pub(super) closing: bool,
     /// Receivers that have no room for more of ours.
     pub(super) full: Vec<Arc<Outbox>>,
+    /// For what it puts into them although they have none.
+    leeway: Leeway,
     /// The lane toward other nodes is full; whether what we put in must not be lost.
     bus_full: Option<bool>,
     /// The lane toward the store is full.
@@ -94,6 +97,7 @@ impl Hands {
             proving: false,
             closing: false,
             full: Vec::new(),
+            leeway: Leeway::new(Instant::now()),
             bus_full: None,
             journal_full: false,
             unflushed: false,
@@ -198,6 +202,11 @@ impl Hands {
         let hub = &self.node.hub;
         Tally::publish(publish);
         let routed = hub::route(hub, publish, wire, outbox.id, &mut self.full);
+        if !self.full.is_empty()
+            && self.leeway.covers(publish.topic.len() + publish.payload.len(), Instant::now())
+        {
+            self.full.retain(|outbox| outbox.is_brimming());
+        }
         if let Some(bus) = &hub.bus {
             let origin = self.origin(outbox, receipt.as_ref());
             let receipt = receipt.map(|receipt| (self.caller(outbox), receipt));

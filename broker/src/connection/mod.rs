@@ -5,6 +5,7 @@
 
 mod alarm;
 mod hands;
+mod leeway;
 mod tally;
 
 use std::io;
@@ -56,7 +57,7 @@ struct Connection {
     alarm: Alarm,
     /// What all of the above hold.
     held: hub::Held,
-    /// When patience with full receivers ends.
+    /// When patience with the first of the full receivers ends.
     patience: Option<Instant>,
     /// When we close, whether or not the last bytes could be written.
     farewell: Option<Instant>,
@@ -236,21 +237,15 @@ impl Connection {
         true
     }
 
-    /// Back-pressure: a publisher is not read from while those it writes to are full, as long as patience lasts.
+    /// Back-pressure: a publisher is not read from while those it fills are full, as long as patience with them lasts.
     fn is_waiting_for_room(&mut self, context: &Context<'_>, now: Instant) -> bool {
-        self.hands.full.retain(|outbox| outbox.poll_room(context).is_pending());
-        let lanes_full = self.hands.poll_lanes(context).is_pending();
-        if self.hands.full.is_empty() {
-            self.patience = None;
-            return lanes_full;
-        }
-        let until = *self.patience.get_or_insert(now + limits::PATIENCE);
-        if now >= until {
-            self.hands.full.drain(..).for_each(|outbox| outbox.give_up());
-            self.patience = None;
-            return lanes_full;
-        }
-        true
+        self.patience = None;
+        self.hands.full.retain(|outbox| {
+            let until = outbox.wait_for_room(context, now);
+            self.patience = self.patience.into_iter().chain(until).min();
+            until.is_some()
+        });
+        self.hands.poll_lanes(context).is_pending() || !self.hands.full.is_empty()
     }
 
     /// Takes what others have left for this client.

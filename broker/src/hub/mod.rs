@@ -10,6 +10,7 @@ mod card;
 mod memory;
 mod outbox;
 mod parcel;
+mod patience;
 mod persistent;
 mod retained;
 mod route;

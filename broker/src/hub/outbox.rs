@@ -1,15 +1,16 @@
 //! What waits to be sent to one client. Any thread may put something in; only the client's own connection takes it
 //! out, all at once, and is woken once for however much came. Short mutex, never held across an await.
 //!
-//! Over its mark the outbox is "full": publishers stop reading until it has room. A client that keeps it full beyond
-//! their patience "lags" and loses QoS 0 until it has caught up; over the ceiling everything new is lost, counted.
+//! Over its mark the outbox is "full": who fills it stops reading until it has room, and over its brim so does everybody
+//! else who publishes to it. A client that keeps it full beyond their patience "lags" and loses QoS 0 until it has caught
+//! up; over the ceiling everything new is lost, counted.
 //!
 //! The outbox of a persistent session outlives its connections: one after another attaches to it. What a connection of
 //! before still has to do with it is told by its attachment, a number that only goes up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::{Instant, SystemTime};
 
 use nsd_wire::{AckKind, Delivery, PacketId, Qos, ReasonCode, SubscriptionId, Version};
@@ -21,6 +22,7 @@ use super::buffers;
 use super::card::Card;
 use super::memory::Held;
 use super::parcel::Parcel;
+use super::patience::Patience;
 use super::persistent::Persistent;
 use crate::limits::{self, Limits};
 use crate::message::{Message, Will};
@@ -78,6 +80,8 @@ pub(super) struct State {
     crowded: bool,
     closed: bool,
     waiters: Vec<Waker>,
+    /// Of those who wait or have waited; most receivers never make anybody wait.
+    patience: Option<Box<Patience>>,
     ownership: u64,
     card: Option<Arc<Card>>,
     held: Held,
@@ -175,6 +179,7 @@ impl Outbox {
             crowded: false,
             closed: false,
             waiters: Vec::new(),
+            patience: None,
             ownership: 0,
             card: None,
             held: Held::default(),
@@ -471,30 +476,42 @@ impl Outbox {
         state.account();
         if !state.crowded && state.behind() < limits::OUTBOX_MARK / 2 {
             state.lagging = false;
-            state.waiters.drain(..).for_each(Waker::wake);
+            state.go_on();
         }
         Taken { bytes, events, done, stale: false }
     }
 
-    /// Ready once there is room, or nobody will take anything out any more.
-    pub fn poll_room(&self, context: &Context<'_>) -> Poll<()> {
+    /// Until when to wait for room at most; the context is woken when there is some. `None`: there is room, or this
+    /// client is not waited for.
+    pub fn wait_for_room(&self, context: &Context<'_>, now: Instant) -> Option<Instant> {
         let mut state = self.state.lock();
         if state.closed || state.lagging || !self.is_attached() || !state.is_full() {
-            return Poll::Ready(());
+            return None;
+        }
+        let until = state.patience.get_or_insert_with(|| Box::new(Patience::new(now))).wait(now);
+        if now >= until {
+            state.give_up();
+            return None;
         }
         if !state.waiters.iter().any(|waker| waker.will_wake(context.waker())) {
             state.waiters.push(context.waker().clone());
         }
-        Poll::Pending
+        Some(until)
     }
 
-    /// A publisher's patience has ended: until this client has caught up, nobody waits for it.
+    /// Until this client has caught up, nobody waits for it.
     pub fn give_up(&self) {
         let mut state = self.state.lock();
         if state.is_full() {
-            state.lagging = true;
-            state.waiters.drain(..).for_each(Waker::wake);
+            state.give_up();
         }
+    }
+
+    /// So much waits that also those should wait who put little in.
+    pub fn is_brimming(&self) -> bool {
+        let state = self.state.lock();
+        let queue = || state.persistent.as_ref().is_some_and(|persistent| persistent.queue.is_brimming());
+        state.waiting() > limits::OUTBOX_BRIM || queue()
     }
 
     /// Room for what is retained: live messages have the other half, so that nobody who publishes waits for it.
@@ -591,8 +608,21 @@ impl State {
         if self.crowded && self.persistent.as_ref().is_some_and(|persistent| persistent.queue.is_relaxed()) {
             self.crowded = false;
             self.lagging = false;
-            self.waiters.drain(..).for_each(Waker::wake);
+            self.go_on();
         }
+    }
+
+    /// Nobody waits for this client any more.
+    fn go_on(&mut self) {
+        self.waiters.drain(..).for_each(Waker::wake);
+        if let Some(patience) = &mut self.patience {
+            patience.go_on(Instant::now());
+        }
+    }
+
+    fn give_up(&mut self) {
+        self.lagging = true;
+        self.go_on();
     }
 
     fn ready(&mut self) {
@@ -646,7 +676,7 @@ impl State {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
-        self.waiters.drain(..).for_each(Waker::wake);
+        self.go_on();
         if let Some(persistent) = self.persistent.as_deref_mut() {
             persistent.queue.rewind();
         }

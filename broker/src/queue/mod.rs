@@ -186,6 +186,11 @@ impl Queue {
         self.messages > self.crowd.0 || self.bytes > self.crowd.1
     }
 
+    /// Far above what crowds it, and halfway to what even a client that keeps up is not given.
+    pub fn is_brimming(&self) -> bool {
+        self.messages / 4 > self.crowd.0 || self.bytes / 4 > self.crowd.1
+    }
+
     /// Well below what crowds it.
     pub fn is_relaxed(&self) -> bool {
         self.messages <= self.crowd.0 / 2 && self.bytes <= self.crowd.1 / 2

@@ -2,9 +2,11 @@
 
 use std::io::Write;
 use std::num::NonZeroU16;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
-use nsd_wire::{Ack, Connect, Packet, PacketId, Publish, Qos, Version};
+use nsd_wire::{Ack, Connect, Packet, PacketId, Publish, Qos, ReasonCode, Version};
 
 use super::{MIB, Siege, swallow};
 use crate::support::{Client, eventually};
@@ -29,7 +31,7 @@ fn flood(siege: &Siege, topic: &str, qos: Qos, most: usize) -> usize {
         }
         publisher.socket.write_all(&batch).unwrap();
     }
-    publisher.send(&Packet::Disconnect(nsd_wire::Disconnect::new(nsd_wire::ReasonCode::Success)));
+    publisher.send(&Packet::Disconnect(nsd_wire::Disconnect::new(ReasonCode::Success)));
     read.join().unwrap();
     sent
 }
@@ -100,4 +102,59 @@ fn a_receiver_of_everything_that_reads_nothing() {
         siege.broker.ask("stats").1["messages"]["dropped"].as_u64() > Some(0)
     });
     siege.end("a deaf `#`: the witnesses' messages go to it, too", 8 * MIB);
+}
+
+/// Publishes until told to stop, one message after the other: how many were answered so far.
+fn say(siege: &Siege, id: &str, topic: &str, bytes: usize, stop: &Arc<AtomicBool>) -> Arc<AtomicU32> {
+    let (mut client, topic) = (siege.client(id), topic.to_owned());
+    let (said, stop) = (Arc::new(AtomicU32::new(0)), Arc::clone(stop));
+    let counted = Arc::clone(&said);
+    let payload = vec![b'x'; bytes];
+    std::thread::spawn(move || {
+        while !stop.load(Ordering::Relaxed) {
+            let publish = Publish { qos: Qos::AtLeastOnce, ..Publish::new(&topic, &payload) };
+            assert_eq!(client.publish_within(Duration::from_secs(20), publish), ReasonCode::Success);
+            counted.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    said
+}
+
+#[test]
+fn a_reader_in_bursts_does_not_hold_those_who_write_to_it() {
+    const PAUSE: Duration = Duration::from_millis(1500);
+    let siege = Siege::begin();
+    let mut reader = siege.narrow(Version::V311, "bursts");
+    reader.subscribe("#", Qos::AtMostOnce);
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut publisher = siege.client("flood");
+    let flooding = std::thread::spawn({
+        let stop = Arc::clone(&stop);
+        let mut batch = Vec::new();
+        (0..50).for_each(|_| Publish::new("flood", &[b'x'; 1000]).encode(Version::V5, &mut batch).unwrap());
+        move || {
+            while !stop.load(Ordering::Relaxed) && publisher.socket.write_all(&batch).is_ok() {}
+        }
+    });
+    let mut burst = || {
+        std::thread::sleep(PAUSE);
+        let until = Instant::now() + Duration::from_millis(150);
+        while Instant::now() < until && reader.next(Duration::from_millis(20), |_| ()).is_ok() {}
+    };
+    burst();
+    // One that says a little, and one that says much.
+    let (little, much) = (say(&siege, "little", "a", 1, &stop), say(&siege, "much", "b", 30_000, &stop));
+    // Patience with this reader is over after a few.
+    (0..6).for_each(|_| burst());
+    let answered = [&little, &much].map(|said| said.load(Ordering::Relaxed));
+    (0..4).for_each(|_| burst());
+    let more = [&little, &much].map(|said| said.load(Ordering::Relaxed));
+    assert!(answered[0] > 50, "who says little is not held: {answered:?}, {more:?}");
+    assert!(more[0] > answered[0] + 50, "and never is: {answered:?}, {more:?}");
+    assert!(more[1] > answered[1] + 20, "others are held for moments: {answered:?}, {more:?}");
+    assert!(siege.broker.ask("stats").1["messages"]["dropped"].as_u64() > Some(0), "what is lost is counted");
+    stop.store(true, Ordering::Relaxed);
+    flooding.join().unwrap();
+    siege.end("a `#` that reads for a moment every 1.5 s, and a flood", 12 * MIB);
 }
