@@ -3,11 +3,11 @@
 
 use std::fmt;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::ArcSwap;
+use nsd_edge::secret_file::{self, Readers};
 use nsd_edge::tls::{TlsClient, TlsClientSettings, TlsToServer};
 use nsd_edge::watch::FileWatch;
 use rustls_pki_types::ServerName;
@@ -20,8 +20,6 @@ use crate::settings::{Address, Ask, MqttAsk, Policy, ServerTls};
 
 /// MQTT has no longer ones.
 const MAX_PASSWORD: u64 = 65_535;
-/// Of a file's mode: what others than its owner and group may do.
-const FOR_ALL: u32 = 0o007;
 
 #[derive(Debug, Default)]
 pub(crate) struct Credentials {
@@ -125,16 +123,8 @@ impl Credentials {
 
 /// The file's text without the end of its line. Refused where every user of the machine could read it.
 fn read_password(path: &Path) -> Result<Zeroizing<String>, String> {
-    let problem = |what: &dyn fmt::Display| format!("{}: {what}", path.display());
-    let metadata = std::fs::metadata(path).map_err(|error| problem(&format!("cannot read: {error}")))?;
-    if !metadata.is_file() || metadata.len() > MAX_PASSWORD {
-        return Err(problem(&format!("a password file is a file of at most {MAX_PASSWORD} bytes")));
-    }
-    if metadata.mode() & FOR_ALL != 0 {
-        return Err(problem(&"every user of this machine can read this password: chmod o-rwx"));
-    }
-    let text = std::fs::read_to_string(path).map(Zeroizing::new);
-    let text = text.map_err(|error| problem(&format!("cannot read: {error}")))?;
+    let text = secret_file::read_text(path, MAX_PASSWORD, Readers::Group);
+    let text = text.map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
 

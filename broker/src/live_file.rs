@@ -2,13 +2,12 @@
 //! changes nothing: the old content stays, and the log says why.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use nsd_edge::drain::Watch;
+use nsd_edge::secret_file::{self, Readers};
 use nsd_edge::watch::FileWatch;
 use tracing::{info, warn};
 use zeroize::Zeroizing;
@@ -81,20 +80,7 @@ impl<T> fmt::Debug for LiveFile<T> {
 
 /// A file's bytes; the problem names it.
 pub fn bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-    let wrong = |what: &dyn fmt::Display| format!("{}: {what}", path.display());
-    let found = std::fs::metadata(path).map_err(|error| wrong(&error))?;
-    // A pipe would keep us waiting for ever.
-    if !found.is_file() {
-        return Err(wrong(&"is no file"));
-    }
-    let (file, length) = (File::open(path).map_err(|error| wrong(&error))?, found.len());
-    if length > MOST_BYTES {
-        return Err(wrong(&format!("larger than {MOST_BYTES} bytes")));
-    }
-    // Room for all of it, so that no half-grown copies are left behind.
-    let mut content = Zeroizing::new(Vec::with_capacity(usize::try_from(length).unwrap_or(0) + 1));
-    file.take(MOST_BYTES).read_to_end(&mut content).map_err(|error| wrong(&error))?;
-    Ok(content)
+    secret_file::read(path, MOST_BYTES, Readers::Any).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// A file of lines, understood by `parse`; each problem names file and line.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
-/// One thing that is wrong with a file.
+/// One thing that is wrong with a file, or to be told about it. What the line holds is not repeated where it may be a secret.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     pub line: usize,
@@ -291,6 +291,11 @@ impl<'t, 'p> Table<'t, 'p> {
     fn name(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
+}
+
+/// Text as a TOML string, for who writes such files: JSON's escapes are among TOML's.
+pub fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
 /// The word that was probably meant.

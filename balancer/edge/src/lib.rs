@@ -33,6 +33,7 @@ pub mod notify;
 pub mod password;
 pub mod process;
 pub mod proxy_header;
+pub mod secret_file;
 pub mod signal;
 pub mod socket_file;
 pub mod stream;

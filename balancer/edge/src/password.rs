@@ -6,7 +6,7 @@ mod lines;
 use argon2::{Argon2, Params, PasswordHash, PasswordHasher, PasswordVerifier};
 
 pub use command::{PasswdError, remove, set};
-pub use lines::{LineProblem, check_name, edited, numbered};
+pub use lines::{check_name, edited, numbered};
 
 /// What one check may cost at most: a record is no way to take the server's memory or a minute of its time.
 const MOST_KIB: u32 = 1024 * 1024;

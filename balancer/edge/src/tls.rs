@@ -31,6 +31,7 @@ use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use crate::drain::Watch;
+use crate::secret_file::SecretFileError;
 use crate::watch::FileWatch;
 use certificates::{CertificateSet, first, now};
 use tickets::SharedTickets;
@@ -85,8 +86,8 @@ pub enum TlsProblem {
     NoRevocationList,
     #[error("client certificates cannot be checked: {0}")]
     Authorities(String),
-    #[error("others may read it (mode {0:o}), and it holds secrets: `chmod 600`")]
-    OpenToOthers(u32),
+    #[error(transparent)]
+    Secret(#[from] SecretFileError),
     #[error("line {0} is no key: one line each, 32 to 80 bytes in base64 (`openssl rand -base64 32`)")]
     TicketKey(usize),
     #[error("holds no key for tickets (make one with `openssl rand -base64 32`)")]

@@ -9,8 +9,8 @@ mod text;
 mod words;
 
 use std::collections::BTreeMap;
-use std::fmt;
 
+use nsd_edge::config::Problem;
 use section::{Kind, Section};
 use words::Line;
 
@@ -19,24 +19,11 @@ use words::Line;
 pub struct Converted {
     pub toml: String,
     /// In the order of lines.
-    pub notes: Vec<Note>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Note {
-    /// Of the file that was read.
-    pub line: usize,
-    pub what: String,
-}
-
-impl fmt::Display for Note {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.line, self.what)
-    }
+    pub notes: Vec<Problem>,
 }
 
 /// The error is about the file as a whole: it is none of HAProxy's.
-pub fn haproxy(text: &str) -> Result<Converted, Note> {
+pub fn haproxy(text: &str) -> Result<Converted, Problem> {
     let mut draft = Draft::default();
     for line in words::lines(text) {
         draft.read(&line?)?;
@@ -44,7 +31,7 @@ pub fn haproxy(text: &str) -> Result<Converted, Note> {
     draft.leave();
     if draft.sections.is_empty() {
         let what = "no haproxy.cfg: it has no `listen`, `frontend` or `backend` section".to_owned();
-        return Err(Note { line: 1, what });
+        return Err(Problem { line: 1, what });
     }
     Ok(text::write(draft))
 }
@@ -58,7 +45,7 @@ struct Draft {
     sections: Vec<Section>,
     /// The section that lines belong to now.
     current: Current,
-    notes: Vec<Note>,
+    notes: Vec<Problem>,
 }
 
 #[derive(Debug, Default)]
@@ -81,7 +68,7 @@ enum Current {
 }
 
 impl Draft {
-    fn read(&mut self, line: &Line) -> Result<(), Note> {
+    fn read(&mut self, line: &Line) -> Result<(), Problem> {
         let rest = line.rest();
         match line.key() {
             "global" => self.enter(Current::Global),
@@ -137,12 +124,12 @@ impl Draft {
         }
     }
 
-    fn take(&mut self, line: &Line) -> Result<(), Note> {
+    fn take(&mut self, line: &Line) -> Result<(), Problem> {
         let taken = match &mut self.current {
             Current::Nowhere => {
                 let what =
                     format!("no haproxy.cfg: `{}` stands before any section", line.key().escape_debug());
-                return Err(Note { line: line.number, what });
+                return Err(Problem { line: line.number, what });
             }
             Current::Global => self.global.take(line),
             Current::Defaults(_, section) | Current::Proxy(section) => section.take(line),
@@ -155,7 +142,7 @@ impl Draft {
     }
 
     fn note(&mut self, line: usize, what: String) {
-        self.notes.push(Note { line, what });
+        self.notes.push(Problem { line, what });
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::fmt::Write;
 
+use nsd_edge::config::{Problem, quoted};
+
 use super::section::{Kind, Section, Use};
-use super::{Converted, Draft, Note};
+use super::{Converted, Draft};
 use crate::settings;
 
 /// The ports of MQTT, plain and over TLS: who listens there, or is connected to there, is taken to speak it.
@@ -34,8 +36,9 @@ pub(super) fn write(mut draft: Draft) -> Converted {
     if let Err(problems) = settings::parse(&text) {
         // Of the text as it was made: the operator's own file has no such line.
         let first = sections.first().map_or(1, |section| section.line);
-        let told =
-            problems.iter().map(|problem| Note { line: first, what: format!("in what was made, {problem}") });
+        let told = problems
+            .iter()
+            .map(|problem| Problem { line: first, what: format!("in what was made, {problem}") });
         notes.extend(told);
     }
     notes.sort();
@@ -332,9 +335,4 @@ fn cannot_hold(rule: &Use, section: &Section, speaks: Speaks) -> Option<String> 
 
 fn list(texts: &[String]) -> String {
     format!("[{}]", texts.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", "))
-}
-
-/// A TOML string: JSON's escapes are among TOML's.
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::Note;
+use nsd_edge::config::Problem;
 
 /// A line that says something.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,13 +70,13 @@ impl Line {
 }
 
 /// An error: the file is not written in HAProxy's way.
-pub(super) fn lines(text: &str) -> impl Iterator<Item = Result<Line, Note>> + '_ {
+pub(super) fn lines(text: &str) -> impl Iterator<Item = Result<Line, Problem>> + '_ {
     text.lines().enumerate().filter_map(|(at, line)| {
         let number = at + 1;
         match words(line) {
             Ok(words) if words.is_empty() => None,
             Ok(words) => Some(Ok(Line { number, words })),
-            Err(what) => Some(Err(Note { line: number, what: what.to_owned() })),
+            Err(what) => Some(Err(Problem { line: number, what: what.to_owned() })),
         }
     })
 }

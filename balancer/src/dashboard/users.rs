@@ -1,20 +1,17 @@
 //! Who may log in: the password file, and the slow comparison with it. The file is followed; a bad one changes nothing.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use nsd_edge::password::{self, LineProblem, PasswdError, argon2id, check_name, is_argon2id, numbered};
+use nsd_edge::config::Problem;
+use nsd_edge::password::{self, PasswdError, argon2id, check_name, is_argon2id, numbered};
+use nsd_edge::secret_file::{self, Readers};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 /// A larger file is something else.
 const MOST_BYTES: u64 = 1024 * 1024;
-/// Mode bits of a file that somebody else than its owner may use.
-const OTHERS: u32 = 0o077;
 /// A comparison takes a core and 19 MiB for tens of milliseconds: one at a time.
 static TURN: Semaphore = Semaphore::const_new(1);
 
@@ -26,17 +23,7 @@ impl Users {
     /// The file's users, or all that is wrong with it, without what it holds.
     pub(crate) fn load(path: &Path) -> Result<Self, String> {
         let wrong = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
-        let found = std::fs::metadata(path).map_err(|error| wrong(&error))?;
-        let mode = found.permissions().mode() & 0o777;
-        if !found.is_file() || found.len() > MOST_BYTES {
-            return Err(wrong(&"is no password file"));
-        }
-        if mode & OTHERS != 0 {
-            return Err(wrong(&format!("others than its owner may use it (mode {mode:o}): `chmod 600` it")));
-        }
-        let mut text = Zeroizing::new(String::with_capacity(usize::try_from(found.len()).unwrap_or(0) + 1));
-        let file = File::open(path).map_err(|error| wrong(&error))?;
-        file.take(MOST_BYTES).read_to_string(&mut text).map_err(|error| wrong(&error))?;
+        let text = secret_file::read_text(path, MOST_BYTES, Readers::Owner).map_err(|error| wrong(&error))?;
         let users = Self::parse(&text).map_err(|problems| {
             let lines = problems.iter().map(|problem| format!("{}:{problem}", path.display()));
             lines.collect::<Vec<_>>().join("\n")
@@ -47,7 +34,7 @@ impl Users {
         Ok(users)
     }
 
-    pub(crate) fn parse(text: &str) -> Result<Self, Vec<LineProblem>> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Vec<Problem>> {
         let (mut users, mut problems) = (HashMap::new(), Vec::new());
         for (line, content) in numbered(text) {
             let mut add = || {
@@ -62,7 +49,7 @@ impl Users {
                 }
             };
             if let Err(what) = add() {
-                problems.push(LineProblem { line, what: what.to_owned() });
+                problems.push(Problem { line, what: what.to_owned() });
             }
         }
         if problems.is_empty() { Ok(Self(users)) } else { Err(problems) }

@@ -5,7 +5,8 @@
 //! its client may not read, and deliveries need no check of their own.
 
 use foldhash::HashMap;
-use nsd_edge::password::{LineProblem, numbered};
+use nsd_edge::config::Problem;
+use nsd_edge::password::numbered;
 use nsd_wire::topic;
 
 use super::filter::{Bound, Name, Names};
@@ -45,7 +46,7 @@ pub enum Wish<'w> {
 
 impl Acl {
     /// All lines that are wrong are told at once.
-    pub fn parse(text: &str) -> Result<Self, Vec<LineProblem>> {
+    pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
         let (mut acl, mut problems) = (Self::default(), Vec::new());
         let mut user: Option<Box<str>> = None;
         for (number, line) in numbered(text) {
@@ -65,7 +66,7 @@ impl Acl {
                 _ => Err(format!("`{word}` is none of topic, user, pattern")),
             };
             if let Err(what) = outcome {
-                problems.push(LineProblem { line: number, what });
+                problems.push(Problem { line: number, what });
             }
         }
         acl.users.values_mut().chain([&mut acl.anonymous, &mut acl.patterns]).for_each(|rules| {

@@ -11,7 +11,6 @@ pub mod token;
 pub use acl::{Acl, Wish};
 pub use filter::{Name, Names};
 pub use grant::{Grant, Lists};
-pub use nsd_edge::password::LineProblem;
 pub use passwords::Passwords;
 pub use secret::{Check, Cost, StoredSecret};
 

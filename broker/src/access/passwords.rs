@@ -5,7 +5,8 @@ use std::fmt;
 use std::num::NonZeroU32;
 
 use foldhash::HashMap;
-use nsd_edge::password::{LineProblem, check_name, numbered};
+use nsd_edge::config::Problem;
+use nsd_edge::password::{check_name, numbered};
 use zeroize::Zeroizing;
 
 use super::{Cost, StoredSecret, scram};
@@ -20,11 +21,11 @@ pub struct Passwords {
 
 impl Passwords {
     /// All lines that are wrong are told at once, without what they hold.
-    pub fn parse(text: &str) -> Result<Self, Vec<LineProblem>> {
+    pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
         let (mut passwords, mut problems) = (Self::default(), Vec::new());
         for (line, content) in numbered(text) {
             if let Err(what) = passwords.add(content) {
-                problems.push(LineProblem { line, what: what.to_owned() });
+                problems.push(Problem { line, what: what.to_owned() });
             }
         }
         if problems.is_empty() { Ok(passwords) } else { Err(problems) }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use nsd_edge::config::Table;
+use nsd_edge::secret_file::{self, Readers};
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use zeroize::Zeroizing;
 
@@ -15,6 +16,9 @@ pub enum StoreSettings {
     Disk(PathBuf),
     Redis(RedisSettings),
 }
+
+/// A larger file is something else.
+const MAX_PASSWORD: u64 = 64 * 1024;
 
 #[derive(Clone, Copy)]
 enum Kind {
@@ -98,10 +102,10 @@ pub(super) fn read(mut table: Table<'_, '_>) -> Option<StoreSettings> {
     }
     let password = match file {
         None => password,
-        Some(path) => match std::fs::read_to_string(&path).map(Zeroizing::new) {
+        Some(path) => match secret_file::read_text(path.as_ref(), MAX_PASSWORD, Readers::Any) {
             Ok(text) => Some(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned())),
             Err(error) => {
-                table.problem("password_file", format!("cannot read `{path}`: {error}"));
+                table.problem("password_file", format!("`{path}`: {error}"));
                 None
             }
         },

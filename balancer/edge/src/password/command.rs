@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::{LineProblem, check_name, edited};
+use super::{check_name, edited};
+use crate::config::Problem;
+use crate::secret_file::{self, Readers, SecretFileError};
 
 /// The longest password that MQTT can carry.
 const LONGEST_PASSWORD: usize = 65_535;
@@ -24,10 +26,10 @@ pub enum PasswdError {
     Password(&'static str),
     #[error("the password cannot be read: {0}")]
     NoPassword(io::Error),
-    #[error("{}: {what}", path.display())]
-    Unreadable { path: PathBuf, what: String },
+    #[error("{}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: SecretFileError },
     #[error("{}", list(.path, .problems))]
-    Wrong { path: PathBuf, problems: Vec<LineProblem> },
+    Wrong { path: PathBuf, problems: Vec<Problem> },
     #[error("{}: there is no user `{user}`", path.display())]
     NoUser { path: PathBuf, user: String },
     #[error("no hash can be made: {0}")]
@@ -36,8 +38,8 @@ pub enum PasswdError {
     Unwritable { path: PathBuf, source: io::Error },
 }
 
-fn list(path: &Path, problems: &[LineProblem]) -> String {
-    let line = |problem: &LineProblem| format!("{}:{problem}", path.display());
+fn list(path: &Path, problems: &[Problem]) -> String {
+    let line = |problem: &Problem| format!("{}:{problem}", path.display());
     problems.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
@@ -46,7 +48,7 @@ fn list(path: &Path, problems: &[LineProblem]) -> String {
 pub fn set(
     path: &Path,
     user: &str,
-    check: impl Fn(&str) -> Result<(), Vec<LineProblem>>,
+    check: impl Fn(&str) -> Result<(), Vec<Problem>>,
     record: impl FnOnce(&[u8]) -> Result<Zeroizing<String>, PasswdError>,
 ) -> Result<(), PasswdError> {
     let user = check_name(user).map_err(PasswdError::Name)?;
@@ -59,7 +61,7 @@ pub fn set(
 pub fn remove(
     path: &Path,
     user: &str,
-    check: impl Fn(&str) -> Result<(), Vec<LineProblem>>,
+    check: impl Fn(&str) -> Result<(), Vec<Problem>>,
 ) -> Result<(), PasswdError> {
     let user = check_name(user).map_err(PasswdError::Name)?;
     Target::open(path, false, check)?.edit(user, None)
@@ -75,7 +77,7 @@ impl Target {
     fn open(
         path: &Path,
         may_begin: bool,
-        check: impl Fn(&str) -> Result<(), Vec<LineProblem>>,
+        check: impl Fn(&str) -> Result<(), Vec<Problem>>,
     ) -> Result<Self, PasswdError> {
         // Behind a symbolic link, the file is replaced and not the link.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -83,9 +85,9 @@ impl Target {
         if missing && may_begin {
             return Ok(Self { path, text: Zeroizing::default() });
         }
-        let text = match read(&path) {
+        let text = match secret_file::read_text(&path, MOST_BYTES, Readers::Any) {
             Ok(text) => text,
-            Err(what) => return Err(PasswdError::Unreadable { path, what }),
+            Err(source) => return Err(PasswdError::Unreadable { path, source }),
         };
         match check(&text) {
             Ok(()) => Ok(Self { path, text }),
@@ -116,25 +118,6 @@ impl Target {
         fresh.persist(&self.path)?;
         File::open(directory)?.sync_all()
     }
-}
-
-/// A file's text, or what is wrong with it.
-fn read(path: &Path) -> Result<Zeroizing<String>, String> {
-    let told = |error: io::Error| error.to_string();
-    let found = fs::metadata(path).map_err(told)?;
-    // A pipe would keep us waiting for ever.
-    if !found.is_file() {
-        return Err("is no file".to_owned());
-    }
-    let length = found.len();
-    if length > MOST_BYTES {
-        return Err(format!("larger than {MOST_BYTES} bytes"));
-    }
-    // Room for all of it, so that no half-grown copies are left behind.
-    let mut text = Zeroizing::new(String::with_capacity(usize::try_from(length).unwrap_or(0) + 1));
-    let file = File::open(path).map_err(told)?;
-    file.take(MOST_BYTES).read_to_string(&mut text).map_err(told)?;
-    Ok(text)
 }
 
 fn password() -> Result<Zeroizing<Vec<u8>>, PasswdError> {

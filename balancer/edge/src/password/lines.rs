@@ -1,25 +1,10 @@
 //! Files of lines: blanks around, empty lines and `#` comments do not count; what is wrong is told by its number. And the
 //! lines of password files, `user:record`. Pure.
 
-use std::fmt;
-
 use zeroize::Zeroizing;
 
 /// Longest name of a user.
 const LONGEST_NAME: usize = 256;
-
-/// One line that is wrong. What it holds is not repeated where it may be a secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LineProblem {
-    pub line: usize,
-    pub what: String,
-}
-
-impl fmt::Display for LineProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.line, self.what)
-    }
-}
 
 /// The lines that say something, trimmed, with their numbers.
 pub fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {

@@ -1,7 +1,6 @@
 //! Session tickets under keys from a file, so that a twin, and this server after a restart, resume the sessions of each
 //! other. A ticket is the session itself, sealed, with the time when it was; nothing of it is kept here.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, Nonce, RandomizedNonceKey};
@@ -13,7 +12,7 @@ use rustls_pki_types::UnixTime;
 use zeroize::Zeroizing;
 
 use super::TlsProblem;
-use super::certificates::read_text;
+use crate::secret_file::{self, Readers};
 
 /// How long a ticket is good for, in seconds: as long as those under keys of the library's own.
 const LIFETIME: u32 = 12 * 60 * 60;
@@ -21,6 +20,8 @@ const LIFETIME: u32 = 12 * 60 * 60;
 const SECRETS: std::ops::RangeInclusive<usize> = 32..=80;
 /// Keys in the file: more than are rotated through by hand are something else.
 const MOST_KEYS: usize = 64;
+/// A larger file is something else: so many keys, with as much to say about them.
+const MOST_BYTES: u64 = 64 * 1024;
 /// In front of each ticket, in the clear: which key it is sealed under.
 const NAME: usize = 16;
 const NONCE: usize = 12;
@@ -40,11 +41,7 @@ struct TicketKey {
 impl SharedTickets {
     /// One key a line, in base64; empty lines and those that begin with `#` are nothing.
     pub(super) fn load(path: &Path) -> Result<Self, TlsProblem> {
-        let mode = std::fs::metadata(path)?.permissions().mode();
-        if mode & 0o007 != 0 {
-            return Err(TlsProblem::OpenToOthers(mode & 0o777));
-        }
-        let bytes = Zeroizing::new(read_text(path)?);
+        let bytes = secret_file::read(path, MOST_BYTES, Readers::Group)?;
         let text = std::str::from_utf8(&bytes).map_err(|_| TlsProblem::NoTicketKeys)?;
         let mut keys = Vec::new();
         for (number, line) in text.lines().map(str::trim).enumerate() {
@@ -128,6 +125,7 @@ impl ProducesTickets for SharedTickets {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
 
     use proptest::prelude::*;

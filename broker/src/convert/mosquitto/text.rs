@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use nsd_edge::config::quoted;
+
 use super::listener::Listener;
 use super::{Combined, Configuration, Draft};
 use crate::convert::Note;
@@ -140,9 +142,4 @@ fn table(text: &mut String, name: &str, entries: &[(&str, String)]) {
     for (key, value) in entries {
         let _ = writeln!(text, "{key} = {value}");
     }
-}
-
-/// A TOML string: JSON's escapes are among TOML's.
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
