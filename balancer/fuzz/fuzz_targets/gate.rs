@@ -150,6 +150,7 @@ fn server(bytes: &[u8], version: Version) {
         judged = now;
     }
     let rules = GateRules::default();
-    let silence = longest_silence(Passed { version, keep_alive: 60, clean: true, will: false }, bytes, &rules);
+    let silence =
+        longest_silence(Passed { version, keep_alive: 60, clean: true, will: false }, bytes, &rules);
     assert!(silence.is_none_or(|silence| silence > rules.keep_alive_grace));
 }

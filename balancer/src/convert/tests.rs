@@ -381,3 +381,12 @@ fn shuffled_lines_never_panic() {
         assert!(settings::parse(&made.toml).is_ok() || !made.notes.is_empty(), "{text:?}\n{}", made.toml);
     }
 }
+
+/// Found by fuzzing.
+#[test]
+fn a_control_character_does_not_break_out_of_a_comment() {
+    let made =
+        haproxy("listen mqtt\n  bind *:1883 'odd\u{7f}\u{1b}[2J'\n  server a 10.0.0.1:1883\n").unwrap();
+    assert!(!made.notes.is_empty() && made.notes.iter().all(|note| !note.what.contains(char::is_control)));
+    assert!(made.toml.chars().all(|c| c == '\n' || !c.is_control()), "{:?}", made.toml);
+}

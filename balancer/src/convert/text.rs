@@ -41,6 +41,8 @@ pub(super) fn write(mut draft: Draft) -> Converted {
             .map(|problem| Problem { line: first, what: format!("in what was made, {problem}") });
         notes.extend(told);
     }
+    // They stand in comments, and go to a terminal.
+    notes.iter_mut().for_each(|note| note.what = without_controls(&note.what));
     notes.sort();
     notes.dedup();
     if !notes.is_empty() {
@@ -50,6 +52,15 @@ pub(super) fn write(mut draft: Draft) -> Converted {
         }
     }
     Converted { toml: text, notes }
+}
+
+/// As it can stand in a line, whatever is quoted in it.
+fn without_controls(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
 }
 
 fn is_only_statistics(section: &Section) -> bool {
