@@ -19,8 +19,8 @@ use crate::topic::ByName;
 #[derive(Debug)]
 pub(super) struct Connected {
     pub(super) grant: Grant,
-    /// Keep alive × 1.5 (MQTT-3.1.2-22); zero: never.
-    pub(super) silence: Duration,
+    /// Seconds; zero: it may be silent as long as it likes.
+    keep_alive: u16,
     pub(super) heard: Instant,
     /// Seconds that the session is kept after the connection.
     expiry: u32,
@@ -30,7 +30,8 @@ pub(super) struct Connected {
     filter_bytes: usize,
     /// How many of them are shared.
     shared: usize,
-    pub(super) pace: Pace,
+    /// Of a client that there is a pace for.
+    pub(super) pace: Option<Box<Pace>>,
     /// QoS 1 messages that are not acknowledged yet.
     pub(super) unacknowledged: u16,
     /// QoS 1 and 2 messages that are not safe yet.
@@ -63,12 +64,12 @@ pub(super) enum Verdict {
 }
 
 impl Connected {
-    pub(super) fn new(admitted: Admitted, silence: Duration, proven: bool, heard: Instant) -> Self {
+    pub(super) fn new(admitted: Admitted, keep_alive: u16, proven: bool, heard: Instant) -> Self {
         let Admitted { grant, resumed, expiry, shares } = admitted;
         let Resumed { filters, held } = resumed.unwrap_or_default();
         Self {
             grant,
-            silence,
+            keep_alive,
             heard,
             expiry,
             shares,
@@ -76,7 +77,7 @@ impl Connected {
             filter_bytes: filters.iter().map(|filter| filter.len()).sum(),
             shared: filters.iter().filter(|filter| topic::Shared::is_shared(filter)).count(),
             filters: filters.into_iter().collect(),
-            pace: Pace::new(heard),
+            pace: None,
             unacknowledged: 0,
             unsafe_yet: 0,
             receiving: held.into_iter().map(|id| (id, Receiving::AwaitingReleased)).collect(),
@@ -87,7 +88,9 @@ impl Connected {
 
     /// When silence has lasted too long, or its right to be here ends.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let silence = (!self.silence.is_zero()).then(|| self.heard + self.silence);
+        // Keep alive × 1.5 (MQTT-3.1.2-22).
+        let silence = || self.heard + Duration::from_secs(self.keep_alive.into()) * 3 / 2;
+        let silence = (self.keep_alive > 0).then(silence);
         [silence, self.grant.expires(), self.again.deadline()].into_iter().flatten().min()
     }
 

@@ -8,7 +8,7 @@ mod outbound;
 mod pace;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nsd_wire::{AckKind, Connect, DecodeError, Packet, Publish, ReadError, ReasonCode, Version, topic};
 use zeroize::Zeroizing;
@@ -19,6 +19,7 @@ use crate::message::Will;
 
 use authenticating::Proving;
 use connected::{Connected, Done, Receiving, Verdict};
+use pace::Pace;
 
 pub use effect::{
     Admitted, Effect, Effects, Opening, Receipt, Reply, Resumed, Subscribing, Unsubscribing, Wish,
@@ -103,14 +104,18 @@ impl Session {
     /// Takes a packet and its length into account, before or after it is acted on.
     pub fn pay(&mut self, packet: &Packet<'_>, bytes: usize, now: Instant) {
         let Phase::Connected(client) = &mut self.phase else { return };
+        if !Pace::is_set(&self.limits) {
+            return;
+        }
+        let pace = client.pace.get_or_insert_with(|| Box::new(Pace::new(now)));
         let works = matches!(packet, Packet::Publish(_) | Packet::Subscribe(_) | Packet::Unsubscribe(_));
-        client.pace.pay(works.into(), bytes, &self.limits, now);
+        pace.pay(works.into(), bytes, &self.limits, now);
     }
 
     /// Until when this client, which was faster than it may be, is not read from.
     pub fn rests_until(&self, now: Instant) -> Option<Instant> {
         match &self.phase {
-            Phase::Connected(client) => client.pace.rests_until(now),
+            Phase::Connected(client) => client.pace.as_ref()?.rests_until(now),
             _ => None,
         }
     }
@@ -175,7 +180,6 @@ impl Session {
         // Only v5 can be told another keep alive than it asked for.
         let most = if self.version.is_v5() { self.limits.keep_alive } else { 0 };
         let keep_alive = if most > 0 && (asked == 0 || asked > most) { most } else { asked };
-        let silence = Duration::from_secs(keep_alive.into()) * 3 / 2;
         let accepted = Reply::Accepted {
             assigned_id,
             session_present: admitted.resumed.is_some(),
@@ -185,7 +189,7 @@ impl Session {
             authentication,
         };
         let proven = matches!(&accepted, Reply::Accepted { authentication: Some(_), .. });
-        self.phase = Phase::Connected(Box::new(Connected::new(admitted, silence, proven, now)));
+        self.phase = Phase::Connected(Box::new(Connected::new(admitted, keep_alive, proven, now)));
         Effects::one(Effect::Send(accepted))
     }
 

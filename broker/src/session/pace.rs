@@ -16,6 +16,11 @@ pub(super) struct Pace {
 }
 
 impl Pace {
+    /// Whether there is one to keep.
+    pub(super) fn is_set(limits: &Limits) -> bool {
+        limits.messages_per_second > 0 || limits.bytes_per_second > 0
+    }
+
     pub(super) fn new(now: Instant) -> Self {
         Self { messages: now, bytes: now }
     }

@@ -1,6 +1,7 @@
 //! Every phase against every kind of packet, the rules that are easy to get wrong, and a storm of random input.
 
 use std::num::{NonZeroU16, NonZeroU32};
+use std::time::Duration;
 
 use nsd_wire::{Ack, Disconnect, Qos, Subscribe, SubscribeFilter, SubscribeOptions, Unsubscribe, Will};
 
