@@ -30,6 +30,7 @@
 pub mod access;
 pub mod admin;
 pub mod bus;
+mod busy;
 pub mod connection;
 pub mod convert;
 pub mod door;

@@ -100,6 +100,10 @@ pub const MAX_CONNECT_PACKET: usize = 128 * 1024;
 /// Shared subscriptions one client may hold, each of which gets it a copy of its own: thousands would make one message
 /// cost like thousands. The next is refused (0x97).
 pub const SHARES_PER_CLIENT: usize = 256;
+/// Bytes that a publisher's thread writes to a receiver itself, and to how many receivers of one message: a wake-up of
+/// another thread costs as much as a write, but many writes are shared out among threads.
+pub const PASSED_ON: usize = 4096;
+pub const PASSED_ON_TO: usize = 4;
 /// Bytes waiting for one client above which its publishers are no longer read from.
 pub const OUTBOX_MARK: usize = 512 * 1024;
 /// Bytes waiting for one client above which also those wait for it who publish little: many of them are much together.

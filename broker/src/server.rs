@@ -207,19 +207,19 @@ async fn serve_arrivals(
             () = drain.draining() => break,
         };
         let Some(Arrival { socket, peer, permit, entry, turn, mut pass, counted }) = arrival else { break };
-        let (node, count, watch) = (Arc::clone(&node), Counted(Arc::clone(&clients)), drain.clone());
-        let alarms = Arc::clone(&alarms);
+        let (node, alarms) = (Arc::clone(&node), Arc::clone(&alarms));
+        let held = (permit, counted, Counted(Arc::clone(&clients)), drain.clone());
         // Apart and boxed: what a task holds for a beginning it would hold for as long as the client stays.
         let opening = Box::pin(async move {
-            let opened = entry.open(socket, peer, &mut pass).await;
+            let (stream, peer) = entry.open(socket, peer, &mut pass).await?;
             drop(turn);
-            opened.map(|(stream, peer)| (stream, peer, pass))
+            Some((connection::serve(stream, peer, node, alarms), pass))
         });
         tokio::spawn(async move {
-            if let Some((stream, peer, _pass)) = opening.await {
-                connection::serve(stream, peer, node, alarms).await;
+            if let Some((serving, _pass)) = opening.await {
+                serving.await;
             }
-            drop((permit, count, watch, counted));
+            drop(held);
         });
     }
     // Never begun: closed by being dropped.

@@ -1,6 +1,7 @@
 //! Carries out what a session asks for: the one place where effects become deeds.
 
 use std::collections::{HashSet, VecDeque};
+use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,15 +11,18 @@ use nsd_wire::{
     Ack, AckKind, Auth, Authentication, ConnAck, Disconnect, PacketId, Publish, Qos, ReasonCode,
     RetainHandling, SubAck, UnsubAck, Version, connack,
 };
+use tracing::field::{DisplayValue, display};
 use tracing::{debug, info};
 
 use super::Peer;
 use super::leeway::Leeway;
 use super::tally::Tally;
+use super::work::{Wanted, Work};
 use crate::access::Grant;
 use crate::access::scram::{self, Exchange};
 use crate::bus::Origin;
-use crate::hub::{self, Card, Keepsake, Lasting, Outbox, Parcel, Parting, Settlement, Terms};
+use crate::busy::Busy;
+use crate::hub::{self, Card, Keepsake, Lasting, Outbox, Parcel, Parting, Settlement, Terms, Writer};
 use crate::journal::ToStore;
 use crate::lanes::Caller;
 use crate::limits;
@@ -31,91 +35,77 @@ use crate::telemetry::{Cause, Count, Event, count};
 /// Retained topics looked at in one go before live messages get their turn.
 const RETAINED_SLICE: usize = 256;
 
-/// What is retained for a subscription, on its way: at most one of these per filter that the client has.
-struct Wanted {
-    filter: Box<str>,
-    terms: Terms,
-    /// The last topic that was looked at.
-    after: Option<Box<str>>,
-}
-
 /// Client ids of our balancer's and orchestrator's health checks: they come every few seconds without credentials, and
 /// an answer, not a welcome, is what they want. They are counted like every refusal, but would drown the log.
 const CHECKS: [&str; 2] = ["nsd-check-", "nsd-probe-"];
 
 pub(super) struct Hands {
-    pub(super) peer: Peer,
+    /// Until the client is known.
+    beginning: Option<Box<Beginning>>,
     node: Arc<Node>,
     pub(super) version: Version,
     /// The largest packet that the client takes.
-    packet_bytes: usize,
+    packet_bytes: u32,
     pub(super) outbox: Option<Arc<Outbox>>,
     pub(super) attachment: u64,
-    pub(super) replies: Vec<u8>,
-    /// A DISCONNECT: goes behind every message that is waiting.
-    pub(super) last_word: Vec<u8>,
-    pub(super) opening: Option<Box<Opening>>,
-    /// The first message of a client that wants to prove itself.
-    pub(super) first: Option<Box<[u8]>>,
     /// It was asked for its proof: a refusal of it is told by nobody else.
     proving: bool,
     pub(super) closing: bool,
-    /// Receivers that have no room for more of ours.
-    pub(super) full: Vec<Arc<Outbox>>,
-    /// For what it puts into them although they have none.
-    leeway: Leeway,
+    /// Others may write to the socket: the outbox must be asked before we do.
+    pub(super) rests: bool,
     /// The lane toward other nodes is full; whether what we put in must not be lost.
     bus_full: Option<bool>,
     /// The lane toward the store is full.
     journal_full: bool,
     /// Something waits for the other nodes, or for the store, since the last batch.
     unflushed: bool,
-    /// Answers that need no waiting.
-    pub(super) stored: VecDeque<(Receipt, ReasonCode)>,
-    /// Subscriptions that all clients together have no room for: the session forgets them.
-    pub(super) unsubscribed: Vec<Box<str>>,
-    /// Subscriptions on their way to the other nodes; their SUBACK follows.
-    becoming_known: VecDeque<(u32, Subscribing)>,
     tokens: u32,
-    retained: VecDeque<Wanted>,
+    pub(super) work: Busy<Work>,
     pub(super) tally: Tally,
 }
 
+struct Beginning {
+    peer: Peer,
+    /// For the outbox, once there is one.
+    writer: Option<Writer>,
+}
+
 impl Hands {
-    pub(super) fn new(node: Arc<Node>, peer: Peer) -> Self {
+    pub(super) fn new(node: Arc<Node>, peer: Peer, writer: Option<Writer>) -> Self {
         Self {
-            peer,
+            beginning: Some(Box::new(Beginning { peer, writer })),
             node,
             version: Version::V311,
             packet_bytes: 0,
             outbox: None,
             attachment: 0,
-            replies: Vec::new(),
-            last_word: Vec::new(),
-            opening: None,
-            first: None,
             proving: false,
             closing: false,
-            full: Vec::new(),
-            leeway: Leeway::new(Instant::now()),
+            rests: false,
             bus_full: None,
             journal_full: false,
             unflushed: false,
-            stored: VecDeque::new(),
-            unsubscribed: Vec::new(),
-            becoming_known: VecDeque::new(),
             tokens: 0,
-            retained: VecDeque::new(),
+            work: Busy::default(),
             tally: Tally::default(),
         }
+    }
+
+    /// Where the client is, for the log.
+    pub(super) fn address(&self) -> Option<DisplayValue<SocketAddr>> {
+        let beginning = self.beginning.as_ref().map(|beginning| beginning.peer.address);
+        beginning.or_else(|| self.tally.address()).map(display)
     }
 
     /// Everything between a CONNECT and its CONNACK that takes time.
     pub(super) async fn admit(&mut self, opening: &Opening) -> Result<Admitted, ReasonCode> {
         let client = &*opening.client_id;
-        self.packet_bytes = opening.maximum_packet_size;
+        self.packet_bytes = u32::try_from(opening.maximum_packet_size).unwrap_or(u32::MAX);
+        // A client is admitted once.
+        let Some(beginning) = &self.beginning else { return Err(ReasonCode::ProtocolError) };
+        let peer = &beginning.peer;
         let deciding = async {
-            let grant = self.node.door.load_full().admit(opening, &self.peer).await?;
+            let grant = self.node.door.load_full().admit(opening, peer).await?;
             let claimed = self.node.claim(opening, &grant).await?;
             let epoch = claimed.epoch;
             let entered = self.node.enter(opening, &grant, claimed).await?;
@@ -124,7 +114,7 @@ impl Hands {
         let decided = tokio::time::timeout(limits::ADMISSION_DEADLINE, deciding).await;
         let (grant, epoch, entered) =
             decided.unwrap_or(Err(ReasonCode::ServerUnavailable)).inspect_err(|reason| {
-                let (peer, reason) = (self.peer.address, reason.text());
+                let (peer, reason) = (peer.address, reason.text());
                 if CHECKS.iter().any(|prefix| client.starts_with(prefix)) {
                     debug!(%peer, client, reason, "refused");
                 } else {
@@ -141,7 +131,7 @@ impl Hands {
             outbox.notify(hub::Event::Leave(ReasonCode::ServerShuttingDown));
         }
         let resumed = entered.resumed.is_some();
-        debug!(peer = %self.peer.address, client, device = grant.device(), version = ?opening.version, resumed, "connected");
+        debug!(peer = self.address(), client, device = grant.device(), version = ?opening.version, resumed, "connected");
         let known = entered.resumed.as_ref().map_or(0, |resumed| resumed.filters.len());
         self.introduce(&outbox, opening, &grant, known);
         self.outbox = Some(outbox);
@@ -149,7 +139,7 @@ impl Hands {
         Ok(Admitted { grant, resumed: entered.resumed, expiry, shares })
     }
 
-    /// How a client can prove itself, or why it cannot. One that is connected is neither read from nor written to meanwhile.
+    /// How a client can prove itself, or why it cannot. One that is connected is not read from meanwhile.
     pub(super) async fn challenge(&self, first: &[u8]) -> Result<Exchange, ReasonCode> {
         let door = self.node.door.load_full();
         let asked = tokio::time::timeout(limits::ADMISSION_DEADLINE, door.challenge(first)).await;
@@ -158,10 +148,11 @@ impl Hands {
 
     fn introduce(&mut self, outbox: &Outbox, opening: &Opening, grant: &Grant, filters: usize) {
         let user = grant.device().or(opening.user_name.as_deref());
-        let (address, version) = (self.peer.address, opening.version);
+        let Some(beginning) = self.beginning.take() else { return };
+        let (address, version) = (beginning.peer.address, opening.version);
         let card = Arc::new(Card::new(address, user, version, opening.keep_alive, Instant::now()));
         card.subscribed(filters);
-        outbox.introduce(Arc::clone(&card));
+        outbox.introduce(self.attachment, Arc::clone(&card), beginning.writer);
         self.tally.know(card);
         self.tell(Event::Connected { client: &outbox.client_id });
     }
@@ -182,10 +173,10 @@ impl Hands {
                 Effect::Unsubscribe(unsubscribing) => self.unsubscribe(&unsubscribing),
                 Effect::Admit(opening) => {
                     self.proving = false;
-                    self.opening = Some(opening);
+                    self.work.opening = Some(opening);
                 }
                 Effect::Challenge(first) => {
-                    self.first = Some(first);
+                    self.work.first = Some(first);
                     self.proving = true;
                 }
                 Effect::Leave { keep_will, expiry, filters } => {
@@ -201,11 +192,15 @@ impl Hands {
         let Some(outbox) = &self.outbox else { return };
         let hub = &self.node.hub;
         Tally::publish(publish);
-        let routed = hub::route(hub, publish, wire, outbox.id, &mut self.full);
-        if !self.full.is_empty()
-            && self.leeway.covers(publish.topic.len() + publish.payload.len(), Instant::now())
-        {
-            self.full.retain(|outbox| outbox.is_brimming());
+        let mut full = self.work.held().map(|work| std::mem::take(&mut work.full)).unwrap_or_default();
+        let routed = hub::route(hub, publish, wire, outbox.id, &mut full);
+        if !full.is_empty() {
+            let (bytes, now) = (publish.topic.len() + publish.payload.len(), Instant::now());
+            let work = &mut *self.work;
+            if work.leeway.get_or_insert_with(|| Leeway::new(now)).covers(bytes, now) {
+                full.retain(|outbox| outbox.is_brimming());
+            }
+            work.full = full;
         }
         if let Some(bus) = &hub.bus {
             let origin = self.origin(outbox, receipt.as_ref());
@@ -238,21 +233,19 @@ impl Hands {
         let Some(outbox) = &self.outbox else { return };
         let held = receipt.filter(|receipt| receipt.kind == AckKind::PubRec && outbox.session.is_some());
         if lasting.is_empty() && !publish.retain && held.is_none() {
-            return self.stored.extend(receipt.map(|receipt| (receipt, ReasonCode::Success)));
+            return answer(&mut self.work, receipt, ReasonCode::Success);
         }
         let Some(message) = Message::new(publish).map(Arc::new) else {
-            return self
-                .stored
-                .extend(receipt.map(|receipt| (receipt, ReasonCode::ImplementationSpecificError)));
+            return answer(&mut self.work, receipt, ReasonCode::ImplementationSpecificError);
         };
         let hub = &self.node.hub;
         let now = SystemTime::now();
         if !lasting.is_empty() && hub.is_pressed() {
-            return self.stored.extend(receipt.map(|receipt| (receipt, ReasonCode::QuotaExceeded)));
+            return answer(&mut self.work, receipt, ReasonCode::QuotaExceeded);
         }
         if publish.retain && !hub.retained.write().set(Arc::clone(&message), now) {
             count(Count::Dropped(Cause::RetainedFull));
-            return self.stored.extend(receipt.map(|receipt| (receipt, ReasonCode::QuotaExceeded)));
+            return answer(&mut self.work, receipt, ReasonCode::QuotaExceeded);
         }
         let hold = held.map(|receipt| (Arc::clone(outbox), receipt.id));
         if let Some((outbox, id)) = &hold {
@@ -261,7 +254,7 @@ impl Hands {
         let Some(journal) = &hub.journal else {
             let kept = Keepsake { message: &message, since: now, retained: false };
             lasting.enqueue(&kept, &self.node.limits.load());
-            return self.stored.extend(receipt.map(|receipt| (receipt, ReasonCode::Success)));
+            return answer(&mut self.work, receipt, ReasonCode::Success);
         };
         let mut receipt = receipt.map(|receipt| (self.caller(outbox), receipt));
         let mut room = true;
@@ -319,8 +312,12 @@ impl Hands {
                 journal.released(self.caller(outbox), receipt);
                 self.unflushed = true;
             }
-            _ => self.stored.push_back((receipt, ReasonCode::Success)),
+            _ => self.work.stored.push_back((receipt, ReasonCode::Success)),
         }
+    }
+
+    pub(super) fn next_stored(&mut self) -> Option<(Receipt, ReasonCode)> {
+        self.work.held()?.stored.pop_front()
     }
 
     /// After each read: receivers are woken once, the flusher too.
@@ -368,7 +365,7 @@ impl Hands {
                 room -= 1;
             }
         }
-        self.unsubscribed.extend(refused);
+        self.work.unsubscribed.extend(refused);
     }
 
     fn subscribe(&mut self, mut subscribing: Subscribing) {
@@ -381,6 +378,8 @@ impl Hands {
             }
         });
         let wishes = granted.clone().map(|wish| (&*wish.filter, wish.options, wish.id));
+        // The SUBACK comes first.
+        outbox.hold_back();
         self.node.hub.subscribe(outbox, wishes);
         let (bus, journal) = (&self.node.hub.bus, &self.node.hub.journal);
         let journal = journal.as_ref().filter(|_| outbox.session.is_some());
@@ -396,17 +395,17 @@ impl Hands {
             (None, None) => return self.subscribed(&subscribing, ReasonCode::Success),
         }
         self.unflushed = true;
-        self.becoming_known.push_back((self.tokens, subscribing));
+        self.work.becoming_known.push_back((self.tokens, subscribing));
     }
 
     pub(super) fn has_many_subscribes(&self) -> bool {
-        self.becoming_known.len() >= limits::SUBSCRIBES_WAITING
+        self.work.becoming_known.len() >= limits::SUBSCRIBES_WAITING
     }
 
     /// The other nodes know, or could not be told.
     pub(super) fn on_known(&mut self, token: u32, reason: ReasonCode) {
-        while self.becoming_known.front().is_some_and(|(waiting, _)| *waiting <= token) {
-            let Some((_, subscribing)) = self.becoming_known.pop_front() else { return };
+        while self.work.becoming_known.front().is_some_and(|(waiting, _)| *waiting <= token) {
+            let Some((_, subscribing)) = self.work.becoming_known.pop_front() else { return };
             if reason.is_failure() {
                 self.take_back(&subscribing);
             }
@@ -442,7 +441,7 @@ impl Hands {
             });
         }
         let ack = SubAck::new(subscribing.packet_id, &codes);
-        encoded(ack.encode(self.version, &mut self.replies));
+        encoded(ack.encode(self.version, &mut self.work.replies));
         let (mut known, mut wanted) = (HashSet::new(), Vec::new());
         // Backwards: of a filter that is named twice, the last counts.
         for wish in subscribing.wishes.iter().rev().filter(|wish| !code(wish.code).is_failure()) {
@@ -458,19 +457,19 @@ impl Hands {
             }
         }
         // Who subscribes again before all has come begins anew.
-        self.retained.retain(|waiting| !known.contains(&*waiting.filter));
-        self.retained.extend(wanted.into_iter().rev());
+        self.work.retained.retain(|waiting| !known.contains(&*waiting.filter));
+        self.work.retained.extend(wanted.into_iter().rev());
     }
 
     /// Sends retained messages in slices, as fast as the client takes them. Tells whether there was something to do.
     pub(super) fn continue_retained(&mut self) -> bool {
-        if self.retained.is_empty() || self.journal_full {
+        if self.work.retained.is_empty() || self.journal_full {
             return false;
         }
         let Some(outbox) = self.outbox.as_ref().filter(|outbox| outbox.has_room()).cloned() else {
             return false;
         };
-        let Some(mut wanted) = self.retained.pop_front() else { return false };
+        let Some(mut wanted) = self.work.retained.pop_front() else { return false };
         let now = SystemTime::now();
         let (found, last) =
             self.node.hub.retained.read().slice(&wanted.filter, wanted.after.as_deref(), RETAINED_SLICE);
@@ -493,10 +492,10 @@ impl Hands {
         let stopped = found.get(sent).and(found.get(sent.wrapping_sub(1)));
         wanted.after = stopped.map(|kept| kept.message.publish().topic.into()).or(last);
         if wanted.after.is_some() {
-            self.retained.push_front(wanted);
-        } else if self.retained.is_empty() {
+            self.work.retained.push_front(wanted);
+        } else if self.work.retained.is_empty() {
             // An idle client does not keep the room.
-            self.retained = VecDeque::new();
+            self.work.retained = VecDeque::new();
         }
         true
     }
@@ -522,9 +521,9 @@ impl Hands {
     fn unsubscribe(&mut self, unsubscribing: &Unsubscribing) {
         let Some(outbox) = &self.outbox else { return };
         self.node.hub.unsubscribe(outbox, unsubscribing.filters.iter().map(|filter| &**filter));
-        if !self.retained.is_empty() {
+        if !self.work.retained.is_empty() {
             let gone: HashSet<_> = unsubscribing.filters.iter().collect();
-            self.retained.retain(|waiting| !gone.contains(&waiting.filter));
+            self.work.retained.retain(|waiting| !gone.contains(&waiting.filter));
         }
         outbox.with_persistent(|persistent| {
             for filter in &unsubscribing.filters {
@@ -540,7 +539,7 @@ impl Hands {
             self.tell(Event::Unsubscribed { client: &outbox.client_id, filter });
         }
         let ack = UnsubAck::new(unsubscribing.packet_id, &unsubscribing.codes);
-        encoded(ack.encode(self.version, &mut self.replies));
+        encoded(ack.encode(self.version, &mut self.work.replies));
     }
 
     fn leave(&mut self, parting: &Parting<'_>) {
@@ -571,11 +570,16 @@ impl Hands {
     }
 
     fn reply(&mut self, reply: &Reply) {
-        if self.replies.capacity() == 0 {
-            self.replies = hub::take_buffer();
+        if self.work.replies.capacity() == 0 {
+            self.work.replies = hub::take_buffer();
         }
         self.tally.replied(reply, self.version);
-        let (version, limits, out) = (self.version, self.node.limits.load(), &mut self.replies);
+        if self.proving
+            && let Reply::Refused { reason, .. } = reply
+        {
+            info!(peer = self.address(), reason = reason.text(), "authentication refused");
+        }
+        let (version, limits, out) = (self.version, self.node.limits.load(), &mut self.work.replies);
         match reply {
             Reply::Ack { kind, id, reason } => {
                 encoded(Ack::with_reason(*id, *reason).encode(*kind, version, out));
@@ -587,12 +591,9 @@ impl Hands {
                 disconnect.properties.server_reference = reference;
                 let known = reference.map_or(0, str::len);
                 disconnect.properties.reason_string = explanation(*reason, known, self.packet_bytes);
-                encoded(disconnect.encode(version, &mut self.last_word));
+                encoded(disconnect.encode(version, &mut self.work.last_word));
             }
             Reply::Refused { version, reason } => {
-                if self.proving {
-                    info!(peer = %self.peer.address, reason = reason.text(), "authentication refused");
-                }
                 let mut ack = ConnAck::new(false, *reason);
                 ack.properties.reason_string =
                     explanation(*reason, 0, self.packet_bytes).filter(|_| version.is_v5());
@@ -627,11 +628,24 @@ impl Hands {
     }
 }
 
+fn answer(work: &mut Busy<Work>, receipt: Option<Receipt>, reason: ReasonCode) {
+    if let Some(receipt) = receipt {
+        work.stored.push_back((receipt, reason));
+    }
+}
+
+/// Also where a panic or a stop ended it before it could depart.
+impl Drop for Hands {
+    fn drop(&mut self) {
+        self.outbox.iter().for_each(|outbox| outbox.hang_up(self.attachment));
+    }
+}
+
 /// The reason in words, if the packet it goes into, `known` bytes and a header without it, may be that large
 /// [MQTT5-3.14.2-3].
-fn explanation(reason: ReasonCode, known: usize, most: usize) -> Option<&'static str> {
+fn explanation(reason: ReasonCode, known: usize, most: u32) -> Option<&'static str> {
     const HEADER: usize = 24;
-    Some(reason.text()).filter(|text| HEADER + known + text.len() <= most)
+    Some(reason.text()).filter(|text| HEADER + known + text.len() <= most as usize)
 }
 
 fn by_scram(data: &str) -> Authentication<'_> {

@@ -1,5 +1,6 @@
 //! What one connection does, for those who count and those who ask.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,6 +21,11 @@ impl Tally {
     /// The client is known from now on.
     pub(super) fn know(&mut self, card: Arc<Card>) {
         self.card = Some(card);
+    }
+
+    /// Where a client that is known is.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.card.as_ref().map(|card| card.address)
     }
 
     pub(super) fn received(&self, bytes: usize, now: Instant) {

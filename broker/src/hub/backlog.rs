@@ -32,6 +32,8 @@ pub(super) struct Expiry {
 }
 
 impl Backlog {
+    pub(super) const EMPTY: Self = Self { bytes: Vec::new(), sent: 0, packets: VecDeque::new() };
+
     pub(super) fn len(&self) -> usize {
         self.bytes.len() - self.sent
     }

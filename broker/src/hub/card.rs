@@ -1,4 +1,5 @@
-//! Who is connected, for people who ask. Written by the connection alone, read by anybody.
+//! Who is connected, for people who ask. Written by the connection, or by who writes to its socket instead; read by
+//! anybody.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -78,7 +79,7 @@ impl Card {
     }
 }
 
-/// One writer: no locked instruction is needed.
+/// One writer at a time: no locked instruction is needed.
 fn add(counter: &AtomicU64, number: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(number), Ordering::Relaxed);
 }

@@ -7,6 +7,7 @@ mod aliases;
 mod backlog;
 mod buffers;
 mod card;
+mod clients;
 mod memory;
 mod outbox;
 mod parcel;
@@ -17,6 +18,7 @@ mod route;
 mod sessions;
 mod share;
 mod shared;
+mod writer;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -24,6 +26,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use nsd_wire::{ReasonCode, SubscribeOptions, SubscriptionId, topic};
 use parking_lot::{Mutex, RwLock};
+
+use clients::Clients;
 
 pub(crate) use buffers::{give as give_buffer, take as take_buffer};
 pub use card::Card;
@@ -35,6 +39,7 @@ pub use retained::{Kept, Retained};
 pub use route::{Addressee, Keepsake, Lasting, Placed, Routed, route, wake_receivers};
 pub use sessions::{Entered, Newcomer, Parting};
 pub use shared::Ending;
+pub use writer::Writer;
 
 use crate::bus::Bus;
 use crate::journal::Journal;
@@ -84,7 +89,7 @@ pub struct Hub {
     subscriptions: RwLock<Tree<Subscriber, Subscription>>,
     shares: share::Shares,
     /// The session of each client id, connected or not.
-    clients: Mutex<HashMap<Box<str>, Arc<Outbox>>>,
+    clients: Mutex<Clients>,
     /// Of a store that all nodes share: the sessions whose clients are connected here.
     here: RwLock<HashMap<SessionId, Arc<Outbox>>>,
     /// Client ids whose connection has ended, which the store is yet to be told.
@@ -113,7 +118,7 @@ impl Hub {
         Self {
             subscriptions: RwLock::default(),
             shares: share::Shares::default(),
-            clients: Mutex::new(HashMap::new()),
+            clients: Mutex::default(),
             here: RwLock::new(HashMap::new()),
             leaving: Mutex::new(HashSet::new()),
             attached: AtomicUsize::new(0),
@@ -151,7 +156,7 @@ impl Hub {
 
     /// Whether there is a session under this client id.
     pub fn knows(&self, client_id: &str) -> bool {
-        self.clients.lock().contains_key(client_id)
+        self.clients.lock().get(client_id).is_some()
     }
 
     /// Sessions whose client is away.
@@ -242,7 +247,7 @@ impl Hub {
 
     /// All sessions, connected or not.
     pub fn all_sessions(&self) -> Vec<Arc<Outbox>> {
-        self.clients.lock().values().cloned().collect()
+        self.clients.lock().iter().cloned().collect()
     }
 
     /// What a session is subscribed to. Looks at every subscription, so it is for people who ask.
@@ -259,7 +264,7 @@ impl Hub {
 
     /// Those who are connected.
     pub fn clients(&self) -> Vec<Arc<Outbox>> {
-        self.clients.lock().values().filter(|outbox| outbox.is_attached()).cloned().collect()
+        self.clients.lock().iter().filter(|outbox| outbox.is_attached()).cloned().collect()
     }
 
     /// All that are connected, for a stop.

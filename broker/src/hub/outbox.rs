@@ -1,5 +1,6 @@
 //! What waits to be sent to one client. Any thread may put something in; only the client's own connection takes it
-//! out, all at once, and is woken once for however much came. Short mutex, never held across an await.
+//! out, all at once, and is woken once for however much came. Short mutex, never held across an await. Little that
+//! comes while the connection rests is written to its socket at once, by who has put it in.
 //!
 //! Over its mark the outbox is "full": who fills it stops reading until it has room, and over its brim so does everybody
 //! else who publishes to it. A client that keeps it full beyond their patience "lags" and loses QoS 0 until it has caught
@@ -24,12 +25,14 @@ use super::memory::Held;
 use super::parcel::Parcel;
 use super::patience::Patience;
 use super::persistent::Persistent;
+use super::writer::Writer;
+use crate::busy::{Busy, Idle};
 use crate::limits::{self, Limits};
 use crate::message::{Message, Will};
 use crate::queue::{Next, Place};
 use crate::session::{Outbound, Receipt, Settled};
 use crate::store::change::{Entry, Seq, SessionId};
-use crate::telemetry::{self, Cause, Count, count};
+use crate::telemetry::{self, Cause, Count, count, count_many};
 
 /// One client's outbox; also its name tag on this node.
 #[derive(Debug)]
@@ -62,15 +65,17 @@ pub struct Capacity {
 pub(super) struct State {
     /// Packets ready to be written.
     bytes: Vec<u8>,
+    /// Where others may write while the connection rests: it had nothing to write when it last looked, and looks again
+    /// before it writes.
+    writer: Option<Writer>,
+    rests: bool,
     capacity: Capacity,
     outbound: Outbound,
-    /// QoS 1 and 2 packets beyond the client's window, of a session that ends with its connection.
-    backlog: Option<Box<Backlog>>,
     pub(super) persistent: Option<Box<Persistent>>,
     /// To be published should the connection of now end without a word.
     will: Option<Box<Will>>,
     aliases: Option<Box<Aliases>>,
-    events: Vec<Event>,
+    pending: Busy<Pending>,
     waker: Option<Waker>,
     attachment: u64,
     /// The connection has been, or is about to be, woken for what is in here.
@@ -79,12 +84,36 @@ pub(super) struct State {
     /// The queue of a persistent session is on its way to its limit.
     crowded: bool,
     closed: bool,
-    waiters: Vec<Waker>,
     /// Of those who wait or have waited; most receivers never make anybody wait.
     patience: Option<Box<Patience>>,
     ownership: u64,
     card: Option<Arc<Card>>,
     held: Held,
+}
+
+/// What most clients have nothing of.
+#[derive(Debug, Default)]
+struct Pending {
+    /// Of the bytes, what others have written.
+    written: usize,
+    /// QoS 1 and 2 packets beyond the client's window, of a session that ends with its connection.
+    backlog: Backlog,
+    events: Vec<Event>,
+    /// Publishers that wait for room.
+    waiters: Vec<Waker>,
+}
+
+static NOTHING: Pending =
+    Pending { written: 0, backlog: Backlog::EMPTY, events: Vec::new(), waiters: Vec::new() };
+
+impl Idle for Pending {
+    fn idle() -> &'static Self {
+        &NOTHING
+    }
+
+    fn is_idle(&self) -> bool {
+        self.written == 0 && self.backlog.is_empty() && self.events.is_empty() && self.waiters.is_empty()
+    }
 }
 
 /// Something for the connection other than bytes.
@@ -142,6 +171,10 @@ pub(super) struct Attached<T> {
 #[derive(Debug, Default)]
 pub struct Taken {
     pub bytes: Vec<u8>,
+    /// So many of them were written by others: the connection goes on from there.
+    pub written: usize,
+    /// Others may write from now on, so the connection must look here again before it does.
+    pub rests: bool,
     pub events: Vec<Event>,
     /// Messages of a persistent session that turned out to need nothing more.
     pub done: Vec<Seq>,
@@ -165,20 +198,20 @@ impl Outbox {
         let capacity = Capacity { version: Version::V5, window: 0, packet_bytes: 0, topic_aliases: 0 };
         let state = State {
             bytes: Vec::new(),
+            writer: None,
+            rests: false,
             capacity,
             outbound: Outbound::new(0),
-            backlog: None,
             persistent: persistent.map(Box::new),
             will: None,
             aliases: None,
-            events: Vec::new(),
+            pending: Busy::default(),
             waker: None,
             attachment: 0,
             noticed: false,
             lagging: false,
             crowded: false,
             closed: false,
-            waiters: Vec::new(),
             patience: None,
             ownership: 0,
             card: None,
@@ -204,9 +237,26 @@ impl Outbox {
         self.state.lock().ownership = epoch;
     }
 
-    /// Who is connected.
-    pub fn introduce(&self, card: Arc<Card>) {
-        self.state.lock().card = Some(card);
+    /// Who is connected, and where others may write.
+    pub fn introduce(&self, attachment: u64, card: Arc<Card>, writer: Option<Writer>) {
+        let mut state = self.state.lock();
+        if state.attachment == attachment && !state.closed {
+            state.card = Some(card);
+            state.writer = writer;
+        }
+    }
+
+    /// A connection is gone, however it went: its socket is to be closed.
+    pub fn hang_up(&self, attachment: u64) {
+        let mut state = self.state.lock();
+        if state.attachment == attachment {
+            state.hang_up();
+        }
+    }
+
+    /// Until the connection has looked again, nobody else writes.
+    pub fn hold_back(&self) {
+        self.state.lock().rests = false;
     }
 
     /// Who is connected, or was last.
@@ -223,8 +273,8 @@ impl Outbox {
             }
             None => Load {
                 in_flight: state.outbound.in_flight(),
-                queued: state.backlog.as_ref().map_or(0, |backlog| backlog.packets()),
-                queued_bytes: state.backlog.as_ref().map_or(0, |backlog| backlog.len()),
+                queued: state.pending.backlog.packets(),
+                queued_bytes: state.behind(),
             },
         }
     }
@@ -318,7 +368,7 @@ impl Outbox {
         };
         let written = if qos == Qos::AtMostOnce {
             state.write(parcel, delivery)
-        } else if state.backlog.as_deref().is_none_or(Backlog::is_empty)
+        } else if state.pending.backlog.is_empty()
             && let Some(id) = state.outbound.admit(qos)
         {
             let written = state.write(parcel, Delivery { packet_id: Some(id), ..delivery });
@@ -331,7 +381,7 @@ impl Outbox {
             let Capacity { version, packet_bytes, .. } = state.capacity;
             let expiry = parcel.left().map(|seconds| Expiry { since: Instant::now(), seconds, version });
             let write = |out: &mut Vec<u8>| parcel.write(version, delivery, packet_bytes, out);
-            state.backlog.get_or_insert_default().push(qos, expiry, write)
+            state.pending.backlog.push(qos, expiry, write)
         };
         if !written {
             // Larger than the client takes: as if it had been delivered (MQTT-3.1.2-25).
@@ -440,9 +490,16 @@ impl Outbox {
     pub fn notify_all(&self, attachment: u64, events: impl IntoIterator<Item = Event>) {
         let mut state = self.state.lock();
         if !state.closed && state.attachment == attachment && self.is_attached() {
-            state.events.extend(events);
+            state.pending.events.extend(events);
             state.notice();
             wake(&mut state);
+        }
+    }
+
+    /// Has what was put in written: at once where that can be, else by the connection.
+    pub fn pass_on(&self) {
+        if !self.state.lock().pass_on() {
+            self.wake();
         }
     }
 
@@ -452,8 +509,9 @@ impl Outbox {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// Takes out everything; registers for a wake-up when there is nothing.
-    pub fn take(&self, attachment: u64, context: &Context<'_>, bytes_too: bool) -> Taken {
+    /// Takes out everything; registers for a wake-up when there is nothing. `rests`: the connection has nothing else to
+    /// write.
+    pub fn take(&self, attachment: u64, context: &Context<'_>, bytes_too: bool, rests: bool) -> Taken {
         let mut state = self.state.lock();
         if state.attachment != attachment || (state.closed && self.session.is_some()) {
             return Taken { stale: true, ..Taken::default() };
@@ -461,7 +519,9 @@ impl Outbox {
         if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
             state.waker = Some(context.waker().clone());
         }
-        let events = std::mem::take(&mut state.events);
+        let events =
+            state.pending.held().map(|pending| std::mem::take(&mut pending.events)).unwrap_or_default();
+        state.rests = false;
         if !bytes_too {
             // Still writing the last bytes: publishers need not wake us for more.
             return Taken { events, ..Taken::default() };
@@ -469,6 +529,9 @@ impl Outbox {
         state.noticed = false;
         state.fill();
         let bytes = std::mem::take(&mut state.bytes);
+        let written =
+            state.pending.held().map(|pending| std::mem::take(&mut pending.written)).unwrap_or_default();
+        state.rests = rests && bytes.is_empty() && events.is_empty();
         let done = state
             .persistent
             .as_deref_mut()
@@ -478,7 +541,8 @@ impl Outbox {
             state.lagging = false;
             state.go_on();
         }
-        Taken { bytes, events, done, stale: false }
+        state.pending.rest();
+        Taken { bytes, written, rests: state.rests, events, done, stale: false }
     }
 
     /// Until when to wait for room at most; the context is woken when there is some. `None`: there is room, or this
@@ -493,8 +557,9 @@ impl Outbox {
             state.give_up();
             return None;
         }
-        if !state.waiters.iter().any(|waker| waker.will_wake(context.waker())) {
-            state.waiters.push(context.waker().clone());
+        let waiters = &mut state.pending.waiters;
+        if !waiters.iter().any(|waker| waker.will_wake(context.waker())) {
+            waiters.push(context.waker().clone());
         }
         Some(until)
     }
@@ -576,7 +641,7 @@ impl State {
 
     /// Bytes of the backlog.
     fn behind(&self) -> usize {
-        self.backlog.as_ref().map_or(0, |backlog| backlog.len())
+        self.pending.backlog.len()
     }
 
     fn place(&mut self, message: &Message, attached: bool, limits: &Limits) -> Option<(SessionId, Place)> {
@@ -614,7 +679,7 @@ impl State {
 
     /// Nobody waits for this client any more.
     fn go_on(&mut self) {
-        self.waiters.drain(..).for_each(Waker::wake);
+        self.pending.held().into_iter().for_each(|pending| pending.waiters.drain(..).for_each(Waker::wake));
         if let Some(patience) = &mut self.patience {
             patience.go_on(Instant::now());
         }
@@ -657,9 +722,38 @@ impl State {
         }
     }
 
+    fn hang_up(&mut self) {
+        self.writer = None;
+        self.rests = false;
+    }
+
+    /// Writes what is there, if the connection rests and it is little. Tells whether nothing is left for the connection.
+    fn pass_on(&mut self) -> bool {
+        if !self.rests || self.bytes.len() > limits::PASSED_ON {
+            return false;
+        }
+        let Some(writer) = &self.writer else { return false };
+        if !self.bytes.is_empty() {
+            // The connection will meet the same error.
+            let written = writer.write(&self.bytes).unwrap_or_default();
+            count_many(Count::BytesOut, written as u64);
+            self.card.iter().for_each(|card| card.sent(written));
+            if written < self.bytes.len() {
+                self.pending.written = written;
+                self.rests = false;
+                return false;
+            }
+            buffers::give(std::mem::take(&mut self.bytes));
+        }
+        self.noticed = false;
+        self.account();
+        true
+    }
+
     /// The will of the connection before comes back.
     fn begin(&mut self, capacity: Capacity, will: Option<Will>) -> Option<Will> {
         self.capacity = capacity;
+        self.hang_up();
         self.outbound = Outbound::new(capacity.window);
         self.aliases = Aliases::new(capacity.topic_aliases);
         self.attachment += 1;
@@ -668,15 +762,15 @@ impl State {
 
     /// Everything that is a connection's own.
     fn let_go(&mut self) {
+        self.hang_up();
         self.bytes = Vec::new();
-        self.backlog = None;
-        self.events = Vec::new();
-        self.noticed = false;
         self.lagging = false;
+        self.go_on();
+        self.pending = Busy::default();
+        self.noticed = false;
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
-        self.go_on();
         if let Some(persistent) = self.persistent.as_deref_mut() {
             persistent.queue.rewind();
         }
@@ -698,14 +792,14 @@ impl State {
 
     /// The window has room: the backlog moves up.
     fn advance(&mut self) {
-        let Some(mut backlog) = self.backlog.take() else { return };
-        while let Some(id) = backlog.first().and_then(|qos| self.outbound.admit(qos)) {
+        while let Some(qos) = self.pending.backlog.first()
+            && let Some(id) = self.outbound.admit(qos)
+        {
             self.ready();
-            if !backlog.pop_into(id, &mut self.bytes) {
+            if !self.pending.backlog.pop_into(id, &mut self.bytes) {
                 self.outbound.forget(id);
             }
         }
-        self.backlog = Some(backlog).filter(|backlog| !backlog.is_empty());
     }
 
     /// The queue of a persistent session moves up, as far as the client's window and this outbox have room.

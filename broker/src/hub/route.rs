@@ -84,6 +84,8 @@ struct Memory {
     /// About as many bytes as `by_topic` takes.
     size: usize,
     to_wake: Vec<Arc<Outbox>>,
+    /// Messages since then.
+    routed: usize,
 }
 
 thread_local! {
@@ -101,6 +103,7 @@ pub fn route(
     full: &mut Vec<Arc<Outbox>>,
 ) -> Routed {
     MEMORY.with_borrow_mut(|memory| {
+        memory.routed += 1;
         let receivers = memory.receivers(hub, publish.topic);
         let parcel = Parcel::live(publish, wire);
         let mut lasting = Lasting { sender, ..Lasting::default() };
@@ -130,10 +133,13 @@ pub fn route(
     })
 }
 
-/// Wakes each receiver of this thread's last batch, once.
+/// Wakes each receiver of this thread's last batch, once. One message that came alone is rather passed on at once: where
+/// many come, it is better that each receiver gathers what it gets.
 pub fn wake_receivers() {
-    let mut receivers = MEMORY.with_borrow_mut(|memory| std::mem::take(&mut memory.to_wake));
-    receivers.drain(..).for_each(|outbox| outbox.wake());
+    let (mut receivers, routed) = MEMORY
+        .with_borrow_mut(|memory| (std::mem::take(&mut memory.to_wake), std::mem::take(&mut memory.routed)));
+    let alone = routed == 1 && receivers.len() <= limits::PASSED_ON_TO;
+    receivers.drain(..).for_each(|outbox| if alone { outbox.pass_on() } else { outbox.wake() });
     // The list's memory serves the next batch.
     MEMORY.with_borrow_mut(|memory| memory.to_wake = receivers);
 }
@@ -180,6 +186,8 @@ impl Memory {
     ) {
         let Some(terms) = receiver.terms(sender) else { return };
         match receiver.outbox.deliver(parcel, terms) {
+            // Its connection has this turn, and an acknowledgement to send before.
+            Put::Wake if receiver.outbox.id == sender => receiver.outbox.wake(),
             Put::Wake => self.to_wake.push(Arc::clone(&receiver.outbox)),
             Put::Full => {
                 receiver.outbox.wake();

@@ -83,7 +83,7 @@ impl Hub {
             return Some(entered);
         }
         let outbox = Arc::new(self.begin(&newcomer));
-        clients.insert(outbox.client_id.clone(), Arc::clone(&outbox));
+        clients.put(Arc::clone(&outbox));
         drop(clients);
         telemetry::connected(self.attached.fetch_add(1, Ordering::Relaxed) + 1);
         let will = known.and_then(|known| self.replace(&known));
@@ -256,9 +256,9 @@ impl Hub {
         let next = away.next();
         let wanted = stored.subscriptions.clone();
         let persistent = Persistent { away: Some(away), ..Persistent::restored(stored) };
-        let outbox = Arc::new(Outbox::new(self.next_id(), client_id.clone(), Some(persistent)));
+        let outbox = Arc::new(Outbox::new(self.next_id(), client_id, Some(persistent)));
         self.subscribe(&outbox, wanted.iter().map(|(filter, options, id)| (&**filter, *options, *id)));
-        self.clients.lock().insert(client_id, Arc::clone(&outbox));
+        self.clients.lock().put(Arc::clone(&outbox));
         self.agenda.add(next, &outbox);
     }
 

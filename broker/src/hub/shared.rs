@@ -56,7 +56,7 @@ impl Hub {
         let outbox = Arc::new(Outbox::new(self.next_id(), newcomer.client_id.into(), persistent));
         outbox.attach_first(newcomer.capacity, newcomer.will);
         outbox.set_ownership(newcomer.epoch);
-        clients.insert(outbox.client_id.clone(), Arc::clone(&outbox));
+        clients.put(Arc::clone(&outbox));
         if let Some(session) = session {
             self.here.write().insert(session, Arc::clone(&outbox));
         }

@@ -1,0 +1,108 @@
+//! What a connection has to do; of an idle one there is nothing.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use nsd_wire::ReasonCode;
+
+use super::leeway::Leeway;
+use crate::busy::Idle;
+use crate::hub::{Outbox, Terms};
+use crate::session::{Opening, Receipt, Subscribing};
+
+#[derive(Default)]
+pub(super) struct Work {
+    /// The beginning of a packet whose end has not come, or packets that must wait for a decision.
+    pub(super) partial: Vec<u8>,
+    /// Being written; `sent` of it is.
+    pub(super) unsent: Vec<u8>,
+    pub(super) sent: usize,
+    /// The socket took nothing more at the last attempt.
+    pub(super) stuck: bool,
+    /// A stream that is not plain took bytes that it has not passed on yet.
+    pub(super) held_back: bool,
+    /// When patience with full receivers ends.
+    pub(super) patience: Option<Instant>,
+    /// When we close, whether or not the last bytes could be written.
+    pub(super) farewell: Option<Instant>,
+    pub(super) replies: Vec<u8>,
+    /// A DISCONNECT: goes behind every message that is waiting.
+    pub(super) last_word: Vec<u8>,
+    pub(super) opening: Option<Box<Opening>>,
+    /// The first message of a client that wants to prove itself.
+    pub(super) first: Option<Box<[u8]>>,
+    /// Receivers that have no room for more of ours.
+    pub(super) full: Vec<Arc<Outbox>>,
+    /// For what we put into them although they have none; who has needed it once keeps it.
+    pub(super) leeway: Option<Leeway>,
+    /// Answers that need no waiting.
+    pub(super) stored: VecDeque<(Receipt, ReasonCode)>,
+    /// Subscriptions that all clients together have no room for: the session forgets them.
+    pub(super) unsubscribed: Vec<Box<str>>,
+    /// Subscriptions on their way to the other nodes; their SUBACK follows.
+    pub(super) becoming_known: VecDeque<(u32, Subscribing)>,
+    pub(super) retained: VecDeque<Wanted>,
+}
+
+/// What is retained for a subscription, on its way: at most one of these per filter that the client has.
+pub(super) struct Wanted {
+    pub(super) filter: Box<str>,
+    pub(super) terms: Terms,
+    /// The last topic that was looked at.
+    pub(super) after: Option<Box<str>>,
+}
+
+static NOTHING: Work = Work {
+    partial: Vec::new(),
+    unsent: Vec::new(),
+    sent: 0,
+    stuck: false,
+    held_back: false,
+    patience: None,
+    farewell: None,
+    replies: Vec::new(),
+    last_word: Vec::new(),
+    opening: None,
+    first: None,
+    full: Vec::new(),
+    leeway: None,
+    stored: VecDeque::new(),
+    unsubscribed: Vec::new(),
+    becoming_known: VecDeque::new(),
+    retained: VecDeque::new(),
+};
+
+impl Work {
+    /// Nothing is being written.
+    pub(super) fn is_all_sent(&self) -> bool {
+        self.unsent.is_empty() && !self.held_back
+    }
+
+    /// Nothing of our own waits to be written.
+    pub(super) fn is_silent(&self) -> bool {
+        self.replies.is_empty() && self.last_word.is_empty()
+    }
+}
+
+impl Idle for Work {
+    fn idle() -> &'static Self {
+        &NOTHING
+    }
+
+    fn is_idle(&self) -> bool {
+        self.is_all_sent()
+            && self.is_silent()
+            && self.partial.is_empty()
+            && self.patience.is_none()
+            && self.farewell.is_none()
+            && self.opening.is_none()
+            && self.first.is_none()
+            && self.full.is_empty()
+            && self.leeway.is_none()
+            && self.stored.is_empty()
+            && self.unsubscribed.is_empty()
+            && self.becoming_known.is_empty()
+            && self.retained.is_empty()
+    }
+}

@@ -1,0 +1,126 @@
+//! The writing end of a client's plain socket, for who has a message and finds the client at rest: its connection need
+//! not be woken then, which mostly means another thread. What is read, and all else that is written, is the
+//! connection's.
+
+use std::io;
+
+use tokio::net::tcp::OwnedWriteHalf;
+
+#[derive(Debug)]
+pub struct Writer(Option<OwnedWriteHalf>);
+
+impl Writer {
+    /// As much as the socket takes now.
+    pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.as_ref().map_or(Err(io::ErrorKind::NotConnected.into()), |half| half.try_write(bytes))
+    }
+}
+
+impl From<OwnedWriteHalf> for Writer {
+    fn from(half: OwnedWriteHalf) -> Self {
+        Self(Some(half))
+    }
+}
+
+impl Drop for Writer {
+    /// The connection may still have something to say: it ends by closing the socket.
+    fn drop(&mut self) {
+        self.0.take().into_iter().for_each(OwnedWriteHalf::forget);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::task::{Context, Waker};
+    use std::time::Instant;
+
+    use nsd_wire::{Publish, Version};
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use crate::hub::{Capacity, Card, Outbox, Parcel, Put, Taken, Terms};
+
+    /// A client's side of the socket, and its outbox.
+    async fn attached() -> (TcpStream, Outbox) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (_reader, half) = listener.accept().await.unwrap().0.into_split();
+        let outbox = Outbox::new(1, "c".into(), None);
+        let capacity =
+            Capacity { version: Version::V311, window: 1, packet_bytes: usize::MAX, topic_aliases: 0 };
+        outbox.attach_first(capacity, None);
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let card = Arc::new(Card::new(address, None, Version::V311, 0, Instant::now()));
+        outbox.introduce(1, card, Some(half.into()));
+        (client, outbox)
+    }
+
+    fn deliver(outbox: &Outbox, payload: &[u8]) -> Put {
+        outbox.deliver(&Parcel::live(&Publish::new("t", payload), None), &Terms::default())
+    }
+
+    fn take(outbox: &Outbox, rests: bool) -> Taken {
+        outbox.take(1, &Context::from_waker(Waker::noop()), true, rests)
+    }
+
+    #[tokio::test]
+    async fn a_client_at_rest_gets_a_message_without_its_connection() {
+        let (mut client, outbox) = attached().await;
+        assert!(take(&outbox, true).rests);
+        for _ in 0..2 {
+            assert_eq!(deliver(&outbox, b"hi"), Put::Wake);
+            outbox.pass_on();
+            let mut packet = [0; 7];
+            client.read_exact(&mut packet).await.unwrap();
+            assert_eq!(&packet, b"\x30\x05\0\x01thi");
+        }
+        assert_eq!(outbox.card().unwrap().bytes(), (0, 14));
+        assert!(take(&outbox, true).bytes.is_empty());
+        outbox.hang_up(1);
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "nobody holds the socket any more");
+    }
+
+    #[tokio::test]
+    async fn what_the_connection_has_to_say_comes_first() {
+        let (_client, outbox) = attached().await;
+        let left = |outbox: &Outbox| {
+            deliver(outbox, b"hi");
+            outbox.pass_on();
+            !take(outbox, true).bytes.is_empty()
+        };
+        assert!(left(&outbox), "it has not looked yet");
+        assert!(left(&outbox), "it has taken something to write");
+        assert!(!take(&outbox, false).rests);
+        assert!(left(&outbox), "it has something of its own");
+        assert!(take(&outbox, true).rests);
+        outbox.hold_back();
+        assert!(left(&outbox), "it is about to have");
+        assert!(take(&outbox, true).rests && !left(&outbox));
+    }
+
+    #[tokio::test]
+    async fn much_is_left_to_the_connection_and_so_is_what_a_full_socket_does_not_take() {
+        let (mut client, outbox) = attached().await;
+        take(&outbox, true);
+        deliver(&outbox, &[1; crate::limits::PASSED_ON]);
+        outbox.pass_on();
+        let taken = take(&outbox, true);
+        assert!(taken.bytes.len() > crate::limits::PASSED_ON && taken.written == 0);
+        let (mut whole, mut taken) = (0, take(&outbox, true));
+        while taken.bytes.is_empty() {
+            deliver(&outbox, &[2; 4000]);
+            outbox.pass_on();
+            taken = take(&outbox, true);
+            whole += 1;
+        }
+        assert!(taken.written < taken.bytes.len() && !taken.rests);
+        let whole = (whole - 1) * taken.bytes.len();
+        outbox.hang_up(1);
+        let mut came = Vec::new();
+        client.read_to_end(&mut came).await.unwrap();
+        assert_eq!(came.len(), whole + taken.written);
+        assert_eq!(&came[whole..], &taken.bytes[..taken.written]);
+    }
+}
