@@ -124,8 +124,8 @@ fn a_session_goes_from_node_to_node_with_all_that_waits() {
 }
 
 /// Publishers on both nodes note what was acknowledged, the subscriber goes from node to node, and every round one node
-/// is killed at a random moment: twenty, or as many as `NSD_KILLS` says. In the end the subscriber must have had all of it, in the order of each publisher but for
-/// repetitions, and of QoS 2 nothing twice.
+/// is killed at a random moment: twenty rounds, or as many as `NSD_KILLS` says. In the end the subscriber must have had all
+/// of it, in the order of each publisher but for repetitions, and of QoS 2 nothing twice.
 #[test]
 fn nothing_acknowledged_is_lost_however_often_nodes_are_killed() {
     let rounds = std::env::var("NSD_KILLS").map_or(20, |kills| kills.parse().expect("a number of kills"));
