@@ -94,10 +94,11 @@ impl Node {
         journal: Option<Arc<Journal>>,
     ) -> Self {
         let store = Arc::new(store);
+        let limits = Arc::new(ArcSwap::from_pointee(settings.limits.clone()));
         Self {
             name: settings.node.clone(),
-            hub: Arc::new(Hub::new(bus, journal, &settings.limits)),
-            limits: Arc::new(ArcSwap::from_pointee(settings.limits.clone())),
+            hub: Arc::new(Hub::new(bus, journal, Arc::clone(&limits))),
+            limits,
             door: ArcSwap::from_pointee(Door::new(settings.access.clone(), Arc::clone(&store))),
             redirect: ArcSwapOption::empty(),
             store,

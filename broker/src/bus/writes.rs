@@ -8,7 +8,7 @@ use nsd_wire::{PacketId, Qos};
 use redis::{Pipeline, Value};
 
 use super::Origin;
-use crate::hub::{Addressee, Hub, Outbox, Parcel, Terms, Wanted};
+use crate::hub::{Addressee, Hub, Keepsake, Outbox, Parcel, Terms, Wanted};
 use crate::journal::{ToStore, Work};
 use crate::limits::Limits;
 use crate::message::Message;
@@ -133,10 +133,11 @@ impl Writes {
     /// What was retained, for a session that has just subscribed.
     pub(super) fn retained(&mut self, to_store: &ToStore) {
         let mut receivers = Vec::new();
-        to_store.lasting.each(&to_store.message, |outbox, terms, qos| {
-            if let Some(session) = outbox.session.filter(|_| !outbox.is_closed()) {
-                receivers.push((session, self.head(qos, true, to_store.since, terms)));
-            }
+        let kept = Keepsake { message: &to_store.message, since: to_store.since, retained: true };
+        to_store.lasting.each(&kept, |outbox, terms, qos| {
+            let session = outbox.session.filter(|_| !outbox.is_closed());
+            receivers.extend(session.map(|session| (session, self.head(qos, true, to_store.since, terms))));
+            session.is_some()
         });
         let message = Arc::clone(&to_store.message);
         self.planned.push(Planned { message, receivers, sender: None, owed: None });
@@ -347,7 +348,7 @@ mod tests {
     /// Its answers are lost, but it was taken.
     #[test]
     fn who_leaves_has_left_also_when_the_batch_comes_again() {
-        let (hub, limits) = (Hub::new(None, None, &Limits::default()), Limits::default());
+        let (hub, limits) = (Hub::new(None, None, Arc::default()), Limits::default());
         let outbox = Arc::new(Outbox::new(1, "c".into(), None));
         let ending = hub.see_off(&outbox, 1, &Parting { filters: &[], expiry: None, keep_will: false });
         let mut author = Author { keys: Keys::new("nsd:"), node: 1, number: 0, steps: 0 };

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use nsd_wire::{Packet, PacketId, Qos, Version};
 
+use super::share::Dealt;
+
 /// Whole packets in one run of bytes, each still without its identifier. Sent ones are not removed from the front one
 /// by one: that would move all the others each time.
 #[derive(Debug, Default)]
@@ -20,6 +22,8 @@ struct Waiting {
     qos: Qos,
     /// Of a message that expires; most do not.
     expiry: Option<Box<Expiry>>,
+    /// Of a group's message.
+    dealt: Option<Box<Dealt>>,
 }
 
 /// A message's life, from when the packet was written.
@@ -54,15 +58,27 @@ impl Backlog {
         &mut self,
         qos: Qos,
         expiry: Option<Expiry>,
+        dealt: Option<Dealt>,
         write: impl FnOnce(&mut Vec<u8>) -> bool,
     ) -> bool {
         let before = self.bytes.len();
         let written = write(&mut self.bytes);
         if written {
             let length = u32::try_from(self.bytes.len() - before).expect("a packet is shorter than 256 MB");
-            self.packets.push_back(Waiting { length, qos, expiry: expiry.map(Box::new) });
+            let (expiry, dealt) = (expiry.map(Box::new), dealt.map(Box::new));
+            self.packets.push_back(Waiting { length, qos, expiry, dealt });
         }
         written
+    }
+
+    /// Of the first one, once.
+    pub(super) fn take_dealt(&mut self) -> Option<Dealt> {
+        self.packets.front_mut()?.dealt.take().map(|dealt| *dealt)
+    }
+
+    /// All messages of groups.
+    pub(super) fn into_dealt(self) -> impl Iterator<Item = Dealt> {
+        self.packets.into_iter().filter_map(|waiting| waiting.dealt.map(|dealt| *dealt))
     }
 
     /// Moves the first one up. `false`: it has expired, and is gone [MQTT5-3.3.2-5].

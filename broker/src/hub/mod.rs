@@ -23,6 +23,7 @@ mod writer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use arc_swap::ArcSwap;
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use nsd_wire::{ReasonCode, SubscribeOptions, SubscriptionId, topic};
 use parking_lot::{Mutex, RwLock};
@@ -102,6 +103,8 @@ pub struct Hub {
     pub bus: Option<Arc<Bus>>,
     /// Toward the store, of this node or of all; `None` where what outlives a connection does not outlive the process.
     pub journal: Option<Arc<Journal>>,
+    /// Of all queues.
+    limits: Arc<ArcSwap<Limits>>,
     /// Raised by every change of who gets what, here or on other nodes.
     generation: AtomicU64,
     next_id: AtomicU64,
@@ -111,10 +114,11 @@ pub struct Hub {
 }
 
 impl Hub {
-    pub fn new(bus: Option<Arc<Bus>>, journal: Option<Arc<Journal>>, limits: &Limits) -> Self {
+    pub fn new(bus: Option<Arc<Bus>>, journal: Option<Arc<Journal>>, limits: Arc<ArcSwap<Limits>>) -> Self {
+        let now = limits.load();
         // In a cluster this mirrors what Redis has accepted.
         let (most, bytes) =
-            if bus.is_some() { (usize::MAX, usize::MAX) } else { (limits.retained, limits.retained_bytes) };
+            if bus.is_some() { (usize::MAX, usize::MAX) } else { (now.retained, now.retained_bytes) };
         Self {
             subscriptions: RwLock::default(),
             shares: share::Shares::default(),
@@ -126,6 +130,7 @@ impl Hub {
             retained: RwLock::new(Retained::new(most, bytes)),
             bus,
             journal,
+            limits: Arc::clone(&limits),
             generation: AtomicU64::new(1),
             next_id: AtomicU64::new(1),
             pressed: AtomicBool::new(false),

@@ -9,6 +9,7 @@
 //! The outbox of a persistent session outlives its connections: one after another attaches to it. What a connection of
 //! before still has to do with it is told by its attachment, a number that only goes up.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Waker};
@@ -25,6 +26,7 @@ use super::memory::Held;
 use super::parcel::Parcel;
 use super::patience::Patience;
 use super::persistent::Persistent;
+use super::share::Dealt;
 use super::writer::Writer;
 use crate::busy::{Busy, Idle};
 use crate::limits::{self, Limits};
@@ -98,13 +100,20 @@ struct Pending {
     written: usize,
     /// QoS 1 and 2 packets beyond the client's window, of a session that ends with its connection.
     backlog: Backlog,
+    /// Of such a session: what it has of groups, QoS 1, sent and not acknowledged.
+    dealt: BTreeMap<PacketId, Dealt>,
     events: Vec<Event>,
     /// Publishers that wait for room.
     waiters: Vec<Waker>,
 }
 
-static NOTHING: Pending =
-    Pending { written: 0, backlog: Backlog::EMPTY, events: Vec::new(), waiters: Vec::new() };
+static NOTHING: Pending = Pending {
+    written: 0,
+    backlog: Backlog::EMPTY,
+    dealt: BTreeMap::new(),
+    events: Vec::new(),
+    waiters: Vec::new(),
+};
 
 impl Idle for Pending {
     fn idle() -> &'static Self {
@@ -112,7 +121,8 @@ impl Idle for Pending {
     }
 
     fn is_idle(&self) -> bool {
-        self.written == 0 && self.backlog.is_empty() && self.events.is_empty() && self.waiters.is_empty()
+        let idle = self.backlog.is_empty() && self.dealt.is_empty();
+        self.written == 0 && idle && self.events.is_empty() && self.waiters.is_empty()
     }
 }
 
@@ -349,49 +359,40 @@ impl Outbox {
 
     /// Puts one message in, written for this client. Not for QoS 1 and 2 toward persistent sessions.
     pub fn deliver(&self, parcel: &Parcel<'_>, terms: &Terms) -> Put {
-        let qos = parcel.qos().min(terms.qos);
-        let mut state = self.state.lock();
-        if state.closed || !self.is_attached() {
-            return Put::Taken;
-        }
-        let waiting = state.waiting();
-        if waiting > limits::OUTBOX_CEILING || (state.lagging && qos == Qos::AtMostOnce) {
-            count(Count::Dropped(Cause::SlowReceiver));
-            return Put::Lost;
-        }
-        let delivery = Delivery {
-            qos,
-            retain: parcel.retain(terms.retain_as_published),
-            subscription_ids: &terms.ids,
-            waited: parcel.waited(),
-            ..Delivery::default()
-        };
-        let written = if qos == Qos::AtMostOnce {
-            state.write(parcel, delivery)
-        } else if state.pending.backlog.is_empty()
-            && let Some(id) = state.outbound.admit(qos)
-        {
-            let written = state.write(parcel, Delivery { packet_id: Some(id), ..delivery });
-            if !written {
-                state.outbound.forget(id);
-            }
-            written
-        } else {
-            let delivery = Delivery { packet_id: Some(PacketId::MIN), ..delivery };
-            let Capacity { version, packet_bytes, .. } = state.capacity;
-            let expiry = parcel.left().map(|seconds| Expiry { since: Instant::now(), seconds, version });
-            let write = |out: &mut Vec<u8>| parcel.write(version, delivery, packet_bytes, out);
-            state.pending.backlog.push(qos, expiry, write)
-        };
-        if !written {
-            // Larger than the client takes: as if it had been delivered (MQTT-3.1.2-25).
-            count(Count::Dropped(Cause::TooLarge));
-            return Put::Taken;
-        }
-        telemetry::sent(qos, parcel.payload());
-        state.put()
+        self.deal(parcel, terms, None).unwrap_or(Put::Taken)
     }
 
+    /// The same with a message that others may get instead. `None`: nobody is there to take it.
+    pub(super) fn deal(&self, parcel: &Parcel<'_>, terms: &Terms, dealt: Option<Dealt>) -> Option<Put> {
+        let mut state = self.state.lock();
+        let is_there = !state.closed && self.is_attached();
+        is_there.then(|| state.deliver(parcel, terms, dealt))
+    }
+
+    /// How many messages of this QoS wait for the client to acknowledge others; `None`: it is away, or full.
+    pub(super) fn burden(&self, qos: Qos) -> Option<usize> {
+        let state = self.state.lock();
+        let keeps_up = self.is_attached() && !state.closed && !state.lagging && !state.is_full();
+        let waiting = || match state.persistent.as_deref() {
+            Some(persistent) => (persistent.queue.len() + 1).saturating_sub(state.capacity.window.into()),
+            None => state.pending.backlog.packets() + usize::from(!state.outbound.has_room()),
+        };
+        keeps_up.then(|| if qos == Qos::AtMostOnce { 0 } else { waiting() })
+    }
+
+    /// The end of a session that ends with its connection. What it had of groups and did not acknowledge comes back.
+    pub(super) fn close(&self) -> Vec<Dealt> {
+        let mut state = self.state.lock();
+        let pending = state.pending.held().map(|pending| (&mut pending.dealt, &mut pending.backlog));
+        let taken = pending.map(|(dealt, backlog)| (std::mem::take(dealt), std::mem::take(backlog)));
+        let dealt =
+            taken.into_iter().flat_map(|(sent, backlog)| sent.into_values().chain(backlog.into_dealt()));
+        let dealt = dealt.collect();
+        state.closed = true;
+        state.let_go();
+        self.attached.store(false, Ordering::Relaxed);
+        dealt
+    }
     /// A place in the queue of a persistent session; `None`: the session is over. A client that is there and keeps up
     /// is given more than its limit: its publishers are slowed down before anything is dropped.
     pub fn place(&self, message: &Message, limits: &Limits) -> Option<(SessionId, Place)> {
@@ -469,6 +470,7 @@ impl Outbox {
         match settled {
             Settled::Unknown => Settlement::Nothing,
             Settled::Done => {
+                state.pending.held().map(|pending| pending.dealt.remove(&id));
                 state.advance();
                 Settlement::Nothing
             }
@@ -668,6 +670,48 @@ impl State {
         self.put()
     }
 
+    fn deliver(&mut self, parcel: &Parcel<'_>, terms: &Terms, dealt: Option<Dealt>) -> Put {
+        let qos = parcel.qos().min(terms.qos);
+        let waiting = self.waiting();
+        if waiting > limits::OUTBOX_CEILING || (self.lagging && qos == Qos::AtMostOnce) {
+            count(Count::Dropped(Cause::SlowReceiver));
+            return Put::Lost;
+        }
+        let delivery = Delivery {
+            qos,
+            retain: parcel.retain(terms.retain_as_published),
+            subscription_ids: &terms.ids,
+            waited: parcel.waited(),
+            ..Delivery::default()
+        };
+        let written = if qos == Qos::AtMostOnce {
+            self.write(parcel, delivery)
+        } else if self.pending.backlog.is_empty()
+            && let Some(id) = self.outbound.admit(qos)
+        {
+            let written = self.write(parcel, Delivery { packet_id: Some(id), ..delivery });
+            if !written {
+                self.outbound.forget(id);
+            } else if let Some(dealt) = dealt.filter(|_| qos == Qos::AtLeastOnce) {
+                self.pending.dealt.insert(id, dealt);
+            }
+            written
+        } else {
+            let delivery = Delivery { packet_id: Some(PacketId::MIN), ..delivery };
+            let Capacity { version, packet_bytes, .. } = self.capacity;
+            let expiry = parcel.left().map(|seconds| Expiry { since: Instant::now(), seconds, version });
+            let write = |out: &mut Vec<u8>| parcel.write(version, delivery, packet_bytes, out);
+            self.pending.backlog.push(qos, expiry, dealt, write)
+        };
+        if !written {
+            // Larger than the client takes: as if it had been delivered (MQTT-3.1.2-25).
+            count(Count::Dropped(Cause::TooLarge));
+            return Put::Taken;
+        }
+        telemetry::sent(qos, parcel.payload());
+        self.put()
+    }
+
     /// The queue got shorter: half of what crowds it is room enough.
     fn relax(&mut self) {
         if self.crowded && self.persistent.as_ref().is_some_and(|persistent| persistent.queue.is_relaxed()) {
@@ -796,8 +840,12 @@ impl State {
             && let Some(id) = self.outbound.admit(qos)
         {
             self.ready();
-            if !self.pending.backlog.pop_into(id, &mut self.bytes) {
+            let backlog = &mut self.pending.backlog;
+            let dealt = backlog.take_dealt().filter(|_| qos == Qos::AtLeastOnce);
+            if !backlog.pop_into(id, &mut self.bytes) {
                 self.outbound.forget(id);
+            } else if let Some(dealt) = dealt {
+                self.pending.dealt.insert(id, dealt);
             }
         }
     }

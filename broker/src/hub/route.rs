@@ -8,8 +8,8 @@ use std::time::SystemTime;
 use foldhash::{HashMap, HashMapExt};
 use nsd_wire::{Publish, Qos, SubscribeOptions, SubscriptionId, Version};
 
-use super::share::Share;
-use super::{Hub, Outbox, Parcel, Put, Terms};
+use super::share::{Dealt, Share};
+use super::{Hub, Outbox, Parcel, Put, Subscription, Terms};
 use crate::limits::{self, Limits};
 use crate::message::Message;
 use crate::queue::Place;
@@ -34,8 +34,8 @@ pub struct Routed {
 #[derive(Debug, Default, Clone)]
 pub struct Lasting {
     all: Option<Arc<[Receiver]>>,
-    /// One for each shared subscription.
-    chosen: Vec<Receiver>,
+    /// Groups with such members: who gets it is decided when it is given its place, by what each has by then.
+    groups: Vec<Group>,
     sender: u64,
 }
 
@@ -53,9 +53,18 @@ pub struct Addressee {
 struct Receivers {
     clients: Vec<Receiver>,
     lasting: Option<Arc<[Receiver]>>,
-    shares: Vec<(Arc<Share>, Vec<Receiver>)>,
+    groups: Vec<Group>,
     nodes: Option<Arc<[u64]>>,
     addressees: Option<Arc<[Addressee]>>,
+}
+
+/// The members of a shared subscription that want one topic.
+#[derive(Debug, Clone)]
+struct Group {
+    share: Arc<Share>,
+    members: Arc<[Receiver]>,
+    /// One of them has a persistent session, and may want messages above QoS 0.
+    lasts: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -120,12 +129,26 @@ pub fn route(
             }
             lasting.all = (publish.qos != Qos::AtMostOnce).then(|| Arc::clone(all));
         }
-        for (share, members) in &receivers.shares {
-            let Some(member) = share.choose(members, publish.qos) else { continue };
-            if member.is_lasting(publish.qos) {
-                lasting.chosen.push(member.clone());
-            } else {
-                memory.deliver(&parcel, member, sender, full);
+        let mut kept = None;
+        for group in &receivers.groups {
+            if publish.qos == Qos::AtMostOnce {
+                if let Some(member) = group.share.choose(&group.members, publish.qos) {
+                    memory.deliver(&parcel, member, sender, full);
+                }
+            } else if group.lasts {
+                lasting.groups.push(group.clone());
+            } else if let Some(message) =
+                kept.get_or_insert_with(|| Message::new(publish).map(Arc::new)).as_ref()
+            {
+                let kept = Keepsake { message, since: SystemTime::now(), retained: false };
+                group.deal(
+                    &parcel,
+                    &kept,
+                    |_, _, _| false,
+                    |outbox, put| {
+                        memory.took(outbox, put, sender, full);
+                    },
+                );
             }
         }
         let addressees = receivers.addressees.clone().filter(|_| publish.qos != Qos::AtMostOnce);
@@ -185,13 +208,18 @@ impl Memory {
         full: &mut Vec<Arc<Outbox>>,
     ) {
         let Some(terms) = receiver.terms(sender) else { return };
-        match receiver.outbox.deliver(parcel, terms) {
+        let put = receiver.outbox.deliver(parcel, terms);
+        self.took(&receiver.outbox, put, sender, full);
+    }
+
+    fn took(&mut self, outbox: &Arc<Outbox>, put: Put, sender: u64, full: &mut Vec<Arc<Outbox>>) {
+        match put {
             // Its connection has this turn, and an acknowledgement to send before.
-            Put::Wake if receiver.outbox.id == sender => receiver.outbox.wake(),
-            Put::Wake => self.to_wake.push(Arc::clone(&receiver.outbox)),
+            Put::Wake if outbox.id == sender => outbox.wake(),
+            Put::Wake => self.to_wake.push(Arc::clone(outbox)),
             Put::Full => {
-                receiver.outbox.wake();
-                add(full, &receiver.outbox);
+                outbox.wake();
+                add(full, outbox);
             }
             Put::Taken | Put::Lost => {}
         }
@@ -205,11 +233,11 @@ impl Receivers {
         let one = |receiver: &Receiver| {
             size_of::<Receiver>() + ids(&receiver.terms) + receiver.own.as_ref().map_or(0, ids)
         };
-        let members = self.shares.iter().flat_map(|(_, members)| members);
+        let members = self.groups.iter().flat_map(|group| group.members.iter());
         let all = self.clients.iter().chain(self.lasting.iter().flat_map(|all| all.iter())).chain(members);
         let far = self.addressees.iter().flat_map(|all| all.iter());
         let far = far.map(|one| size_of::<Addressee>() + ids(&one.terms) + one.own.as_ref().map_or(0, ids));
-        all.map(one).sum::<usize>() + far.sum::<usize>() + size_of_val(&*self.shares)
+        all.map(one).sum::<usize>() + far.sum::<usize>() + size_of_val(&*self.groups)
     }
 }
 
@@ -217,44 +245,54 @@ impl Lasting {
     /// Only this session, whatever else matches.
     pub fn one(outbox: &Arc<Outbox>, terms: Terms) -> Self {
         let receiver = Receiver { outbox: Arc::clone(outbox), own: Some(terms.clone()), terms };
-        Self { all: None, chosen: vec![receiver], sender: 0 }
+        Self { all: Some(Arc::new([receiver])), groups: Vec::new(), sender: 0 }
+    }
+
+    /// One of these members.
+    pub(super) fn of(share: Arc<Share>, members: Arc<[Receiver]>) -> Self {
+        Self { all: None, groups: vec![Group { share, members, lasts: true }], sender: 0 }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.all.is_none() && self.chosen.is_empty()
+        self.all.is_none() && self.groups.is_empty()
     }
 
     pub fn len(&self) -> usize {
-        self.all.as_ref().map_or(0, |all| all.len()) + self.chosen.len()
+        self.all.as_ref().map_or(0, |all| all.len()) + self.groups.len()
     }
 
     /// Gives the message a place in each session's queue; it is there once [`Outbox::enqueue`] has put it there, in the
     /// order of places. What has no place is dropped, counted.
     pub fn place(&self, kept: &Keepsake<'_>, limits: &Limits, mut placed: impl FnMut(&Arc<Outbox>, Placed)) {
-        self.each(kept.message, |outbox, terms, qos| {
-            let Some((session, place)) = outbox.place(kept.message, limits) else { return };
+        self.each(kept, |outbox, terms, qos| {
+            let Some((session, place)) = outbox.place(kept.message, limits) else { return false };
             count_dropped(outbox, &place);
             if let Place::Taken { seq, instead_of } = place {
                 let entry = Entry { seq, ..kept.entry(terms, qos) };
                 placed(outbox, Placed { session, entry, instead_of });
             }
+            true
         });
     }
 
     /// Places and queues at once, where nothing has to be stored: publishers on other threads come before or after.
     pub fn enqueue(&self, kept: &Keepsake<'_>, limits: &Limits) {
-        self.each(kept.message, |outbox, terms, qos| {
-            let Some((place, put)) = outbox.place_and_enqueue(kept.entry(terms, qos), limits) else { return };
+        self.each(kept, |outbox, terms, qos| {
+            let Some((place, put)) = outbox.place_and_enqueue(kept.entry(terms, qos), limits) else {
+                return false;
+            };
             count_dropped(outbox, &place);
             if put != Put::Taken {
                 outbox.wake();
             }
+            true
         });
     }
 
-    pub fn each(&self, message: &Message, mut visit: impl FnMut(&Arc<Outbox>, &Terms, Qos)) {
-        let publish = message.publish();
-        for receiver in self.all.iter().flat_map(|all| all.iter()).chain(&self.chosen) {
+    /// `visit` tells whether the session is there to take it: if not, one of its group may.
+    pub fn each(&self, kept: &Keepsake<'_>, mut visit: impl FnMut(&Arc<Outbox>, &Terms, Qos) -> bool) {
+        let publish = kept.message.publish();
+        for receiver in self.all.iter().flat_map(|all| all.iter()) {
             let Some(terms) = receiver.terms(self.sender) else { continue };
             let qos = publish.qos.min(terms.qos);
             if qos == Qos::AtMostOnce {
@@ -262,6 +300,40 @@ impl Lasting {
                 receiver.outbox.wake();
             } else {
                 visit(&receiver.outbox, terms, qos);
+            }
+        }
+        let waited = SystemTime::now().duration_since(kept.since).unwrap_or_default().as_secs();
+        let waited = u32::try_from(waited).unwrap_or(u32::MAX);
+        let parcel = Parcel::queued(&publish, kept.message.bytes(), waited);
+        for group in &self.groups {
+            group.deal(&parcel, kept, &mut visit, |outbox, _| outbox.wake());
+        }
+    }
+}
+
+impl Group {
+    /// To one of the members: into its queue, which is the business of `visit`, or into its outbox. One that is gone in
+    /// this very moment is not the one.
+    fn deal(
+        &self,
+        parcel: &Parcel<'_>,
+        kept: &Keepsake<'_>,
+        mut visit: impl FnMut(&Arc<Outbox>, &Terms, Qos) -> bool,
+        mut took: impl FnMut(&Arc<Outbox>, Put),
+    ) {
+        for _ in 0..self.members.len() {
+            let Some(member) = self.share.choose(&self.members, parcel.qos()) else { return };
+            let qos = member.terms.qos.min(parcel.qos());
+            if member.is_lasting(qos) {
+                if visit(&member.outbox, &member.terms, qos) {
+                    return;
+                }
+                continue;
+            }
+            let (share, message) = (Arc::clone(&self.share), Arc::clone(kept.message));
+            let dealt = (qos != Qos::AtMostOnce).then_some(Dealt { share, message, since: kept.since });
+            if let Some(put) = member.outbox.deal(parcel, &member.terms, dealt) {
+                return took(&member.outbox, put);
             }
         }
     }
@@ -304,6 +376,17 @@ impl Receiver {
         if self.outbox.id == sender { self.own.as_ref() } else { Some(&self.terms) }
     }
 
+    pub(super) fn member(subscription: &Subscription) -> Self {
+        let mut terms = Terms::default();
+        terms.add(subscription.options, subscription.id);
+        Self { outbox: Arc::clone(&subscription.outbox), own: Some(terms.clone()), terms }
+    }
+
+    /// How many messages of this QoS wait for it to take one, if publishers need not wait for it.
+    pub(super) fn burden(&self, qos: Qos) -> Option<usize> {
+        self.outbox.burden(qos.min(self.terms.qos))
+    }
+
     /// Whether a message of this QoS goes through the queue of a persistent session.
     pub(super) fn is_lasting(&self, qos: Qos) -> bool {
         self.outbox.session.is_some() && self.terms.qos.min(qos) != Qos::AtMostOnce
@@ -315,19 +398,16 @@ impl Receiver {
 fn find(hub: &Hub, topic: &str) -> Receivers {
     let mut at: HashMap<u64, usize> = HashMap::new();
     let mut clients: Vec<Receiver> = Vec::new();
-    let mut shares: Vec<(Arc<Share>, Vec<Receiver>)> = Vec::new();
-    let mut share_at: HashMap<*const Share, usize> = HashMap::new();
+    let mut groups: Vec<(Arc<Share>, Vec<Receiver>)> = Vec::new();
+    let mut group_at: HashMap<*const Share, usize> = HashMap::new();
     hub.subscriptions.read().visit(topic, &mut |key, subscription| {
         let outbox = || Arc::clone(&subscription.outbox);
         if let Some(share) = &key.share {
-            let mut member = Receiver { outbox: outbox(), terms: Terms::default(), own: None };
-            member.terms.add(subscription.options, subscription.id);
-            member.own = Some(member.terms.clone());
-            let index = *share_at.entry(Arc::as_ptr(share)).or_insert(shares.len());
-            if index == shares.len() {
-                shares.push((Arc::clone(share), Vec::new()));
+            let index = *group_at.entry(Arc::as_ptr(share)).or_insert(groups.len());
+            if index == groups.len() {
+                groups.push((Arc::clone(share), Vec::new()));
             }
-            shares[index].1.push(member);
+            groups[index].1.push(Receiver::member(subscription));
             return;
         }
         let index = *at.entry(key.session).or_insert(clients.len());
@@ -343,10 +423,15 @@ fn find(hub: &Hub, topic: &str) -> Receivers {
     let (lasting, clients): (Vec<_>, _) =
         clients.into_iter().partition(|receiver| receiver.is_lasting(Qos::ExactlyOnce));
     let lasting = (!lasting.is_empty()).then(|| lasting.into());
+    let groups = groups.into_iter().map(|(share, members)| {
+        let lasts = members.iter().any(|member| member.is_lasting(Qos::ExactlyOnce));
+        Group { share, members: members.into(), lasts }
+    });
+    let groups = groups.collect();
     let nodes = hub.bus.as_ref().map(|bus| bus.interested(topic)).filter(|nodes| !nodes.is_empty());
     let nodes = nodes.map(Into::into);
     let addressees = hub.bus.as_ref().map(|bus| bus.addressees(topic)).filter(|all| !all.is_empty());
-    Receivers { clients, lasting, shares, nodes, addressees: addressees.map(Into::into) }
+    Receivers { clients, lasting, groups, nodes, addressees: addressees.map(Into::into) }
 }
 
 impl Addressee {

@@ -186,6 +186,8 @@ impl Hub {
             }
             Some(ref away) => self.agenda.strike(away.next(), outbox),
         }
+        // Before the store hears of the end: what it does not know any more, somebody else has.
+        self.deal_again(self.dealt(&persistent));
         self.session_changed(outbox);
         persistent.away.and_then(|away| away.will).map(|(_, will)| will)
     }
@@ -204,9 +206,10 @@ impl Hub {
     /// Ends a connection's part here, after [`Self::part`].
     pub fn leave(&self, outbox: &Arc<Outbox>) {
         if outbox.session.is_none() {
-            outbox.close_if(|_| true);
+            let dealt = outbox.close();
             self.attached.fetch_sub(1, Ordering::Relaxed);
             self.forget_client(outbox);
+            self.deal_again(dealt);
         }
     }
 

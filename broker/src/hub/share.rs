@@ -4,10 +4,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use foldhash::{HashMap, HashMapExt};
-use nsd_wire::Qos;
+use std::time::SystemTime;
+
+use nsd_wire::{Qos, topic};
 use parking_lot::Mutex;
 
-use super::route::Receiver;
+use super::persistent::Persistent;
+use super::route::{Lasting, Receiver};
+use super::{Hub, Keepsake};
+use crate::journal::ToStore;
+use crate::message::Message;
+use crate::telemetry::{Cause, Count, count};
 
 /// One shared subscription: a group's name and a filter.
 #[derive(Debug, Default)]
@@ -19,6 +26,15 @@ pub(super) struct Share {
 #[derive(Debug)]
 pub(super) struct Shares {
     known: Mutex<HashMap<Box<str>, Weak<Share>>>,
+}
+
+/// A message of a group that one member has to itself: should its session end first, it is another member's
+/// [MQTT5-4.8.2].
+#[derive(Debug, Clone)]
+pub(super) struct Dealt {
+    pub(super) share: Arc<Share>,
+    pub(super) message: Arc<Message>,
+    pub(super) since: SystemTime,
 }
 
 /// At so many names, those that nobody uses any more are looked for.
@@ -53,14 +69,73 @@ impl Shares {
 }
 
 impl Share {
-    /// In turn: a member that is there and keeps up, else one that is there, else one whose session keeps the message
-    /// until it is back.
+    /// In turn: a member that takes a message now, else the one of those that keep up which fewest wait for, else one that
+    /// is there, else one whose session keeps the message until it is back.
     pub(super) fn choose<'m>(&self, members: &'m [Receiver], qos: Qos) -> Option<&'m Receiver> {
         let first = self.turn.fetch_add(1, Ordering::Relaxed) % members.len().max(1);
         let in_turn = || members[first..].iter().chain(&members[..first]);
+        let burden = |member: &&Receiver| member.burden(qos);
         in_turn()
-            .find(|member| member.outbox.is_attached() && !member.outbox.should_wait())
+            .find(|member| burden(member) == Some(0))
+            .or_else(|| in_turn().filter(|member| burden(member).is_some()).min_by_key(burden))
             .or_else(|| in_turn().find(|member| member.outbox.is_attached()))
             .or_else(|| in_turn().find(|member| member.is_lasting(qos)))
+    }
+}
+
+impl Hub {
+    /// What a session that is over had of groups, and nothing else could be why it had it.
+    pub(super) fn dealt(&self, persistent: &Persistent) -> Vec<Dealt> {
+        let filters = || persistent.filters.keys().map(|text| (text, topic::Shared::parse(text)));
+        if !filters().any(|(_, shared)| shared.is_some()) {
+            return Vec::new();
+        }
+        let unfinished = persistent.queue.unfinished();
+        let dealt = unfinished.filter_map(|entry| {
+            let publish = entry.message.publish();
+            let mut matching = filters().filter(|(text, shared)| {
+                topic::matches(shared.as_ref().map_or(text, |shared| shared.filter), publish.topic)
+            });
+            let (text, Some(_)) = matching.next()? else { return None };
+            let share = matching.next().is_none().then(|| self.shares.get(text))?;
+            Some(Dealt { share, message: Arc::clone(&entry.message), since: entry.since })
+        });
+        dealt.collect()
+    }
+
+    /// Messages whose member is gone go to other members, if there are any.
+    pub(super) fn deal_again(&self, dealt: Vec<Dealt>) {
+        for Dealt { share, message, since } in dealt {
+            let publish = message.publish();
+            let age = SystemTime::now().duration_since(since).unwrap_or_default().as_secs();
+            if publish.properties.message_expiry.is_some_and(|seconds| age >= seconds.into()) {
+                count(Count::Dropped(Cause::Expired));
+                continue;
+            }
+            let members = self.members(&share, publish.topic);
+            let lasts = members.iter().any(|member| member.is_lasting(publish.qos));
+            let lasting = Lasting::of(share, members);
+            match self.journal.as_ref().filter(|_| lasts) {
+                Some(journal) => {
+                    let message = Arc::clone(&message);
+                    journal.send(ToStore { message, since, lasting, retained: false, hold: None }, None);
+                    journal.flush();
+                }
+                None => {
+                    let kept = Keepsake { message: &message, since, retained: false };
+                    lasting.enqueue(&kept, &self.limits.load());
+                }
+            }
+        }
+    }
+
+    fn members(&self, share: &Arc<Share>, topic: &str) -> Arc<[Receiver]> {
+        let mut members = Vec::new();
+        self.subscriptions.read().visit(topic, &mut |key, subscription| {
+            if key.share.as_ref().is_some_and(|other| Arc::ptr_eq(other, share)) {
+                members.push(Receiver::member(subscription));
+            }
+        });
+        members.into()
     }
 }

@@ -338,6 +338,14 @@ impl Queue {
         self.slots.remove(at).map(|slot| slot.seq)
     }
 
+    /// What somebody else may get instead of this client: of QoS 2, only what was never sent [MQTT5-4.8.2].
+    pub fn unfinished(&self) -> impl Iterator<Item = &Entry> {
+        let slots = self.slots.iter().filter_map(|slot| Some((slot.state, slot.entry.as_ref()?)));
+        slots
+            .filter(|(state, entry)| entry.qos == Qos::AtLeastOnce || *state == State::Fresh)
+            .map(|(_, entry)| entry)
+    }
+
     /// What waits or is not acknowledged, in order.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.slots.iter().filter_map(|slot| slot.entry.as_ref())

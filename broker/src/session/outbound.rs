@@ -44,8 +44,7 @@ impl Outbound {
 
     /// An identifier for a message of this QoS (above 0), if the client takes one more now.
     pub fn admit(&mut self, qos: Qos) -> Option<PacketId> {
-        // A head that is never acknowledged must not let the span of identifiers grow to their number.
-        if self.open >= self.window || self.inflight.len() >= usize::from(u16::MAX / 2) {
+        if !self.has_room() {
             return None;
         }
         let id = self.next;
@@ -54,6 +53,11 @@ impl Outbound {
         let twice = qos == Qos::ExactlyOnce;
         self.inflight.push_back(if twice { Awaiting::Received } else { Awaiting::Acknowledged });
         Some(id)
+    }
+
+    /// A head that is never acknowledged must not let the span of identifiers grow to their number.
+    pub fn has_room(&self) -> bool {
+        self.open < self.window && self.inflight.len() < usize::from(u16::MAX / 2)
     }
 
     /// How many messages are not done.

@@ -8,6 +8,7 @@ mod away;
 mod cluster;
 mod disk;
 mod durable;
+mod groups;
 mod limits;
 mod listeners;
 mod misuse;
