@@ -27,7 +27,7 @@ pub struct Limits {
     /// connection (0x94). An alias costs its topic's bytes.
     pub topic_aliases: u16,
     /// Longest silence a client may ask for; one that asks for more, or for no limit, gets this one (v5: Server Keep
-    /// Alive). Zero: as the client likes.
+    /// Alive; v3 cannot be told, and is closed after one and a half times as long all the same). Zero: as the client likes.
     pub keep_alive: u16,
     /// How long a session may outlive its connection; who asks for more gets this (v5: told in CONNACK).
     pub session_expiry: Duration,

@@ -177,14 +177,14 @@ impl Session {
             Err(reason) => return self.refuse(reason),
         };
         let Accepting { keep_alive: asked, expiry: wanted, assigned_id, authentication } = *accepting;
-        // Only v5 can be told another keep alive than it asked for.
-        let most = if self.version.is_v5() { self.limits.keep_alive } else { 0 };
+        // Only v5 can be told another keep alive than it asked for; silence that lasts longer is suffered from nobody.
+        let most = self.limits.keep_alive;
         let keep_alive = if most > 0 && (asked == 0 || asked > most) { most } else { asked };
         let accepted = Reply::Accepted {
             assigned_id,
             session_present: admitted.resumed.is_some(),
             expiry: Some(admitted.expiry).filter(|expiry| *expiry != wanted),
-            keep_alive: Some(keep_alive).filter(|keep_alive| *keep_alive != asked),
+            keep_alive: Some(keep_alive).filter(|keep_alive| *keep_alive != asked && self.version.is_v5()),
             shares: admitted.shares,
             authentication,
         };

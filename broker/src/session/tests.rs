@@ -222,14 +222,16 @@ fn a_session_that_was_to_end_cannot_be_kept_after_all() {
 }
 
 #[test]
-fn a_longer_silence_than_the_limit_is_not_granted_to_who_can_be_told() {
+fn a_longer_silence_than_the_limit_is_not_granted_which_only_v5_can_be_told() {
     let now = Instant::now();
     let limits = Arc::new(Limits { keep_alive: 30, ..Limits::default() });
-    for (version, asked, told) in [
-        (Version::V5, 60, Some(30)),
-        (Version::V5, 0, Some(30)),
-        (Version::V5, 20, None),
-        (Version::V311, 60, None),
+    for (version, asked, told, silence) in [
+        (Version::V5, 60, Some(30), 45),
+        (Version::V5, 0, Some(30), 45),
+        (Version::V5, 20, None, 30),
+        (Version::V311, 60, None, 45),
+        (Version::V311, 0, None, 45),
+        (Version::V31, 20, None, 30),
     ] {
         let mut session = Session::new(Arc::clone(&limits), now);
         let connect = Connect { keep_alive: asked, ..connect(version) };
@@ -239,6 +241,7 @@ fn a_longer_silence_than_the_limit_is_not_granted_to_who_can_be_told() {
             panic!("accepted")
         };
         assert_eq!(keep_alive, told, "{version:?} {asked}");
+        assert_eq!(session.deadline(), Some(now + Duration::from_secs(silence)), "{version:?} {asked}");
     }
 }
 

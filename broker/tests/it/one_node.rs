@@ -249,6 +249,23 @@ fn keep_alive_ends_a_silent_client_after_one_and_a_half_times() {
 }
 
 #[test]
+fn silence_beyond_the_limit_ends_clients_that_cannot_be_told_of_it() {
+    let broker = Broker::start("allow_anonymous = true\n[limits]\nkeep_alive = 1\n");
+    let connect = |id, seconds| {
+        let connect = Connect { keep_alive: seconds, ..Connect::new(Version::V311, id) };
+        Client::connect(broker.address, &connect)
+    };
+    let (mut never, mut minute, mut talks) =
+        (connect("never", 0), connect("minute", 60), connect("talks", 60));
+    for _ in 0..10 {
+        talks.ping();
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    assert!(never.is_closed(SOON) && minute.is_closed(SOON));
+    talks.ping();
+}
+
+#[test]
 fn fan_in_loses_nothing() {
     let broker = Broker::anonymous();
     let mut subscriber = broker.client(Version::V311, "s");
