@@ -37,6 +37,8 @@ pub struct Limits {
     /// What happens to a session that has reached either.
     pub queue_policy: QueuePolicy,
     /// Retained messages of one node's own store; a further topic is refused (v5: 0x97). In Redis, its memory decides.
+    /// Zero: nothing is retained, with either store (v5: told in CONNACK); who sends a retained message, or would have a
+    /// retained will, is sent away (0x9A).
     pub retained: usize,
     /// Bytes of these, with what keeps them; a message that has no room is refused like a topic too many.
     pub retained_bytes: usize,
@@ -63,6 +65,13 @@ pub enum QueuePolicy {
     DropNewest,
     /// The client: it is disconnected (0x97) and its session ends.
     Disconnect,
+}
+
+impl Limits {
+    /// Whether messages are retained at all.
+    pub fn retains(&self) -> bool {
+        self.retained > 0
+    }
 }
 
 impl Default for Limits {

@@ -619,6 +619,7 @@ impl Hands {
                     properties.maximum_packet_size =
                         u32::try_from(limits.packet_bytes).ok().and_then(NonZeroU32::new);
                     properties.topic_alias_maximum = Some(limits.topic_aliases);
+                    properties.retain_available = (!limits.retains()).then_some(false);
                     properties.shared_subscription_available = (!shares).then_some(false);
                     properties.maximum_qos = Some(Qos::ExactlyOnce);
                 }

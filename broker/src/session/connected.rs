@@ -121,6 +121,9 @@ impl Connected {
         if !topics(limits).allow(publish.topic) {
             return Verdict::End(ReasonCode::TopicNameInvalid);
         }
+        if publish.retain && !limits.retains() {
+            return Verdict::End(ReasonCode::RetainNotSupported);
+        }
         if let Err(reason) = self.learn_alias(publish, limits.topic_aliases) {
             return Verdict::End(reason);
         }

@@ -295,6 +295,9 @@ impl Session {
             Some(will) if !topics(&self.limits).allow(will.topic) => {
                 return self.refuse(ReasonCode::TopicNameInvalid);
             }
+            Some(will) if will.retain && !self.limits.retains() => {
+                return self.refuse(ReasonCode::RetainNotSupported);
+            }
             Some(will) => Will::new(will),
         };
         let client_id: Box<str> = if assigned_id {

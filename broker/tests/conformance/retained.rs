@@ -1,8 +1,9 @@
 //! Retained messages: kept, replaced, removed, and how they come to subscribers.
 
+use crate::broker::Settings;
 use crate::client::{Client, retained, subscriber, unique};
-use crate::packet::{BOTH, Publish, V5, V311};
-use crate::suite::both;
+use crate::packet::{BOTH, Connect, Property, Publish, V5, V311, Value, Will, id};
+use crate::suite::{both, both_alone};
 
 const RETAIN_AS_PUBLISHED: u8 = 0x08;
 /// Retain handling, by its number.
@@ -179,5 +180,39 @@ fn v5_3_3_1_12_what_comes_because_of_a_subscribe_is_marked_whatever_the_options_
         for options in [0, RETAIN_AS_PUBLISHED] {
             assert!(subscriber(broker, V5, &topic, options).gets("x").retain);
         }
+    });
+}
+
+/// [MQTT5-3.2.2-13] [MQTT5-3.2.2-14]
+#[test]
+fn v5_3_2_2_13_a_server_that_retains_nothing_says_so_and_takes_no_retained_will() {
+    let settings = Settings {
+        ours: "[limits]\nretained = 0",
+        mosquitto: "retain_available false",
+        ..Settings::default()
+    };
+    both_alone(settings, |broker| {
+        let topic = unique("none");
+        let mut listening = subscriber(broker, V5, &topic, 1);
+        let will = Will { retain: true, ..Will::new(&topic, b"x") };
+        let mut refused = Client::knock(broker, &Connect::new(V5, &unique("c")).will(will.clone()));
+        refused.is_refused_or_closed(&[0x9a]);
+        let mut taken =
+            Client::connect(broker, &Connect::new(V5, &unique("c")).will(Will::new(&topic, b"x")));
+        assert!(taken.properties.contains(&Property(id::RETAIN_AVAILABLE, Value::Byte(0))));
+        // What cannot be retained is not passed on either.
+        taken.send(&Publish::new(&topic, "y").qos(1).id(1).retained().bytes(V5));
+        taken.is_sent_away(&[0x9a]);
+        listening.gets("x");
+        listening.nothing_comes();
+        broker.but_mosquitto("lets a retained will of v3 in", || {
+            let mut old = Client::knock(broker, &Connect::new(V311, &unique("c")).will(will));
+            assert!(matches!(old.answer(), crate::answer::Answer::ConnAck { code: 5, .. }));
+            old.is_closed();
+        });
+        let mut old = Client::new(broker, V311);
+        old.send(&Publish::new(&topic, "y").qos(1).id(1).retained().bytes(V311));
+        old.is_closed();
+        listening.nothing_comes();
     });
 }
