@@ -30,7 +30,7 @@ pub(crate) const STOP_GRACE: Duration = Duration::from_secs(5);
 /// TLS handshakes of a frontend that are computed before everything else is looked at again: in a storm, established
 /// sessions wait for so many, each about a third of a millisecond. More wait in order, their deadline running. Memory is
 /// bounded by the connections that there may be, and by the deadline.
-pub(crate) const HANDSHAKES: usize = 4;
+pub(crate) const HANDSHAKES: usize = 2;
 pub(crate) const MOST_HANDSHAKES: u64 = 1_000_000;
 /// Less than this a slow radio link cannot do; more is a slip of the unit.
 pub(crate) const HANDSHAKE_DEADLINES: RangeInclusive<Duration> =

@@ -9,16 +9,18 @@ mod pace;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{SocketFlags, acceptfrom_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::yield_now;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
@@ -37,6 +39,11 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 /// Sent bytes that nobody acknowledges for this long end a connection: same patience as keepalive has with a silent peer.
 pub const USER_TIMEOUT: Duration = Duration::from_secs(120);
+/// In a storm, so many connections are accepted before whatever else is ready on the thread has its turn: each costs a
+/// twentieth of a millisecond and more, and thousands at once would hold up those who are there.
+const IN_A_ROW: u32 = 8;
+/// Room for so many open files is made at the start: half a megabyte of the kernel's memory.
+const FILES_AT_ONCE: u64 = 65_536;
 /// Pauses after "too many open files" and the like: doubled from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
@@ -55,6 +62,7 @@ pub struct Listener {
     address: SocketAddr,
     permits: Arc<Semaphore>,
     pace: Option<SharedPace>,
+    accepted: AtomicU32,
 }
 
 /// How many connections are accepted a second, by all listeners that share it.
@@ -165,7 +173,7 @@ impl Listener {
             reason = "its successor is unsafe; a TcpListener never changes its descriptor, the one danger"
         )]
         let socket = AsyncFd::new(socket)?;
-        Ok(Self { socket, address, permits, pace: None })
+        Ok(Self { socket, address, permits, pace: None, accepted: AtomicU32::new(0) })
     }
 
     /// Over the pace, clients wait in the kernel's queue.
@@ -181,6 +189,9 @@ impl Listener {
 
     /// The next connection. Never fails: what a listener can suffer passes, so it is logged and waited out. Cancel safe.
     pub async fn accept(&self) -> Accepted {
+        if self.accepted.fetch_add(1, Relaxed) % IN_A_ROW == IN_A_ROW - 1 {
+            yield_now().await;
+        }
         self.wait_for_turn().await;
         let mut pause = BACKOFF.0;
         loop {
@@ -253,16 +264,29 @@ fn explain(error: &io::Error) -> String {
 }
 
 /// Raises the soft limit of open files to the hard one and returns it. Every connection needs one file, a proxied one two.
+/// Best called before there are threads.
 pub fn raise_open_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let now = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
-    now.unwrap_or(u64::MAX)
+    let now = now.unwrap_or(u64::MAX);
+    make_room_for_files(now);
+    now
+}
+
+/// The kernel's table of a process's files grows as they come, to twice its size each time; where there are threads, it
+/// waits for all processors before it goes on, tens of milliseconds in which a thread serves nobody. So it grows here.
+fn make_room_for_files(limit: u64) {
+    let last = i32::try_from(limit.min(FILES_AT_ONCE)).unwrap_or(i32::MAX) - 1;
+    // Closed at once; the table stays. Where that cannot be had, it grows later.
+    drop(fcntl_dupfd_cloexec(io::stderr(), last));
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -316,6 +340,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_is_there_has_a_turn_while_many_come() {
+        let permits = Arc::new(Semaphore::new(100));
+        let listener = Listener::new(bind(any()).unwrap(), permits).unwrap();
+        let _clients: Vec<_> = (0..32).map(|_| TcpStream::connect(listener.address()).unwrap()).collect();
+        let mut there = bind_and_connect().await;
+        let answered = async {
+            there.1.write_all(b"?").await.unwrap();
+            there.0.read_exact(&mut [0]).await.unwrap();
+        };
+        let mut came = 0;
+        let coming = async {
+            while came < 32 {
+                listener.accept().await;
+                came += 1;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = coming => panic!("all came first"),
+            () = answered => {}
+        }
+        assert!(came <= 2 * IN_A_ROW, "{came} came before who was there had a turn");
+    }
+
+    async fn bind_and_connect() -> (tokio::net::TcpStream, tokio::net::TcpStream) {
+        let listener = tokio::net::TcpListener::bind(any()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (near, far) = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
+        (near.unwrap(), far.unwrap().0)
+    }
+
+    #[tokio::test]
     async fn a_listener_that_waits_takes_no_permit_from_another() {
         let permits = Arc::new(Semaphore::new(1));
         let listeners = bind_shared(any(), 2).unwrap();
@@ -342,6 +398,15 @@ mod tests {
         assert!(bind(address).is_err());
         drop(ours);
         assert_eq!(bind_shared(address, 2).unwrap().len(), 2);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_table_of_files_has_room_from_the_start() {
+        let limit = raise_open_files();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
+        assert!(size.trim().parse::<u64>().unwrap() >= limit.min(FILES_AT_ONCE), "{size} of {limit}");
     }
 
     #[test]
