@@ -30,7 +30,10 @@ main() {
   export NSD_LAB_JSON=$LAB/lab.json
   step 'tests: units, command line, documentation, whole stack' cargo test --workspace --features nsd/lab
   step 'machines are taken down' tests/lab/down.sh
-  step 'fuzzing, each target for a while' tests/fuzz.sh "${NSD_FUZZ_SECONDS:-40}"
+  # Nearly all of a test is waiting.
+  step 'conformance again, with sessions on disk' env NSD_CONFORMANCE=ours NSD_CONFORMANCE_STORE=disk RUST_TEST_THREADS=8 \
+    cargo test --workspace --features nsd/lab --test conformance
+  step 'fuzzing, each target for a minute' tests/fuzz.sh "${NSD_FUZZ_SECONDS:-60}"
   step 'quickstart, up and down' tests/quickstart.sh
   step 'benchmarks, a short look' tests/bench/run.sh --smoke
 }

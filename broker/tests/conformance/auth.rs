@@ -105,7 +105,7 @@ fn v5_3_1_2_30_before_it_is_let_in_a_client_says_nothing_but_auth_and_disconnect
     });
 }
 
-/// [MQTT5-4.12.0-7] [MQTT5-4.12.1-2] [MQTT5-4.12.1-1]
+/// [MQTT5-4.12.0-7]
 #[test]
 fn v5_4_12_0_7_auth_without_a_method_in_connect_ends_the_connection() {
     let cases = [

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 const HEAD: &str = "# Conformance
 
-Every normative statement of MQTT 3.1.1 and 5.0 in our own words, who must obey it, and the tests of `broker/tests/conformance` that show it over the wire.
+Every normative statement of MQTT 3.1.1 and 5.0 in our own words, who must obey it, and the tests that show it over the wire: those of `broker/tests/conformance`,
+and `it::…` of `broker/tests/it` for what asks for more than a client and a broker.
 MQTT 3.1 has no numbered statements and is listed by its sections. Statements of 5.0 have the prefix `MQTT5-`, as both documents number alike.
 
-The same tests run against Mosquitto, which checks the tests; where it deviates, the test says so. A statement that binds only clients is covered where
+The former run against Mosquitto, too, which checks the tests; where it deviates, the test says so. A statement that binds only clients is covered where
 the broker must notice that it is broken. This file is generated: `NSD_WRITE=1 cargo test -p nsd-broker --test conformance table`.
 ";
 
@@ -125,33 +126,52 @@ fn statements(list: &str) -> Vec<Statement> {
     all
 }
 
-/// The tests of this suite, from its source.
+/// The tests over the wire, from their source; those beside this suite only where they name a statement.
 fn tests() -> Vec<Test> {
+    let folder = root().join("tests");
+    let (here, beside) = (folder.join("conformance"), folder.join("it"));
+    let mut tests: Vec<Test> =
+        sources(&here).iter().flat_map(|file| tests_in(file, &module(&here, file))).collect();
+    let others = sources(&beside)
+        .into_iter()
+        .flat_map(|file| tests_in(&file, &format!("it::{}", module(&beside, &file))));
+    tests.extend(others.filter(|test| !test.ids.is_empty()));
+    tests
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+    let of_rust =
+        files.into_iter().filter(|file| file.extension().is_some_and(|extension| extension == "rs"));
+    let mut all: Vec<_> = of_rust.chain(folders.iter().flat_map(|folder| sources(folder))).collect();
+    all.sort();
+    all
+}
+
+/// `access/scram.rs` → `access::scram`, `abuse/mod.rs` → `abuse`.
+fn module(folder: &Path, file: &Path) -> String {
+    let path = file.strip_prefix(folder).unwrap().with_extension("");
+    let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).filter(|part| part != "mod").collect();
+    parts.join("::")
+}
+
+fn tests_in(file: &Path, module: &str) -> Vec<Test> {
     let mut tests = Vec::new();
-    let mut files: Vec<_> = std::fs::read_dir(root().join("tests/conformance"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|file| file.extension().is_some_and(|extension| extension == "rs"))
-        .collect();
-    files.sort();
-    for file in files {
-        let module = file.file_stem().unwrap().to_string_lossy().into_owned();
-        let text = std::fs::read_to_string(&file).unwrap();
-        let (mut ids, mut is_test) = (Vec::new(), false);
-        for line in text.lines() {
-            if let Some(comment) = line.strip_prefix("/// ") {
-                ids.extend(ids_in(comment));
-            } else if line == "#[test]" {
-                is_test = true;
-            } else if let Some(function) = line.strip_prefix("fn ")
-                && is_test
-            {
-                let name = function.split('(').next().unwrap();
-                tests.push(Test { name: format!("{module}::{name}"), ids: std::mem::take(&mut ids) });
-                is_test = false;
-            } else if !line.starts_with("#[") {
-                ids.clear();
-            }
+    let (mut ids, mut is_test) = (Vec::new(), false);
+    for line in std::fs::read_to_string(file).unwrap().lines() {
+        if let Some(comment) = line.strip_prefix("/// ") {
+            ids.extend(ids_in(comment));
+        } else if line == "#[test]" {
+            is_test = true;
+        } else if let Some(function) = line.strip_prefix("fn ")
+            && is_test
+        {
+            let name = function.split('(').next().unwrap();
+            tests.push(Test { name: format!("{module}::{name}"), ids: std::mem::take(&mut ids) });
+            is_test = false;
+        } else if !line.starts_with("#[") {
+            ids.clear();
         }
     }
     tests

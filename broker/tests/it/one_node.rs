@@ -163,6 +163,7 @@ fn a_connack_says_what_the_server_is() {
     });
 }
 
+/// [MQTT5-3.14.2-3]
 #[test]
 fn who_is_sent_away_is_told_why_in_words_unless_they_do_not_fit() {
     let broker = Broker::anonymous();

@@ -311,6 +311,7 @@ fn a_group_whose_members_are_away_keeps_its_messages() {
     }
 }
 
+/// [MQTT5-3.1.2-26]
 #[test]
 fn a_topic_that_comes_often_is_told_once() {
     let broker = Broker::anonymous();

@@ -203,6 +203,7 @@ fn half_an_exchange_has_a_deadline() {
     assert!(client.is_closed(SOON));
 }
 
+/// [MQTT5-4.12.1-2]
 #[test]
 fn a_connected_client_proves_itself_again_until_it_cannot() {
     let files = Files::new();
@@ -230,6 +231,23 @@ fn a_connected_client_proves_itself_again_until_it_cannot() {
     eventually("the new password counts", SOON, || enter_as(&broker, "other", "changed"));
     assert_eq!(again("pencil"), ReasonCode::NotAuthorized);
     assert!(client.is_closed(SOON));
+}
+
+/// [MQTT5-4.12.1-1]
+#[test]
+fn a_connected_client_proves_itself_again_by_the_same_method_only() {
+    let files = Files::new();
+    let broker = guarded(&files);
+    for method in ["SCRAM-SHA-1", "PLAIN", ""] {
+        let (mut client, reason) = enter(&broker, "anna", "pencil");
+        assert_eq!(reason, ReasonCode::Success);
+        let mut other = Auth { reason: ReasonCode::ReAuthenticate, ..Auth::default() };
+        let data = Prover::new("anna", "pencil").first();
+        other.properties.authentication = Some(Authentication { method, data: Some(data.as_bytes()) });
+        client.send(&Packet::Auth(other));
+        assert_eq!(answer(&mut client).0, ReasonCode::ProtocolError, "{method:?}");
+        assert!(client.is_closed(SOON), "{method:?}");
+    }
 }
 
 /// Whether this password is right, under another client id than that of the connected one.
