@@ -367,13 +367,13 @@ impl Node {
             return bus.flush();
         }
         let (message, now) = (Arc::new(message.clone()), SystemTime::now());
-        let retained = publish.retain && self.hub.retained.write().set(Arc::clone(&message), now);
+        let retained = publish.retain && self.hub.retain(Arc::clone(&message), now);
         let Some(journal) = &self.hub.journal else {
             let kept = Keepsake { message: &message, since: now, retained: false };
             return routed.lasting.enqueue(&kept, &self.limits.load());
         };
         if retained {
-            journal.retained(publish.topic, None);
+            journal.owe_retained(publish.topic);
         }
         if !routed.lasting.is_empty() {
             let lasting = routed.lasting;

@@ -167,7 +167,7 @@ impl Writes {
                 (outbox, change(outbox, |session| Change::Done { session, seq: *seq }))
             }
             // Said by claims, by the bus and by `nsd`.
-            Work::Message(_) | Work::Session(_) | Work::Retained(_) | Work::Will(_) | Work::Device(_) => {
+            Work::Message(_) | Work::Session(_) | Work::Retained { .. } | Work::Will(_) | Work::Device(_) => {
                 return;
             }
         };

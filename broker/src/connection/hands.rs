@@ -243,7 +243,7 @@ impl Hands {
         if !lasting.is_empty() && hub.is_pressed() {
             return answer(&mut self.work, receipt, ReasonCode::QuotaExceeded);
         }
-        if publish.retain && !hub.retained.write().set(Arc::clone(&message), now) {
+        if publish.retain && !hub.retain(Arc::clone(&message), now) {
             count(Count::Dropped(Cause::RetainedFull));
             return answer(&mut self.work, receipt, ReasonCode::QuotaExceeded);
         }

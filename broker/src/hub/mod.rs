@@ -22,6 +22,7 @@ mod writer;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
@@ -45,7 +46,7 @@ pub use writer::Writer;
 use crate::bus::Bus;
 use crate::journal::Journal;
 use crate::limits::Limits;
-use crate::message::Will;
+use crate::message::{Message, Will};
 use crate::store::change::SessionId;
 use crate::topic::Tree;
 
@@ -144,6 +145,16 @@ impl Hub {
 
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// Retains a message, or removes what is retained for its topic. With a store it is not sure before the journal was
+    /// told of it and has stored it. `false`: there is no room.
+    pub fn retain(&self, message: Arc<Message>, since: SystemTime) -> bool {
+        let mut retained = self.retained.write();
+        match &self.journal {
+            Some(_) => retained.set_unsure(message, since),
+            None => retained.set(message, since),
+        }
     }
 
     pub fn routes_changed(&self) {

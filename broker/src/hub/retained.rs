@@ -5,6 +5,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use foldhash::{HashMap, HashMapExt};
 use nsd_wire::topic;
 
 use crate::message::Message;
@@ -13,6 +14,8 @@ use crate::message::Message;
 pub struct Retained {
     /// Sorted, so that the part of a filter before its first wildcard narrows the search.
     by_topic: BTreeMap<Box<str>, Arc<Kept>>,
+    /// Of topics whose message is not stored yet: what the store has.
+    unsure: HashMap<Box<str>, Option<Arc<Kept>>>,
     /// How many topics are taken, and how many bytes.
     most: usize,
     most_bytes: usize,
@@ -39,7 +42,7 @@ impl Kept {
 
 impl Retained {
     pub fn new(most: usize, most_bytes: usize) -> Self {
-        Self { by_topic: BTreeMap::new(), most, most_bytes, bytes: 0, own: 0 }
+        Self { by_topic: BTreeMap::new(), unsure: HashMap::new(), most, most_bytes, bytes: 0, own: 0 }
     }
 
     /// How much is taken from now on; what is there stays.
@@ -83,6 +86,46 @@ impl Retained {
         let topic = publish.topic.into();
         self.by_topic.insert(topic, Arc::new(Kept { message, since }));
         true
+    }
+
+    /// The same, until [`Self::settle`] tells whether it is stored.
+    pub fn set_unsure(&mut self, message: Arc<Message>, since: SystemTime) -> bool {
+        let topic = Box::from(message.publish().topic);
+        let before = self.by_topic.get(&topic).cloned();
+        let set = self.set(message, since);
+        if set {
+            self.unsure.entry(topic).or_insert(before);
+        }
+        set
+    }
+
+    /// What was to be stored for a topic is stored, or is refused and has no effect: what the store has is back, unless a
+    /// later message, whose own answer comes, has taken its place.
+    pub fn settle(&mut self, topic: &str, tried: Option<Arc<Kept>>, stored: bool) {
+        let is_last = match (self.by_topic.get(topic), &tried) {
+            (Some(now), Some(tried)) => Arc::ptr_eq(now, tried),
+            (now, tried) => now.is_none() && tried.is_none(),
+        };
+        match (is_last, stored) {
+            (true, true) => drop(self.unsure.remove(topic)),
+            (false, true) => drop(self.unsure.insert(topic.into(), tried)),
+            (true, false) => {
+                if let Some(before) = self.unsure.remove(topic) {
+                    self.put_back(topic, before);
+                }
+            }
+            (false, false) => {}
+        }
+    }
+
+    fn put_back(&mut self, topic: &str, kept: Option<Arc<Kept>>) {
+        let bytes = |kept: &Arc<Kept>| weight(&kept.message);
+        self.bytes += kept.as_ref().map_or(0, bytes);
+        let now = match kept {
+            Some(kept) => self.by_topic.insert(topic.into(), kept),
+            None => self.by_topic.remove(topic),
+        };
+        self.bytes -= now.as_ref().map_or(0, bytes);
     }
 
     /// The broker's own topics: few, and no part of what clients may keep here.
@@ -194,6 +237,39 @@ mod tests {
             retained.set(message(topic, b""), now);
         }
         assert_eq!((retained.len(), retained.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_refused_has_no_effect() {
+        let now = SystemTime::now();
+        let mut retained = Retained::new(10, usize::MAX);
+        let shown =
+            |retained: &Retained| retained.get("t").map(|kept| kept.message.publish().payload.to_vec());
+        let say = |retained: &mut Retained, payload: &[u8]| {
+            assert!(retained.set_unsure(message("t", payload), now));
+            retained.get("t").cloned()
+        };
+        let first = say(&mut retained, b"first");
+        retained.settle("t", first, true);
+        let bytes = retained.bytes();
+        // One after the other, while the first of them is being stored.
+        let second = say(&mut retained, b"second one");
+        let third = say(&mut retained, b"third");
+        retained.settle("t", second, false);
+        assert_eq!(shown(&retained).as_deref(), Some(&b"third"[..]), "its own answer is not there yet");
+        retained.settle("t", third, false);
+        assert_eq!((shown(&retained).as_deref(), retained.bytes()), (Some(&b"first"[..]), bytes));
+        let second = say(&mut retained, b"second");
+        let gone = say(&mut retained, b"");
+        retained.settle("t", second, true);
+        retained.settle("t", gone, false);
+        assert_eq!(shown(&retained).as_deref(), Some(&b"second"[..]));
+        let gone = say(&mut retained, b"");
+        retained.settle("t", gone, true);
+        assert_eq!((shown(&retained), retained.bytes(), retained.unsure.len()), (None, 0, 0));
+        let new = say(&mut retained, b"new");
+        retained.settle("t", new, false);
+        assert_eq!((shown(&retained), retained.bytes()), (None, 0));
     }
 
     #[test]

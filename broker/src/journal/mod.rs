@@ -70,8 +70,11 @@ pub(crate) enum Work {
     Received(Arc<Outbox>, Seq),
     /// A message in a session's queue needs nothing more.
     Done(Arc<Outbox>, Seq),
-    /// The retained message of a topic changed.
-    Retained(Box<str>),
+    /// The retained message of a topic changed. Owed: nobody can be told that it is refused.
+    Retained {
+        topic: Box<str>,
+        owed: bool,
+    },
     /// A client's will changed.
     Will(Box<str>),
     /// A device came, changed or went.
@@ -162,13 +165,18 @@ impl Journal {
     /// A retained message was set or removed in memory.
     pub fn retained(&self, topic: &str, receipt: Option<(Caller, Receipt)>) -> bool {
         let before = self.lanes.put(|load| {
-            load.work.push(Work::Retained(topic.into()));
+            load.work.push(Work::Retained { topic: topic.into(), owed: false });
             if let Some((caller, receipt)) = receipt {
                 load.messages.push(caller, receipt);
             }
             topic.len() + 64
         });
         before < limits::LANE_MARK
+    }
+
+    /// The same because of a will: it is stored as soon as that can be.
+    pub fn owe_retained(&self, topic: &str) {
+        self.note(Work::Retained { topic: topic.into(), owed: true });
     }
 
     pub fn session_changed(&self, outbox: &Arc<Outbox>) {
@@ -278,7 +286,7 @@ impl Work {
             Self::Released(outbox, id) => Subject::Released(outbox.id, *id),
             Self::Received(outbox, seq) => Subject::Received(outbox.id, *seq),
             Self::Done(outbox, seq) => Subject::Done(outbox.id, *seq),
-            Self::Retained(topic) => Subject::Retained(topic),
+            Self::Retained { topic, .. } => Subject::Retained(topic),
             Self::Will(client_id) => Subject::Will(client_id),
             Self::Device(id) => Subject::Device(id),
         }

@@ -1,6 +1,6 @@
 //! The writer: a thread that takes what all others have said, stores it, and answers.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tracing::{error, info};
 
 use super::{Journal, ToStore, Work};
 use crate::access::DeviceRecord;
-use crate::hub::{Away, Hub, Keepsake, Outbox};
+use crate::hub::{Away, Hub, Keepsake, Kept, Outbox};
 use crate::lanes::Receipts;
 use crate::limits::Limits;
 use crate::node::Node;
@@ -50,6 +50,8 @@ struct Batch {
     changes: Vec<Change>,
     /// To be handed over once they are safe.
     entries: Vec<(Arc<Outbox>, Entry)>,
+    /// Of each topic, and whether it is owed all the same when this batch is refused.
+    retained: Vec<(Box<str>, Option<Arc<Kept>>, bool)>,
     /// Taken back when the messages of this batch are refused.
     held: Vec<(Arc<Outbox>, nsd_wire::PacketId)>,
 }
@@ -106,11 +108,11 @@ impl Writer {
         let outcome = self.commit(&batch.changes);
         let reason = match outcome {
             Ok(()) => {
-                batch.hand_over();
+                batch.hand_over(&self.hub);
                 ReasonCode::Success
             }
             Err(reason) => {
-                batch.take_back();
+                batch.take_back(&self.hub);
                 reason
             }
         };
@@ -123,9 +125,9 @@ impl Writer {
         (self.owed, self.owed_answers) = (work, steps);
     }
 
-    /// Without messages less room is needed, and what is done with makes some.
+    /// Without messages, which were refused, less room is needed, and what is done with makes some.
     fn commit_steps(&mut self, work: &mut Vec<Work>) -> Result<(), ReasonCode> {
-        work.retain(|work| !matches!(work, Work::Message(_)));
+        work.retain(|work| !matches!(work, Work::Message(_) | Work::Retained { owed: false, .. }));
         let new: Vec<bool> = {
             let mut known = HashSet::new();
             work.iter().map(|work| known.insert(work.subject())).collect()
@@ -133,7 +135,9 @@ impl Writer {
         let mut new = new.into_iter();
         work.retain(|_| new.next() == Some(true));
         let batch = self.prepare(work);
-        self.commit(&batch.changes)
+        self.commit(&batch.changes)?;
+        batch.hand_over(&self.hub);
+        Ok(())
     }
 
     fn commit(&mut self, changes: &[Change]) -> Result<(), ReasonCode> {
@@ -156,7 +160,7 @@ impl Writer {
 
     fn prepare(&self, work: &[Work]) -> Batch {
         let mut batch = Batch::default();
-        let mut topics = HashSet::new();
+        let mut topics: HashMap<&str, bool> = HashMap::new();
         for work in work {
             match work {
                 Work::Message(to_store) => batch.add(to_store, &self.limits.load()),
@@ -172,19 +176,19 @@ impl Writer {
                 Work::Done(outbox, seq) => {
                     batch.of(outbox, |session| Change::Done { session, seq: *seq });
                 }
-                Work::Retained(topic) => {
-                    topics.insert(&**topic);
-                }
+                Work::Retained { topic, owed } => *topics.entry(topic).or_default() |= owed,
                 Work::Will(client_id) => batch.add_will(client_id, &self.hub),
                 Work::Device(id) => batch.add_device(id, &self.devices),
             }
         }
         let retained = self.hub.retained.read();
-        for topic in topics {
-            batch.changes.push(match retained.get(topic) {
+        for (topic, owed) in topics {
+            let kept = retained.get(topic).cloned();
+            batch.changes.push(match &kept {
                 Some(kept) => Change::Retain { message: Arc::clone(&kept.message), since: kept.since },
                 None => Change::Forget { topic: topic.into() },
             });
+            batch.retained.push((topic.into(), kept, owed));
         }
         batch
     }
@@ -254,7 +258,8 @@ impl Batch {
         });
     }
 
-    fn hand_over(self) {
+    fn hand_over(self, hub: &Hub) {
+        self.settle(hub, true);
         let mut woken: Option<Arc<Outbox>> = None;
         for (outbox, entry) in self.entries {
             if woken.as_ref().is_some_and(|last| last.id != outbox.id)
@@ -268,7 +273,17 @@ impl Batch {
         woken.inspect(|last| last.wake());
     }
 
-    fn take_back(self) {
+    fn settle(&self, hub: &Hub, stored: bool) {
+        if !self.retained.is_empty() {
+            let mut retained = hub.retained.write();
+            for (topic, kept, _) in self.retained.iter().filter(|(.., owed)| stored || !owed) {
+                retained.settle(topic, kept.clone(), stored);
+            }
+        }
+    }
+
+    fn take_back(self, hub: &Hub) {
+        self.settle(hub, false);
         for (outbox, entry) in self.entries {
             outbox.give_back(&entry.message);
         }

@@ -148,11 +148,12 @@ fn a_full_disk_is_said_and_passes() {
     let store =
         format!("[store]\nkind = \"disk\"\ndirectory = \"{}\"\n", disk.path().join("store").display());
     let limits = "[limits]\nqueue_messages = 100000\nqueue_bytes = 1000000000\n";
-    let broker = Broker::start(&format!("allow_anonymous = true\n{store}{limits}"));
+    let mut broker = Broker::start(&format!("allow_anonymous = true\n{store}{limits}"));
     let mut client = Client::connect(broker.address, &keeping("c"));
     client.subscribe("t", Qos::AtLeastOnce);
     client.disconnect();
     let mut publisher = broker.client(Version::V5, "p");
+    assert_eq!(publisher.retain("state", b"before", Qos::AtLeastOnce), ReasonCode::Success);
     let payload = vec![b'x'; 64 * 1024];
     let mut stored = 0;
     let refused = loop {
@@ -164,6 +165,13 @@ fn a_full_disk_is_said_and_passes() {
     };
     assert_eq!(refused, ReasonCode::QuotaExceeded);
     assert_eq!(broker.ask("health").1["degraded"], true);
+    // What is refused as retained is not, neither now nor later.
+    assert_eq!(publisher.retain("state", &payload, Qos::AtLeastOnce), ReasonCode::QuotaExceeded);
+    let mut asks = broker.client(Version::V5, "asks");
+    asks.subscribe("state", Qos::AtMostOnce);
+    let kept = asks.message();
+    assert_eq!((kept.retain, &*kept.payload), (true, &b"before"[..]));
+    asks.ping();
     // What needs no room goes on, and a v3 publisher is cut off rather than lied to.
     let mut live = broker.client(Version::V5, "live");
     live.subscribe("live", Qos::AtLeastOnce);
@@ -182,6 +190,11 @@ fn a_full_disk_is_said_and_passes() {
     crate::support::eventually("there is room again", SOON * 2, || {
         publisher.publish("t", b"small", Qos::AtLeastOnce) == ReasonCode::Success
     });
+    broker.kill();
+    broker.restart();
+    let mut asks = broker.client(Version::V5, "asks");
+    asks.subscribe("state", Qos::AtMostOnce);
+    assert_eq!(asks.message().payload, b"before");
 }
 
 #[test]
