@@ -113,6 +113,11 @@ impl Receipts {
         self.0.extend(more.0);
     }
 
+    /// Ends the connections of all of them.
+    pub fn send_away(self, reason: ReasonCode) {
+        self.0.into_iter().for_each(|(caller, _)| caller.notify(Event::Leave(reason)));
+    }
+
     /// Answers all of them; a connection with many is woken once.
     pub fn answer(self, reason: ReasonCode) {
         let mut receipts = self.0.into_iter().peekable();

@@ -119,8 +119,18 @@ impl Node {
         self.ready.store(ready, Ordering::Release);
     }
 
+    /// Clients should come here: nothing ends soon, and what must be kept is.
     pub fn is_ready(&self) -> bool {
+        self.is_open() && self.broken().is_none()
+    }
+
+    /// Clients are let in.
+    pub fn is_open(&self) -> bool {
         self.ready.load(Ordering::Acquire)
+    }
+
+    fn broken(&self) -> Option<&str> {
+        self.hub.journal.as_ref().and_then(|journal| journal.broken())
     }
 
     /// Something is missing, but clients are served: taking all nodes out at once would serve nobody.
@@ -131,6 +141,9 @@ impl Node {
     /// What is missing, in words.
     pub fn complaints(&self) -> Vec<String> {
         let stores = self.hub.journal.as_ref().is_none_or(|journal| journal.is_working());
+        if let Some(what) = self.broken() {
+            return vec![format!("the store is broken until the broker is started again: {what}")];
+        }
         let all = [
             (stores, "the store cannot be written: what must be kept is refused"),
             (self.store.is_there(), "the store does not answer"),
@@ -266,7 +279,11 @@ impl Node {
                 let parting = Parting { filters: &[], expiry: Some(0), keep_will: false };
                 self.hub.part(&entered.outbox, entered.attachment, &parting);
                 self.hub.leave(&entered.outbox);
-                Err(reason)
+                // Only of a full disk it is said what it is: that may pass here. A broken store does not.
+                Err(match reason {
+                    ReasonCode::QuotaExceeded => reason,
+                    _ => ReasonCode::ServerUnavailable,
+                })
             }
         }
     }

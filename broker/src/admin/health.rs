@@ -6,7 +6,8 @@ use serde_json::json;
 use super::drain::progress_json;
 use crate::operate::Desk;
 
-/// Degraded is served with 200: a node without Redis still serves what it can, and all nodes lose Redis at once.
+/// Degraded is served with 200: a node without Redis still serves what it can, and all nodes lose Redis at once. Of a
+/// broken store of its own a node is not ready: it never works again here.
 pub(super) fn health(desk: &Desk) -> Reply {
     let node = &desk.node;
     let ready = node.is_ready();

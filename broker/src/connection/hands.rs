@@ -127,7 +127,7 @@ impl Hands {
             outbox.notify(hub::Event::Leave(ReasonCode::SessionTakenOver));
         }
         // The stop has told everybody who was there; this client came in meanwhile.
-        if !self.node.is_ready() {
+        if !self.node.is_open() {
             outbox.notify(hub::Event::Leave(ReasonCode::ServerShuttingDown));
         }
         let resumed = entered.resumed.is_some();

@@ -9,8 +9,8 @@
 mod writer;
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
@@ -36,6 +36,8 @@ pub struct Journal {
     /// Rung instead, where the writer is no thread of its own.
     work: Option<Arc<Notify>>,
     working: AtomicBool,
+    /// Why nothing will be stored any more.
+    broken: OnceLock<String>,
 }
 
 /// What wakes the writer.
@@ -125,6 +127,7 @@ impl Journal {
             rung: Condvar::new(),
             work: None,
             working: AtomicBool::new(true),
+            broken: OnceLock::new(),
         }
     }
 
@@ -136,6 +139,11 @@ impl Journal {
     /// Whether the last batch could be stored.
     pub fn is_working(&self) -> bool {
         self.working.load(Ordering::Acquire)
+    }
+
+    /// Why nothing will be stored any more until the broker is started again.
+    pub fn broken(&self) -> Option<&str> {
+        self.broken.get().map(String::as_str)
     }
 
     pub(crate) fn set_working(&self, working: bool) -> bool {

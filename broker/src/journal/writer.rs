@@ -15,7 +15,7 @@ use crate::lanes::Receipts;
 use crate::limits::Limits;
 use crate::node::Node;
 use crate::store::change::{Change, Entry};
-use crate::store::{Keep, Store};
+use crate::store::{CommitError, Keep, Store};
 
 /// Between two attempts to store what must not be lost.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -121,6 +121,10 @@ impl Writer {
         if outcome.is_ok() || self.commit_steps(&mut work).is_ok() {
             return steps.answer(ReasonCode::Success);
         }
+        if self.journal.broken().is_some() {
+            // It never will again: who waits for such an answer goes elsewhere, or comes back to the next process.
+            return steps.send_away(ReasonCode::UnspecifiedError);
+        }
         // Those who wait for these answers wait until it works again; others are told at once that it does not.
         (self.owed, self.owed_answers) = (work, steps);
     }
@@ -147,7 +151,15 @@ impl Writer {
         let outcome = self.store.commit(changes);
         let before = self.journal.set_working(outcome.is_ok());
         outcome.map_err(|error| {
-            if before {
+            if let CommitError::Broken { .. } = error
+                && self.journal.broken.set(error.to_string()).is_ok()
+            {
+                error!(
+                    %error,
+                    "the store is broken: what must be stored is refused. See to its disk and folder, then start the \
+                     broker again: it has everything that was acknowledged"
+                );
+            } else if before {
                 error!(%error, "the store does not take anything: what must be stored is refused");
             }
             error.reason()

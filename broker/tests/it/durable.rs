@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use nsd_wire::{Connect, Packet, Publish, Qos, ReasonCode, Version, Will};
+use nsd_wire::{Ack, Connect, Packet, Publish, Qos, ReasonCode, Version, Will};
 
 use crate::support::{Broker, Client, SOON};
 
@@ -207,4 +207,41 @@ fn a_damaged_store_is_not_begun_anew() {
     let (code, log) = broker.fails_to_start();
     assert_eq!(code, Some(1));
     assert!(log.contains("store.redb") && log.contains("backup"), "{log}");
+}
+
+#[test]
+fn a_store_that_breaks_is_said_and_nobody_waits_for_it() {
+    let broker = Broker::on_disk();
+    let mut kept = Client::connect(broker.address, &keeping("kept"));
+    let mut begun = Client::connect(broker.address, &keeping("begun"));
+    let id = begun.id();
+    let publish = Publish { qos: Qos::ExactlyOnce, packet_id: Some(id), ..Publish::new("t", b"x") };
+    begun.send(&Packet::Publish(publish));
+    assert_eq!(begun.next(SOON, |packet| matches!(packet, Packet::PubRec(_))), Ok(true));
+    std::fs::remove_dir_all(broker.store()).unwrap();
+    // A step of an exchange that cannot be stored ends the connection, instead of never being answered.
+    begun.send(&Packet::PubRel(Ack::new(id)));
+    assert_eq!(begun.disconnected(), ReasonCode::UnspecifiedError);
+    assert_eq!(kept.subscribe("t", Qos::AtLeastOnce), ReasonCode::UnspecifiedError);
+    let (ready, health) = broker.ask("health");
+    assert_eq!((ready, health["ready"].as_bool()), (false, Some(false)), "{health}");
+    let reason = health["reasons"][0].as_str().unwrap();
+    assert!(reason.contains("broken") && reason.contains(broker.store().to_str().unwrap()), "{reason}");
+    for version in [Version::V5, Version::V311] {
+        let mut refused = Client::open(broker.address, version);
+        let mut connect = Connect { clean_start: false, ..Connect::new(version, "new") };
+        connect.properties.session_expiry = (version == Version::V5).then_some(600);
+        refused.send(&Packet::Connect(connect));
+        let reason = refused.expect(|packet| match packet {
+            Packet::ConnAck(ack) => Some(ack.reason),
+            _ => None,
+        });
+        assert_eq!(reason, ReasonCode::ServerUnavailable);
+    }
+    // What needs no store goes on.
+    let mut clean = broker.client(Version::V5, "clean");
+    clean.subscribe("live", Qos::AtLeastOnce);
+    assert_eq!(clean.publish("live", b"x", Qos::AtMostOnce), ReasonCode::Success);
+    assert_eq!(clean.message().payload, b"x");
+    assert_eq!(broker.log().matches("the store is broken").count(), 1);
 }
