@@ -655,8 +655,9 @@ fn a_will_that_a_claim_leaves_comes_once_while_batches_are_sent_again() {
 fn wills_of_a_dead_node_are_taken_over_no_faster_than_they_are_written() {
     const CLIENTS: usize = 1200;
     let redis = Redis::start();
-    let node = Broker::node(&redis);
-    let mut watcher = node.client(Version::V5, "w");
+    // Nobody waits for who reads a will, so there must be room for all that it has not read yet.
+    let node = Broker::limited_node(&redis, "queue_messages = 100000\nqueue_bytes = 1000000000");
+    let (mut watcher, _) = come(&node, &keeping("w"));
     watcher.subscribe("will", Qos::AtLeastOnce);
     let payload = [b'x'; 12 * 1024];
     let message = nsd_broker::message::Message::new(&at_least_once("will", &payload)).unwrap();
