@@ -3,16 +3,35 @@
 use std::fs;
 use std::path::Path;
 
+use clap::error::ErrorKind;
+
 /// A command of a page.
-pub(crate) struct Shown {
+struct Shown {
     page: String,
-    pub(crate) words: Vec<String>,
+    words: Vec<String>,
     /// On a line of its own, to be typed as it is; otherwise in a sentence, which may name a part of it.
-    pub(crate) whole: bool,
+    whole: bool,
+}
+
+/// Types every command of the pages.
+pub(crate) fn can_be_typed<C: clap::Parser>(program: &str) {
+    let all = commands(program);
+    assert!(all.len() > 20, "only {} commands were found", all.len());
+    for command in all {
+        let typed = std::iter::once(program).chain(command.words.iter().map(String::as_str));
+        let Err(error) = C::try_parse_from(typed) else { continue };
+        // In a sentence, a command may be named without all that it needs.
+        let named = [
+            ErrorKind::MissingRequiredArgument,
+            ErrorKind::MissingSubcommand,
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+        ];
+        assert!(!command.whole && named.contains(&error.kind()), "{command}: {error}");
+    }
 }
 
 /// All that begin with the program's name, in the README and in `docs`; what the past was like stands in the changelog.
-pub(crate) fn commands(program: &str) -> Vec<Shown> {
+fn commands(program: &str) -> Vec<Shown> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut pages: Vec<_> =
         fs::read_dir(root.join("docs")).unwrap().map(|page| page.unwrap().path()).collect();

@@ -50,6 +50,11 @@ impl Drop for Fleet {
     }
 }
 
+async fn rebalanced(balancer: &Balancer, rate: &str) {
+    balancer.ask(Method::POST, "/rebalance", Some(json!({ "rate": rate }))).await;
+    until("it is over", async || moves(balancer).await["stage"] == "done").await;
+}
+
 async fn moves(balancer: &Balancer) -> Value {
     let (_, answer) = balancer.ask(Method::GET, "/moves", None).await;
     answer["moves"].as_array().unwrap().last().cloned().unwrap_or(Value::Null)
@@ -202,8 +207,7 @@ async fn a_rebalance_moves_the_excess_to_a_server_that_joined() {
     assert_eq!(plan["plan"][0]["plan"], "334 of 1000 sessions above fair share", "{plan}");
     assert_eq!(plan["plan"][0]["from"], json!([["b1", 167], ["b2", 167]]), "{plan}");
     assert_eq!((b3.sessions(), moves(&balancer).await), (0, Value::Null), "nothing was done");
-    balancer.ask(Method::POST, "/rebalance", Some(json!({ "rate": "400/s" }))).await;
-    until("it is over", async || moves(&balancer).await["stage"] == "done").await;
+    rebalanced(&balancer, "400/s").await;
     let report = moves(&balancer).await;
     assert_eq!((&report["closed"], &report["moved"]), (&334.into(), &334.into()), "{report}");
     // Where one more weighs the same, a client may take the other.
@@ -269,8 +273,7 @@ async fn clients_that_would_return_to_their_server_are_not_sent_away() {
     let options = format!("balance = \"client_id\"\n{CHECK}");
     balancer.rewrite(&listen(balancer.address, &options, &named(&[&b1, &b2])));
     balancer.wait_for_state("b2", "healthy").await;
-    balancer.ask(Method::POST, "/rebalance", Some(json!({ "rate": "500/s" }))).await;
-    until("it is over", async || moves(&balancer).await["stage"] == "done").await;
+    rebalanced(&balancer, "500/s").await;
     let report = moves(&balancer).await;
     let [closed, moved, stayed] =
         ["closed", "moved", "returned_to_it"].map(|key| report[key].as_u64().unwrap());
@@ -288,8 +291,7 @@ async fn clean_sessions_are_sent_away_where_only_persistent_ones_have_a_server_o
     let fleet = Fleet::of(balancer.address, devices);
     balancer.rewrite(&listen(balancer.address, &format!("{only}\n{CHECK}"), &named(&[&b1, &b2])));
     balancer.wait_for_state("b2", "healthy").await;
-    balancer.ask(Method::POST, "/rebalance", Some(json!({ "rate": "500/s" }))).await;
-    until("it is over", async || moves(&balancer).await["stage"] == "done").await;
+    rebalanced(&balancer, "500/s").await;
     assert_eq!(moves(&balancer).await["moved"], 50);
     drop(fleet);
 }
@@ -304,8 +306,7 @@ async fn clients_with_identifiers_too_long_to_be_kept_are_left_alone() {
     let options = format!("balance = \"client_id\"\n{CHECK}");
     balancer.rewrite(&listen(balancer.address, &options, &named(&[&b1, &b2])));
     balancer.wait_for_state("b2", "healthy").await;
-    balancer.ask(Method::POST, "/rebalance", Some(json!({ "rate": "500/s" }))).await;
-    until("it is over", async || moves(&balancer).await["stage"] == "done").await;
+    rebalanced(&balancer, "500/s").await;
     assert_eq!(moves(&balancer).await["closed"], 0);
     drop(devices);
 }

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use tokio::net::TcpStream;
 
 use crate::support::{
-    BINARY, Balancer, Broker, CHECK, Client, blocks, free_address, listen, page, servers, tls, until,
+    BINARY, Balancer, Broker, CHECK, Client, blocks, free_address, listen, page, servers, tls, typed, until,
 };
 
 #[tokio::test]
@@ -151,12 +151,7 @@ async fn the_page_of_operations_is_true() {
     let commands = blocks(&page, "sh").concat();
     assert_eq!(commands.lines().count(), 5, "{commands}");
     for line in commands.lines() {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        assert_eq!(words[..2], ["nsd-balancer", "admin"], "{line}");
-        let mut command = Command::new(BINARY);
-        command.args(["admin", "--socket"]).arg(balancer.path("admin.sock")).args(&words[2..]);
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stdout));
+        typed(line, &balancer);
     }
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(row, _)| row);
     let routes: Vec<(&str, &str)> = rows.filter_map(|row| row.split_once(" /")).collect();

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::support::device::Device;
 use crate::support::witness::Witness;
-use crate::support::{BINARY, Balancer, CHECK, blocks, free_address, listen, page};
+use crate::support::{BINARY, Balancer, CHECK, blocks, free_address, listen, page, typed};
 
 #[tokio::test]
 async fn who_tells_where_a_client_is_and_sessions_count_them() {
@@ -84,11 +84,6 @@ async fn the_page_of_the_sessions_is_true() {
     assert_eq!(commands.lines().count(), 10, "{commands}");
     // Not the drains first: they send the device away.
     for line in commands.lines().rev() {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        assert_eq!(words[..2], ["nsd-balancer", "admin"], "{line}");
-        let mut command = Command::new(BINARY);
-        command.args(["admin", "--socket"]).arg(balancer.path("admin.sock")).args(&words[2..]);
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stdout));
+        typed(line, &balancer);
     }
 }

@@ -210,6 +210,16 @@ pub(crate) fn blocks(page: &str, kind: &str) -> Vec<String> {
     page.split(&opening).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
+/// Types a line of a page that begins with `nsd-balancer admin`.
+pub(crate) fn typed(line: &str, balancer: &Balancer) {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(words[..2], ["nsd-balancer", "admin"], "{line}");
+    let mut command = Command::new(BINARY);
+    command.args(["admin", "--socket"]).arg(balancer.path("admin.sock")).args(&words[2..]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stdout));
+}
+
 /// Waits until `done`, or fails saying what did not happen.
 pub(crate) async fn until(what: &str, done: impl AsyncFn() -> bool) {
     let begun = Instant::now();

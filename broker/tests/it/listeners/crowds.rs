@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use nsd_wire::{Connect, Qos, Version};
+use tempfile::TempDir;
 
 use super::certify;
 use crate::support::{Broker, Client, SOON, eventually, port};
@@ -65,17 +66,23 @@ fn half_open(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     (0..count).map(open).collect()
 }
 
-#[test]
-fn half_open_handshakes_keep_nobody_else_waiting_and_end_by_themselves() {
+/// A broker, its TLS listener that has so many turns for handshakes, what to trust, and where the certificate is.
+fn with_handshakes(turns: u32, deadline: &str) -> (Broker, SocketAddr, Vec<u8>, TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("x.pem");
     let trusted = certify(&file);
     let secure: SocketAddr = ([127, 0, 0, 1], port()).into();
     let broker = Broker::listening(&format!(
-        "[[listen]]\naddress = \"{secure}\"\nhandshakes = 4\nhandshake_deadline = \"2s\"\n\
+        "[[listen]]\naddress = \"{secure}\"\nhandshakes = {turns}\nhandshake_deadline = \"{deadline}\"\n\
          tls = {{ certificates = [\"{}\"] }}",
         file.display()
     ));
+    (broker, secure, trusted, directory)
+}
+
+#[test]
+fn half_open_handshakes_keep_nobody_else_waiting_and_end_by_themselves() {
+    let (broker, secure, trusted, _directory) = with_handshakes(4, "2s");
     let mut plain = broker.client(Version::V5, "plain");
     let mut inside = Client::tls(secure, &trusted, Version::V5, "inside").unwrap();
     let flood = half_open(secure, 300);
@@ -97,15 +104,7 @@ fn half_open_handshakes_keep_nobody_else_waiting_and_end_by_themselves() {
 /// As many as there are turns send one byte and go on with nothing.
 #[test]
 fn slow_handshakes_take_nobodys_turn() {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("x.pem");
-    let trusted = certify(&file);
-    let secure: SocketAddr = ([127, 0, 0, 1], port()).into();
-    let broker = Broker::listening(&format!(
-        "[[listen]]\naddress = \"{secure}\"\nhandshakes = 2\nhandshake_deadline = \"60s\"\n\
-         tls = {{ certificates = [\"{}\"] }}",
-        file.display()
-    ));
+    let (broker, secure, trusted, _directory) = with_handshakes(2, "60s");
     let mut plain = broker.client(Version::V5, "plain");
     let slow = [(); 2].map(|()| {
         let mut socket = TcpStream::connect(secure).unwrap();
