@@ -78,6 +78,7 @@ const OWNED: &[(&str, &[&str])] = &[
             "broker/src/cli",
             "balancer/src/main.rs",
             "tests/load",
+            "tests/shown.rs",
         ],
     ),
     ("hickory_resolver::", &["balancer/src/names.rs"]),
