@@ -153,7 +153,6 @@ pub(crate) fn commit(
     let page = wanted.dashboard.as_ref().zip(prepared.dashboard.take());
     plan.extend(Dashboard::commit(&mut running.dashboard, page, tls, context.balancer, &mut closing));
     commit_metrics(running, &mut prepared, context, &mut closing);
-    plan.extend(wanted.frontends.iter().flat_map(|wanted| frontend_changes(running, wanted)));
     running.frontends = wanted.frontends.iter().map(|wanted| frontend(running, wanted)).collect();
     commit_binds(running, wanted, prepared, context, &mut plan, &mut closing);
     context.shared.access_log.store(wanted.access_log, Relaxed);
@@ -283,23 +282,6 @@ fn frontend(running: &Running, wanted: &FrontendSettings) -> Arc<Frontend> {
 fn tally(running: &Running, name: &str) -> Arc<Tally> {
     let before = running.frontends.iter().find(|frontend| frontend.name == name);
     before.map(|before| Arc::clone(&before.tally)).unwrap_or_default()
-}
-
-/// `~mqtt gate` and the like, where a frontend that was there treats its clients in another way.
-fn frontend_changes(running: &Running, wanted: &FrontendSettings) -> Vec<String> {
-    let before = running.frontends.iter().find(|frontend| frontend.name == wanted.name);
-    let Some(before) = before else { return Vec::new() };
-    let gate = before.guard.as_ref().map(|guard| &guard.rules);
-    let nothing = EntrySettings::default();
-    let entry = before.entry.as_ref().map_or(&nothing, |entry| &entry.settings);
-    let same = [
-        ("entry", *entry == wanted.entry),
-        ("gate", gate == wanted.gate.as_ref()),
-        ("http", before.http == wanted.http),
-        ("rules", before.rules == wanted.rules),
-    ];
-    let changed = same.into_iter().filter(|(_, same)| !same);
-    changed.map(|(what, _)| format!("~{} {what}", wanted.name)).collect()
 }
 
 /// `None`: nothing is asked of who comes.

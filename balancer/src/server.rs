@@ -193,7 +193,7 @@ impl Balancer {
         let outcome = loaded.and_then(|wanted| {
             let (mut plan, closing) = self.apply(&wanted, Inherited::default())?;
             let mut current = self.settings.lock();
-            plan.extend(only_at_start(&current, &wanted));
+            plan.extend(settings::changes(&current, &wanted));
             *current = wanted;
             Ok((plan, closing))
         });
@@ -323,18 +323,4 @@ impl Balancer {
             sleep(Duration::from_millis(10)).await;
         }
     }
-}
-
-/// What differs and waits for a restart.
-fn only_at_start(current: &Settings, wanted: &Settings) -> Vec<String> {
-    let mut waiting = Vec::new();
-    let mut compare = |same: bool, key: &str| {
-        if !same {
-            waiting.push(format!("{key} is taken at the next start"));
-        }
-    };
-    compare(current.admin_socket == wanted.admin_socket, "admin.socket");
-    compare(current.threads == wanted.threads, "threads");
-    compare(current.log_format == wanted.log_format, "log.format");
-    waiting
 }

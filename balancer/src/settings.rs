@@ -14,6 +14,7 @@ use crate::limits;
 
 mod arrivals;
 mod backend;
+mod changes;
 mod check;
 mod dashboard;
 mod entry;
@@ -31,6 +32,7 @@ pub use arrivals::Arrivals;
 pub use backend::{
     Affinity, BackendSettings, Balance, Duplicates, OnDown, Policy, ProxyVersion, RebalanceRules,
 };
+pub(crate) use changes::changes;
 pub use check::{Ask, Check, CheckKind, HttpAsk, MqttAsk};
 pub use dashboard::DashboardSettings;
 pub use entry::EntrySettings;

@@ -138,7 +138,7 @@ fn backends(page: &mut Page, backends: &[BackendSample]) {
     page.family(
         "queued",
         GAUGE,
-        "Clients that wait because all servers are full.",
+        "Clients that wait because all servers are full, or have had their clients for now.",
         backends.iter().map(|backend| (name(backend), backend.queued)),
     );
     page.family(

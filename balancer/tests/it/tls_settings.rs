@@ -129,6 +129,7 @@ async fn versions_and_key_exchanges_are_the_operators_and_change_live() {
     let mut kept = secure.connect().await.unwrap();
 
     secure.balancer.rewrite(&strict);
+    secure.balancer.wait_for_log("reloaded: ~mqtt tls").await;
     until("TLS 1.2 is refused", async || {
         s_client(secure.tls, &["-tls1_2"]).contains("alert protocol version")
     })

@@ -266,7 +266,7 @@ pub(super) async fn duplicate(stage: &Stage<'_>) -> Result<Seen> {
     Ok(Seen::new(gone.is_some() && lives, text))
 }
 
-/// Ten seconds stand for the hours of real clients.
+/// Six seconds stand for the hours of real clients.
 pub(super) async fn keep_alive(stage: &Stage<'_>) -> Result<Seen> {
     let servers = stage.servers(&[Role::Session; 2]).await?;
     let gate = "gate = { keep_alive_grace = \"1s\" }";
