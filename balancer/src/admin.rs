@@ -256,7 +256,9 @@ fn unknown(running: &Running, server: &str) -> Reply {
 }
 
 async fn reload(balancer: Arc<Balancer>) -> Reply {
-    match balancer.reload().await {
+    // To its end, even if whoever asked does not wait for it: what is in use must be told.
+    let reloaded = tokio::spawn(async move { balancer.reload().await }).await;
+    match reloaded.unwrap_or_else(|error| Err(vec![error.to_string()])) {
         Ok(plan) => Reply::json(StatusCode::OK, &json!({ "plan": plan })),
         Err(problems) => Reply::json(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "problems": problems })),
     }

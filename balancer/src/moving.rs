@@ -156,7 +156,8 @@ impl Job {
 
     /// Tells a session to leave, and remembers its client. Remembered first: it may be back at once.
     fn close(&self, live: &Live, order: Order) -> bool {
-        let key = (!live.names.id().is_empty()).then_some(live.names.key);
+        let known = live.let_in && !live.names.id().is_empty();
+        let key = known.then_some(live.names.key);
         let before = key.and_then(|key| {
             let closed = Closed { from: Arc::clone(&live.member), fate: Fate::Away };
             self.progress.lock().remember(key, closed)

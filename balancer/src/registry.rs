@@ -29,6 +29,8 @@ pub(crate) struct Live {
     /// See [`crate::gate::Passed`].
     pub(crate) clean: bool,
     pub(crate) will: bool,
+    /// By its server. Who was refused is here for as long as it takes to read why, and nobody waits for it elsewhere.
+    pub(crate) let_in: bool,
     pub(crate) tls: bool,
     /// In the clear on both sides: another process can go on with it.
     pub(crate) movable: bool,

@@ -168,7 +168,10 @@ where
     }
 
     fn poll_leave(&mut self, context: &mut Context<'_>, handle: &Handle, order: Order) -> Poll<End> {
-        let alone = order.goodbye().is_none() || self.version.is_none() || self.first_to_end.is_some();
+        let alone = order.goodbye().is_none()
+            || self.version.is_none()
+            || self.refused
+            || self.first_to_end.is_some();
         if alone {
             return Poll::Ready(End::Told(order));
         }

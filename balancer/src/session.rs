@@ -5,6 +5,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use nsd_edge::listen::Accepted;
@@ -35,6 +36,7 @@ mod facts;
 mod http;
 mod line;
 mod reach;
+mod registered;
 mod talk;
 mod upstream;
 
@@ -151,7 +153,10 @@ where
             client.pass.iter_mut().for_each(|pass| pass.begun());
             tokio::spawn(Talk::begin(stream, seated, client));
         }
-        Err(failed) => client.turned_away(&Failed { tls: stream.agreed(), ..failed }),
+        Err(failed) => {
+            let tls = client.shared.access_log.load(Relaxed).then(|| stream.agreed()).flatten();
+            client.turned_away(&Failed { tls, ..failed });
+        }
     }
 }
 

@@ -78,8 +78,6 @@ pub enum TlsProblem {
     KeyMismatch,
     #[error("a certificate cannot be parsed: {0}")]
     Certificate(String),
-    #[error("larger than {0} bytes")]
-    TooLarge(u64),
     #[error("holds no certificate of an authority")]
     NoAuthority,
     #[error("holds no list of revoked certificates (`BEGIN X509 CRL`)")]

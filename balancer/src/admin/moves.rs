@@ -70,27 +70,34 @@ pub(super) fn ready(balancer: &Balancer, request: &Request) -> Reply {
     super::tell(balancer, &which.server, Input::Ready, |_, member| stop_drain(balancer, member))
 }
 
-/// Also of servers that are no longer in the settings: their drains go on.
+/// Also of servers that are no longer in the settings, nor in a pool: their drains go on.
 fn stop(balancer: &Balancer, server: &str) -> Reply {
     let meant = super::Meant::new(server);
     let running = balancer.running.lock();
-    let mut found = false;
+    let mut members = Vec::new();
     for backend in &running.backends {
         let pool = backend.pool.load();
-        for entry in pool.members.iter().chain(&pool.leaving).filter(|entry| meant.is(entry)) {
-            stop_drain(balancer, &entry.member);
-            found = true;
-        }
+        let its = pool.members.iter().chain(&pool.leaving).filter(|entry| meant.is(entry));
+        members.extend(its.map(|entry| Arc::clone(&entry.member)));
     }
-    if !found {
+    let jobs = balancer.shared.moving.running(|what| {
+        matches!(what, What::Drain { server: name, .. } if name == server)
+            || members.iter().any(|member| is_drain_of(what, member))
+    });
+    if members.is_empty() && jobs.is_empty() {
         return super::unknown(&running, server);
     }
+    jobs.iter().for_each(|job| job.stop());
     Reply::json(StatusCode::OK, &json!({ "moves": balancer.shared.moving.reports() }))
 }
 
 fn stop_drain(balancer: &Balancer, member: &Member) {
-    let its = |what: &What| matches!(what, What::Drain { server, backend } if *server == member.name && **backend == *member.backend);
-    balancer.shared.moving.running(its).iter().for_each(|job| job.stop());
+    let jobs = balancer.shared.moving.running(|what| is_drain_of(what, member));
+    jobs.iter().for_each(|job| job.stop());
+}
+
+fn is_drain_of(what: &What, member: &Member) -> bool {
+    matches!(what, What::Drain { server, backend } if *server == member.name && **backend == *member.backend)
 }
 
 /// What a rebalance of one backend moves.

@@ -140,13 +140,13 @@ impl Section {
     }
 
     fn server(&mut self, words: &[String]) -> Taken {
-        let (server, left) = Server::parse(words, &self.default_server);
+        let (server, mut left) = Server::parse(words, &self.default_server);
         if let Some(server) = server {
             let differs = self.servers.first().is_some_and(|first| first.shared != server.shared);
             self.servers.push(server);
             if differs {
-                return Err(
-                    "checks, TLS and PROXY are the same for all servers here: the first one's count".into()
+                left.push(
+                    "checks, TLS and PROXY are the same for all servers here: the first one's count".into(),
                 );
             }
         }

@@ -293,7 +293,7 @@ listen web
   use_backend %[str(HUSH)] if known
   redirect prefix http://a:HUSH@b
   server a 10.0.0.3:80 cookie HUSH agent-send HUSH set-proxy-v2-tlv-fmt(1) HUSH sni HUSH
-  server b 10.0.0.4:80 frobnicate HUSH check inter 2s HUSH
+  server b 10.0.0.4:80 frobnicate HUSH check inter 2s frobnicate HUSH
 ";
     let (settings, notes) = converted(text);
     assert!(!notes.iter().any(|note| note.contains("HUSH")), "{notes:#?}");

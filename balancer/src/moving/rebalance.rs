@@ -86,7 +86,8 @@ fn chosen(registry: &Registry, backend: &Backend, plan: &Plan) -> Vec<Arc<Live>>
         wanted.insert(entry.member.id, (*from, Vec::new()));
     }
     registry.each(|live| {
-        if *live.member.backend == *backend.name
+        if live.let_in
+            && *live.member.backend == *backend.name
             && let Some((_, sessions)) = wanted.get_mut(&live.member.id)
         {
             sessions.push(Arc::clone(live));

@@ -145,6 +145,25 @@ async fn who_was_refused_has_a_moment_once_its_server_has_closed_whatever_it_sen
     assert_eq!(task.await.unwrap(), End::Server);
 }
 
+/// Behind a refusing CONNACK nothing is said in anybody's name.
+#[tokio::test]
+async fn who_was_refused_leaves_without_a_word() {
+    let (mut client, inner_client) = duplex(1024);
+    let (mut server, inner_server) = duplex(1024);
+    let framing = Framing::default();
+    let mut relay = Relay::new(inner_client, inner_server, Some(Version::V5), framing, framing);
+    relay.expects_end();
+    let handle = Handle::default();
+    assert!(handle.tell(Order::Rebalance));
+    assert_eq!(run(&mut relay, &handle).await, End::Told(Order::Rebalance));
+    assert!(!relay.has_spoken() && relay.left_cleanly().is_none());
+    drop(relay);
+    let mut said = Vec::new();
+    client.read_to_end(&mut said).await.unwrap();
+    server.read_to_end(&mut said).await.unwrap();
+    assert!(said.is_empty(), "{said:?}");
+}
+
 /// A client that has ended, and may not be asked again: TLS streams answer "ended" each time and for ever.
 #[derive(Default)]
 struct Ended {

@@ -150,8 +150,8 @@ impl Connection {
         seat.member().connected(&policy);
         let name = Some(seat.member().name.clone());
         let over_tls = self.extras.tls.as_ref().is_some_and(|tls| tls.over_tls);
-        let address = seat.member().place.address.to_string();
-        let upgrading = headers::forward(&mut request, self.client.peer.ip(), over_tls, &address);
+        let address = &seat.member().place.address;
+        let upgrading = headers::forward(&mut request, self.client.peer.ip(), over_tls, address);
         let answer = self.ask(server, Arc::new(seat), request, upgrading).await;
         Outcome { answer: answer.unwrap_or_else(told), server: name }
     }

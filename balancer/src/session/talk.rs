@@ -3,11 +3,13 @@
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::registered::Registered;
 use super::{Client, Line, Seated, Upstream};
 use crate::entry::Pass;
 use crate::handover::Given;
@@ -15,7 +17,6 @@ use crate::member::Seat;
 use crate::origin::Origin;
 use crate::registry::Live;
 use crate::relay::{End, Handle, Passing, Relay, Side};
-use crate::running::Shared;
 use crate::settings::Duplicates;
 use crate::workers::Place;
 use crate::{duplicates, limits};
@@ -23,9 +24,8 @@ use crate::{duplicates, limits};
 /// A future by hand: what an `async` block would keep of its arguments twice, each idle session would pay for.
 pub(super) struct Talk<C> {
     relay: Relay<C, Upstream>,
-    live: Arc<Live>,
+    registered: Registered,
     attended: bool,
-    shared: Arc<Shared>,
     seat: Seat,
     _pass: Option<Box<Pass>>,
     _permit: OwnedSemaphorePermit,
@@ -58,12 +58,13 @@ where
             shared.moving.failed(names.key);
             (names.unproven(), Duplicates::Keep)
         };
-        let live = Arc::new(Live {
+        let live = Live {
             handle: Handle::new(moved, silence, shared.registry.now()),
             names,
             version,
             clean,
             will,
+            let_in: accepted,
             tls: stream.is_tls(),
             // Another process would take it for one that was let in.
             movable: accepted && stream.plain_socket().is_some() && server.plain_socket().is_some(),
@@ -71,28 +72,25 @@ where
             since,
             frontend,
             member: Arc::clone(seat.member()),
-        });
-        let older = shared.registry.insert(&live, duplicates);
+        };
+        let (registered, older) = Registered::new(live, &seat, shared, duplicates);
         if accepted {
-            shared.moving.came(&live);
+            let Registered { live, shared } = &registered;
+            shared.moving.came(live);
             if duplicates == Duplicates::Close {
-                shared.succession.came(&live);
+                shared.succession.came(live);
             }
-            duplicates::close(&live, older);
-        }
-        // Told to all while this one was on its way: it is not found later.
-        if let Some(order) = seat.is_closed() {
-            live.handle.tell(order);
+            duplicates::close(live, older);
         }
         let mut relay = Relay::new(stream, server, version, up, down);
         if !accepted {
             relay.expects_end();
         }
-        Self { relay, live, attended: false, shared, seat, _pass: pass, _permit, _place }
+        Self { relay, registered, attended: false, seat, _pass: pass, _permit, _place }
     }
 
     pub(super) fn live(&self) -> &Arc<Live> {
-        &self.live
+        &self.registered.live
     }
 }
 
@@ -101,10 +99,11 @@ where
     C: Side + Origin,
 {
     fn log(&self, end: End) {
-        let tls = self.relay.sides().0.agreed();
-        let Live { names, frontend, peer, since, version, handle, member, .. } = &*self.live;
+        let tls =
+            self.registered.shared.access_log.load(Relaxed).then(|| self.relay.sides().0.agreed()).flatten();
+        let Live { names, frontend, peer, since, version, handle, member, .. } = &*self.registered.live;
         frontend.tally.count(|counts| counts.ended(end.as_str(), Some(since.elapsed())));
-        if self.live.will && self.relay.has_spoken() {
+        if self.registered.live.will && self.relay.has_spoken() {
             member.will_suppressed();
         }
         Line {
@@ -120,7 +119,7 @@ where
             end,
             clean: self.relay.left_cleanly(),
         }
-        .write(&self.shared);
+        .write(&self.registered.shared);
     }
 }
 
@@ -140,13 +139,13 @@ where
         let copies = (client.plain_socket().and_then(copy), server.plain_socket().and_then(copy));
         let (Some(client), Some(server)) = copies else { return false };
         let (up, down) = self.relay.framings();
-        if !self.live.handle.give() {
+        if !self.registered.live.handle.give() {
             return false;
         }
         // If nobody waits for it, it is returned at once.
-        let given = Given::new(Arc::clone(&self.live), [client, server], [up, down]);
-        self.shared.succession.put(given);
-        self.live.handle.passing() != Passing::No
+        let given = Given::new(Arc::clone(&self.registered.live), [client, server], [up, down]);
+        self.registered.shared.succession.put(given);
+        self.registered.live.handle.passing() != Passing::No
     }
 }
 
@@ -159,35 +158,23 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let talk = self.get_mut();
         if !talk.attended {
-            talk.live.handle.attend(context.waker());
+            talk.registered.live.handle.attend(context.waker());
             talk.attended = true;
         }
-        match talk.live.handle.passing() {
+        match talk.registered.live.handle.passing() {
             Passing::No => {}
             Passing::Wanted => ready!(talk.poll_give(context)),
             Passing::Given => return Poll::Pending,
             Passing::Taken => {
-                talk.live.frontend.tally.count(|counts| counts.given += 1);
+                talk.registered.live.frontend.tally.count(|counts| counts.given += 1);
                 return Poll::Ready(());
             }
         }
-        let end = ready!(talk.relay.poll(context, &talk.live.handle));
-        if end == End::ServerBroke && talk.live.since.elapsed() < limits::YOUNG {
+        let end = ready!(talk.relay.poll(context, &talk.registered.live.handle));
+        if end == End::ServerBroke && talk.registered.live.since.elapsed() < limits::YOUNG {
             talk.seat.member().suspected();
         }
         talk.log(end);
         Poll::Ready(())
-    }
-}
-
-impl<C> Drop for Talk<C> {
-    fn drop(&mut self) {
-        let Live { frontend, member, handle, .. } = &*self.live;
-        // First, for others may hold it when it is not found any more.
-        handle.ended();
-        // In this order, for what has moved must never be counted twice.
-        self.shared.registry.remove(&self.live);
-        frontend.tally.traffic.add(handle.moved());
-        member.traffic.add(handle.moved());
     }
 }

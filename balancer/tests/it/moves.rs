@@ -238,6 +238,61 @@ async fn where_the_settings_say_so_it_begins_by_itself() {
     drop(fleet);
 }
 
+/// Least connections alone would leave it empty until new clients come.
+#[tokio::test]
+async fn a_server_that_was_out_and_is_well_again_gets_its_share_back() {
+    let (b1, b2) = (Witness::start().await, Witness::start().await);
+    let rebalance = "rebalance = { rate = \"500/s\", threshold = 10, after = \"200ms\" }";
+    let balancer = before(rebalance, &[&b1, &b2]).await;
+    b2.freeze();
+    balancer.wait_for_state("b2", "unhealthy").await;
+    let devices = Device::many(balancer.address, "device", 100, Version::V5).await;
+    let fleet = Fleet::of(balancer.address, devices);
+    assert_eq!((b1.sessions(), b2.sessions()), (100, 0));
+    b2.thaw();
+    until("half of them are at b2", async || (b1.sessions(), b2.sessions()) == (50, 50)).await;
+    assert_eq!((b1.left(), b1.vanished()), (50, 0));
+    drop(fleet);
+}
+
+#[tokio::test]
+async fn a_rebalance_that_is_stopped_moves_no_more() {
+    let (b1, b2) = (Witness::start().await, Witness::start().await);
+    let balancer = before("", &[&b1]).await;
+    let devices = Device::many(balancer.address, "device", 40, Version::V5).await;
+    balancer.rewrite(&listen(balancer.address, CHECK, &named(&[&b1, &b2])));
+    balancer.wait_for_state("b2", "healthy").await;
+    balancer.ask(Method::POST, "/rebalance", Some(json!({ "rate": "5/s" }))).await;
+    until("one has left", async || b1.left() >= 1).await;
+    balancer.ask(Method::POST, "/rebalance", Some(json!({ "stop": true }))).await;
+    until("it is stopped", async || moves(&balancer).await["stage"] == "stopped").await;
+    let left = b1.left();
+    assert!(left < 20, "{left}");
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(b1.left(), left);
+    drop(devices);
+}
+
+#[tokio::test]
+async fn a_drain_of_a_server_whose_backend_is_gone_can_be_stopped() {
+    let (b1, b2) = (Witness::start().await, Witness::start().await);
+    let balancer = before("", &[&b1, &b2]).await;
+    let devices = Device::many(balancer.address, "device", 40, Version::V5).await;
+    balancer.ask(Method::POST, "/drain", Some(json!({ "server": "b1", "rate": "20/min" }))).await;
+    until("one has left", async || b1.left() == 1).await;
+    let other =
+        listen(balancer.address, CHECK, &[("c1", b2.address)]).replace("\"mqtt\"\nbind", "\"other\"\nbind");
+    balancer.rewrite(&other);
+    balancer.wait_for_log("mqtt: -b1").await;
+    let stop = || async {
+        balancer.ask(Method::POST, "/drain", Some(json!({ "server": "b1", "stop": true }))).await
+    };
+    assert_eq!(stop().await.0, StatusCode::OK);
+    until("it is stopped", async || moves(&balancer).await["stage"] == "stopped").await;
+    assert_eq!(stop().await.0, StatusCode::NOT_FOUND, "nothing is under way, and there is no such server");
+    drop(devices);
+}
+
 #[tokio::test]
 async fn a_rebalance_moves_no_more_of_all_in_a_minute_than_it_may() {
     let (b1, b2) = (Witness::start().await, Witness::start().await);

@@ -10,9 +10,11 @@ use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, SignatureAlgorithm};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use zeroize::Zeroizing;
 
 use super::staple::{self, Staple};
 use super::{TlsError, TlsProblem};
+use crate::secret_file::{self, Readers};
 
 /// A PEM file larger than this is something else, or a list of revoked certificates that belongs into a database.
 const MAX_PEM: u64 = 16 * 1024 * 1024;
@@ -255,11 +257,9 @@ pub(super) fn read_pem(path: &Path) -> Result<Pem, TlsProblem> {
     Ok((certificates, keys))
 }
 
-pub(super) fn read_text(path: &Path) -> Result<Vec<u8>, TlsProblem> {
-    if std::fs::metadata(path)?.len() > MAX_PEM {
-        return Err(TlsProblem::TooLarge(MAX_PEM));
-    }
-    Ok(std::fs::read(path)?)
+/// Private keys may be in it. Who else may read it, the operator's own tools decide.
+pub(super) fn read_text(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsProblem> {
+    Ok(secret_file::read(path, MAX_PEM, Readers::Any)?)
 }
 
 fn names_of(certificate: &CertificateDer<'_>) -> Vec<String> {

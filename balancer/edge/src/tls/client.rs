@@ -29,7 +29,6 @@ pub struct TlsClientSettings {
 
 /// The client's side of TLS.
 pub struct TlsClient {
-    settings: TlsClientSettings,
     config: Arc<ClientConfig>,
 }
 
@@ -40,7 +39,7 @@ impl TlsClient {
     }
 
     pub fn with(settings: &TlsClientSettings) -> Result<Self, TlsError> {
-        Ok(Self { settings: settings.clone(), config: Arc::new(settings.load()?) })
+        Ok(Self { config: Arc::new(settings.load()?) })
     }
 
     /// The handshake: an error of kind `InvalidData` where the server is not whom it should be, or speaks no TLS.
@@ -88,6 +87,6 @@ impl TlsClientSettings {
 /// Keys stay out of it.
 impl fmt::Debug for TlsClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsClient").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("TlsClient").finish_non_exhaustive()
     }
 }

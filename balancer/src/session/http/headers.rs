@@ -1,5 +1,6 @@
 //! PURE. Header fields that are for the next hop only, and those that tell a server of its client.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use hyper::header::{
@@ -53,7 +54,12 @@ fn host_of(authority: &Authority) -> Option<String> {
 }
 
 /// Makes of a client's request one for the `server`. Whether it asks for a WebSocket.
-pub(super) fn forward<B>(request: &mut Request<B>, client: IpAddr, over_tls: bool, server: &str) -> bool {
+pub(super) fn forward<B>(
+    request: &mut Request<B>,
+    client: IpAddr,
+    over_tls: bool,
+    server: impl fmt::Display,
+) -> bool {
     let upgrading = asks_for_websocket(request.headers());
     strip(request.headers_mut());
     let headers = request.headers_mut();
@@ -75,9 +81,11 @@ pub(super) fn forward<B>(request: &mut Request<B>, client: IpAddr, over_tls: boo
         && let Ok(value) = HeaderValue::from_str(&authority)
     {
         request.headers_mut().insert(HOST, value);
-    } else if let Ok(value) = HeaderValue::from_str(server) {
+    } else if !request.headers().contains_key(HOST)
+        && let Ok(value) = HeaderValue::from_str(&server.to_string())
+    {
         // A client of HTTP/1.0 need not tell it; from here on it is 1.1.
-        request.headers_mut().entry(HOST).or_insert(value);
+        request.headers_mut().insert(HOST, value);
     }
     if let Some(path) = request.uri().path_and_query().cloned() {
         *request.uri_mut() = Uri::from(path);

@@ -67,6 +67,10 @@ impl Witness {
     pub(crate) fn freeze(&self) {
         self.seen.frozen.store(true, SeqCst);
     }
+
+    pub(crate) fn thaw(&self) {
+        self.seen.frozen.store(false, SeqCst);
+    }
 }
 
 impl Drop for Witness {
