@@ -13,6 +13,7 @@ use nsd_balancer::server::{self, StartError};
 use nsd_balancer::settings::{self, ADMIN_SOCKET};
 use nsd_edge::admin::{Method, StatusCode, call};
 use nsd_edge::logs;
+use nsd_edge::watch::FileWatch;
 use serde_json::{Value, json};
 
 const FAILED: u8 = 1;
@@ -189,12 +190,14 @@ fn check(config: &std::path::Path) -> ExitCode {
 }
 
 fn serve(runtime: &tokio::runtime::Runtime, config: &std::path::Path, take_over: bool) -> ExitCode {
+    // Before it is read, so that no change is missed.
+    let changes = FileWatch::new(&[config.to_owned()]);
     let settings = match settings::load(config) {
         Ok(settings) => settings,
         Err(error) => return fail(&error.to_string(), BAD_FILE),
     };
     logs::start(settings.log_format, "info");
-    match runtime.block_on(server::run(config, settings, take_over)) {
+    match runtime.block_on(server::run(config, settings, changes, take_over)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ StartError::Settings(_)) => fail(&error.to_string(), BAD_FILE),
         Err(error) => fail(&error.to_string(), FAILED),

@@ -86,10 +86,14 @@ pub fn check(path: &Path) -> Result<(), StartError> {
 }
 
 /// Runs until SIGTERM or SIGINT, or until another process has taken over. `settings` were loaded from `path`, and are loaded
-/// again whenever it changes. With `take_over` it takes over from the process that answers beside the admin socket, if any.
-pub async fn run(path: &Path, settings: Settings, take_over: bool) -> Result<(), StartError> {
+/// again whenever `changes` tells that it changed. With `take_over` it takes over from the process that answers beside the admin socket, if any.
+pub async fn run(
+    path: &Path,
+    settings: Settings,
+    mut changes: FileWatch,
+    take_over: bool,
+) -> Result<(), StartError> {
     let mut signals = Signals::listen()?;
-    let mut file = FileWatch::new(&[path.to_owned()]);
     let balancer =
         if take_over { Balancer::succeed(path, settings).await? } else { Balancer::begin(path, settings)? };
     tokio::spawn(moving::by_themselves(Arc::clone(&balancer)));
@@ -102,7 +106,7 @@ pub async fn run(path: &Path, settings: Settings, take_over: bool) -> Result<(),
                 Signal::Reload => drop(balancer.reload().await),
                 Signal::Stop => break,
             },
-            () = file.changed() => drop(balancer.reload().await),
+            () = changes.changed() => drop(balancer.reload().await),
             () = succession.over() => break,
         }
     }

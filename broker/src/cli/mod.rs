@@ -13,8 +13,9 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use nsd_broker::access::scram::{LEAST_ITERATIONS, MOST_ITERATIONS, USUAL_ITERATIONS};
 use nsd_broker::limits::Limits;
+use nsd_broker::operate::{self, SettingsFile};
 use nsd_broker::settings::{self, Access, Listen, RedisSettings, Settings, StoreSettings, Telemetry};
-use nsd_broker::{entry, operate, passwd};
+use nsd_broker::{entry, passwd};
 use nsd_edge::logs;
 
 use crate::{BAD_FILE, USAGE, complain};
@@ -92,10 +93,10 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         None => {}
     }
-    let mut settings = match &arguments.config {
-        Some(path) => settings::load(path)?,
+    let (mut settings, file) = match arguments.config.clone() {
+        Some(path) => SettingsFile::read(path).map(|(settings, file)| (settings, Some(file)))?,
         None => match quick(&arguments) {
-            Ok(settings) => settings,
+            Ok(settings) => (settings, None),
             Err(what) => {
                 complain(&format!("--store: {what}"));
                 return Ok(USAGE.into());
@@ -113,7 +114,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let telemetry = &settings.telemetry;
     let format = if arguments.log_json { logs::Format::Json } else { telemetry.log_format };
     logs::start(format, &telemetry.log_level);
-    runtime.block_on(operate::run(settings, arguments.config))?;
+    runtime.block_on(operate::run(settings, file))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -7,7 +7,6 @@ pub mod drain;
 mod metrics;
 mod reload;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +15,6 @@ use nsd_edge::admin::AdminSocket;
 use nsd_edge::drain::Drain;
 use nsd_edge::metrics::MetricsPort;
 use nsd_edge::signal::{Signal, Signals};
-use nsd_edge::watch::FileWatch;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -28,6 +26,7 @@ use crate::server::{self, Server};
 use crate::settings::Settings;
 use crate::telemetry::Sys;
 use reload::Reload;
+pub use reload::SettingsFile;
 
 /// Orders that wait for the one that is being carried out.
 const ORDERS: usize = 16;
@@ -35,7 +34,7 @@ const ORDERS: usize = 16;
 /// Serves until told to stop. `file` is where the settings come from, if they come from a file.
 ///
 /// Signals are caught before anything else: as PID 1 they would have no effect, and a stop during the start is a stop.
-pub async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()> {
+pub async fn run(settings: Settings, file: Option<SettingsFile>) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let socket = settings.admin_socket.as_deref().map(AdminSocket::bind).transpose()?;
     let metrics = MetricsPort::bind(settings.telemetry.metrics)?;
@@ -50,9 +49,8 @@ pub async fn run(settings: Settings, file: Option<PathBuf>) -> anyhow::Result<()
         tokio::spawn(socket.serve(Arc::new(admin::router(&desk)), end.watch()));
     }
     let sys = tokio::spawn(Sys::publish(Arc::clone(&server.node)));
-    let watch = file.as_ref().map(|file| FileWatch::new(std::slice::from_ref(file)));
     let reload = file.map(|file| Reload::new(file, settings));
-    let mut office = Office { server, desk, metrics, reload, watch };
+    let mut office = Office { server, desk, metrics, reload };
     office.metrics.serve(metrics::pages(&office.desk.node));
     office.work(&mut signals, inbox).await;
     info!("stopping");
@@ -77,7 +75,6 @@ struct Office {
     desk: Arc<Desk>,
     metrics: MetricsPort,
     reload: Option<Reload>,
-    watch: Option<FileWatch>,
 }
 
 impl Office {
@@ -85,8 +82,8 @@ impl Office {
     async fn work(&mut self, signals: &mut Signals, mut inbox: mpsc::Receiver<Order>) {
         loop {
             let changed = async {
-                match &mut self.watch {
-                    Some(watch) => watch.changed().await,
+                match &mut self.reload {
+                    Some(reload) => reload.changed().await,
                     None => std::future::pending().await,
                 }
             };
@@ -118,7 +115,7 @@ impl Office {
             warn!("nothing to reload: the broker was started without a settings file");
             return;
         };
-        info!(why, file = %reload.file.display(), "reading the settings");
+        info!(why, file = %reload.path().display(), "reading the settings");
         let outcome = reload.run(&mut self.server, &mut self.metrics).await;
         self.desk.reloaded(outcome);
     }

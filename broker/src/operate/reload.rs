@@ -1,11 +1,12 @@
 //! Settings that are read again while the broker runs: parse → validate → compare → apply. A file that is wrong anywhere
 //! changes nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nsd_edge::logs;
 use nsd_edge::metrics::MetricsPort;
+use nsd_edge::watch::FileWatch;
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
@@ -13,21 +14,42 @@ use super::desk::Reloaded;
 use super::diff::{self, Change, Takes};
 use super::metrics;
 use crate::server::Server;
-use crate::settings::{self, Settings};
+use crate::settings::{self, Settings, SettingsError};
+
+/// A settings file, as it was read; changes since then are noticed.
+pub struct SettingsFile {
+    path: PathBuf,
+    text: Zeroizing<String>,
+    watch: FileWatch,
+}
+
+impl SettingsFile {
+    pub fn read(path: PathBuf) -> Result<(Settings, Self), SettingsError> {
+        let watch = FileWatch::new(std::slice::from_ref(&path));
+        let (settings, text) = settings::read_file(&path)?;
+        Ok((settings, Self { path, text, watch }))
+    }
+}
 
 /// What is in effect, to compare with.
 pub(super) struct Reload {
-    pub(super) file: PathBuf,
+    file: SettingsFile,
     started: Zeroizing<String>,
-    current: Zeroizing<String>,
     settings: Settings,
 }
 
 impl Reload {
-    pub(super) fn new(file: PathBuf, settings: Settings) -> Self {
-        // What cannot be read now could a moment ago; then all that the next reading finds is a change.
-        let text = Zeroizing::new(std::fs::read_to_string(&file).unwrap_or_default());
-        Self { file, started: text.clone(), current: text, settings }
+    pub(super) fn new(file: SettingsFile, settings: Settings) -> Self {
+        Self { started: file.text.clone(), file, settings }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.file.path
+    }
+
+    /// Resolves when the file differs from when it was last reported. Cancel safe.
+    pub(super) async fn changed(&mut self) {
+        self.file.watch.changed().await;
     }
 
     pub(super) async fn run(&mut self, server: &mut Server, port: &mut MetricsPort) -> Reloaded {
@@ -50,10 +72,9 @@ impl Reload {
         server: &mut Server,
         port: &mut MetricsPort,
     ) -> Result<Reloaded, Vec<String>> {
-        let lines =
-            |error: settings::SettingsError| error.to_string().lines().map(str::to_owned).collect::<Vec<_>>();
-        let (settings, text) = settings::read_file(&self.file).map_err(lines)?;
-        let changes = diff::changes(&self.current, &text);
+        let lines = |error: SettingsError| error.to_string().lines().map(str::to_owned).collect::<Vec<_>>();
+        let (settings, text) = settings::read_file(&self.file.path).map_err(lines)?;
+        let changes = diff::changes(&self.file.text, &text);
         let touches = |section: &str| changes.iter().any(|change| change.key.starts_with(section));
         // What can fail comes first, and what fails leaves everything as it was.
         if touches("metrics") {
@@ -67,9 +88,9 @@ impl Reload {
         }
         self.apply(server, &settings, &changes);
         self.settings = settings;
-        self.current = text;
+        self.file.text = text;
         let applied = changes.into_iter().filter(|change| change.takes != Takes::Restart).collect();
-        Ok(Reloaded::done(applied, diff::changes(&self.started, &self.current)))
+        Ok(Reloaded::done(applied, diff::changes(&self.started, &self.file.text)))
     }
 
     fn apply(&self, server: &mut Server, settings: &Settings, changes: &[Change]) {

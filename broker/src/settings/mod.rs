@@ -50,11 +50,6 @@ fn list(path: &Path, problems: &[Problem]) -> String {
 }
 
 /// Reads, parses and checks the file. A `password_file` is read here too, so that `--check` notices a missing one.
-pub fn load(path: &Path) -> Result<Settings, SettingsError> {
-    read_file(path).map(|(settings, _)| settings)
-}
-
-/// As [`load`], with the text that the settings were read from.
 pub fn read_file(path: &Path) -> Result<(Settings, Zeroizing<String>), SettingsError> {
     let unreadable = |source| SettingsError::Unreadable { path: path.to_owned(), source };
     let text = Zeroizing::new(std::fs::read_to_string(path).map_err(unreadable)?);
