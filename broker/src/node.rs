@@ -378,13 +378,15 @@ impl Node {
     fn publish_from(&self, message: &Message, origin: Origin) {
         let publish = message.publish();
         let routed = hub::route(&self.hub, &publish, None, 0, &mut Vec::new());
-        hub::wake_receivers();
         if let Some(bus) = &self.hub.bus {
+            hub::wake_receivers();
             bus.send(&publish, &routed, origin, None);
             return bus.flush();
         }
         let (message, now) = (Arc::new(message.clone()), SystemTime::now());
         let retained = publish.retain && self.hub.retain(Arc::clone(&message), now);
+        // Whoever has seen it finds nothing older retained.
+        hub::wake_receivers();
         let Some(journal) = &self.hub.journal else {
             let kept = Keepsake { message: &message, since: now, retained: false };
             return routed.lasting.enqueue(&kept, &self.limits.load());

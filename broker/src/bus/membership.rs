@@ -120,11 +120,10 @@ impl Flusher {
             redis::cmd("SMEMBERS").arg(keys.routes(self.bus.node)).query_async(connection).await?;
         let changes = {
             let wanted: HashSet<&str> = wanted.iter().map(String::as_str).collect();
-            let gone = known.into_iter().filter(|filter| !wanted.contains(filter.as_str()));
-            let gone: Vec<_> =
-                gone.map(|filter| RouteChange { filter: filter.into(), added: false }).collect();
-            let all = wanted.iter().map(|filter| RouteChange { filter: (*filter).into(), added: true });
-            all.chain(gone).collect::<Vec<_>>()
+            let known: HashSet<&str> = known.iter().map(String::as_str).collect();
+            let change = |added| move |filter: &&str| RouteChange { filter: (*filter).into(), added };
+            let missing = wanted.difference(&known).map(change(true));
+            missing.chain(known.difference(&wanted).map(change(false))).collect::<Vec<_>>()
         };
         if !changes.is_empty() {
             let mut pipeline = redis::pipe();

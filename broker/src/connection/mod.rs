@@ -313,10 +313,15 @@ impl Connection {
             if work.is_all_sent() {
                 break;
             }
+            let sent_before = self.hands.work.sent;
             let wrote = self.poll_write(context);
             self.hands.work.stuck = wrote.is_pending();
             match wrote {
-                Poll::Pending => break,
+                Poll::Pending => {
+                    let outbox = self.hands.outbox.as_ref().filter(|_| self.hands.work.sent > sent_before);
+                    outbox.into_iter().for_each(|outbox| outbox.takes_something());
+                    break;
+                }
                 Poll::Ready(Ok(())) => again = self.hands.outbox.is_some(),
                 Poll::Ready(Err(error)) => return self.lost(Some(&error)),
             }

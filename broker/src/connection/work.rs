@@ -1,7 +1,7 @@
 //! What a connection has to do; of an idle one there is nothing.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use nsd_wire::ReasonCode;
@@ -53,26 +53,6 @@ pub(super) struct Wanted {
     pub(super) after: Option<Box<str>>,
 }
 
-static NOTHING: Work = Work {
-    partial: Vec::new(),
-    unsent: Vec::new(),
-    sent: 0,
-    stuck: false,
-    held_back: false,
-    patience: None,
-    farewell: None,
-    replies: Vec::new(),
-    last_word: Vec::new(),
-    opening: None,
-    first: None,
-    full: Vec::new(),
-    leeway: None,
-    stored: VecDeque::new(),
-    unsubscribed: Vec::new(),
-    becoming_known: VecDeque::new(),
-    retained: VecDeque::new(),
-};
-
 impl Work {
     /// Nothing is being written.
     pub(super) fn is_all_sent(&self) -> bool {
@@ -87,6 +67,7 @@ impl Work {
 
 impl Idle for Work {
     fn idle() -> &'static Self {
+        static NOTHING: LazyLock<Work> = LazyLock::new(Work::default);
         &NOTHING
     }
 

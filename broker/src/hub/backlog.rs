@@ -14,6 +14,8 @@ pub(super) struct Backlog {
     bytes: Vec<u8>,
     sent: usize,
     packets: VecDeque<Waiting>,
+    /// Bytes of messages of groups, which are kept beside their packets.
+    dealt: usize,
 }
 
 #[derive(Debug)]
@@ -36,10 +38,13 @@ pub(super) struct Expiry {
 }
 
 impl Backlog {
-    pub(super) const EMPTY: Self = Self { bytes: Vec::new(), sent: 0, packets: VecDeque::new() };
-
     pub(super) fn len(&self) -> usize {
         self.bytes.len() - self.sent
+    }
+
+    /// Bytes of messages that others may get instead.
+    pub(super) fn dealt(&self) -> usize {
+        self.dealt
     }
 
     pub(super) fn packets(&self) -> usize {
@@ -65,6 +70,7 @@ impl Backlog {
         let written = write(&mut self.bytes);
         if written {
             let length = u32::try_from(self.bytes.len() - before).expect("a packet is shorter than 256 MB");
+            self.dealt += dealt.as_ref().map_or(0, Dealt::weight);
             let (expiry, dealt) = (expiry.map(Box::new), dealt.map(Box::new));
             self.packets.push_back(Waiting { length, qos, expiry, dealt });
         }
@@ -73,7 +79,9 @@ impl Backlog {
 
     /// Of the first one, once.
     pub(super) fn take_dealt(&mut self) -> Option<Dealt> {
-        self.packets.front_mut()?.dealt.take().map(|dealt| *dealt)
+        let dealt = self.packets.front_mut()?.dealt.take()?;
+        self.dealt -= dealt.weight();
+        Some(*dealt)
     }
 
     /// All messages of groups.

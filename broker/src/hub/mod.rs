@@ -12,6 +12,7 @@ mod memory;
 mod outbox;
 mod parcel;
 mod patience;
+mod pending;
 mod persistent;
 mod retained;
 mod route;

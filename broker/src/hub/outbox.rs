@@ -9,7 +9,6 @@
 //! The outbox of a persistent session outlives its connections: one after another attaches to it. What a connection of
 //! before still has to do with it is told by its attachment, a number that only goes up.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Waker};
@@ -19,16 +18,17 @@ use nsd_wire::{AckKind, Delivery, PacketId, Qos, ReasonCode, SubscriptionId, Ver
 use parking_lot::Mutex;
 
 use super::aliases::Aliases;
-use super::backlog::{Backlog, Expiry};
+use super::backlog::Expiry;
 use super::buffers;
 use super::card::Card;
 use super::memory::Held;
 use super::parcel::Parcel;
 use super::patience::Patience;
+use super::pending::Pending;
 use super::persistent::Persistent;
 use super::share::Dealt;
 use super::writer::Writer;
-use crate::busy::{Busy, Idle};
+use crate::busy::Busy;
 use crate::limits::{self, Limits};
 use crate::message::{Message, Will};
 use crate::queue::{Next, Place};
@@ -91,39 +91,6 @@ pub(super) struct State {
     ownership: u64,
     card: Option<Arc<Card>>,
     held: Held,
-}
-
-/// What most clients have nothing of.
-#[derive(Debug, Default)]
-struct Pending {
-    /// Of the bytes, what others have written.
-    written: usize,
-    /// QoS 1 and 2 packets beyond the client's window, of a session that ends with its connection.
-    backlog: Backlog,
-    /// Of such a session: what it has of groups, QoS 1, sent and not acknowledged.
-    dealt: BTreeMap<PacketId, Dealt>,
-    events: Vec<Event>,
-    /// Publishers that wait for room.
-    waiters: Vec<Waker>,
-}
-
-static NOTHING: Pending = Pending {
-    written: 0,
-    backlog: Backlog::EMPTY,
-    dealt: BTreeMap::new(),
-    events: Vec::new(),
-    waiters: Vec::new(),
-};
-
-impl Idle for Pending {
-    fn idle() -> &'static Self {
-        &NOTHING
-    }
-
-    fn is_idle(&self) -> bool {
-        let idle = self.backlog.is_empty() && self.dealt.is_empty();
-        self.written == 0 && idle && self.events.is_empty() && self.waiters.is_empty()
-    }
 }
 
 /// Something for the connection other than bytes.
@@ -383,16 +350,13 @@ impl Outbox {
     /// The end of a session that ends with its connection. What it had of groups and did not acknowledge comes back.
     pub(super) fn close(&self) -> Vec<Dealt> {
         let mut state = self.state.lock();
-        let pending = state.pending.held().map(|pending| (&mut pending.dealt, &mut pending.backlog));
-        let taken = pending.map(|(dealt, backlog)| (std::mem::take(dealt), std::mem::take(backlog)));
-        let dealt =
-            taken.into_iter().flat_map(|(sent, backlog)| sent.into_values().chain(backlog.into_dealt()));
-        let dealt = dealt.collect();
+        let dealt = state.pending.held().map(Pending::take_dealt).unwrap_or_default();
         state.closed = true;
         state.let_go();
         self.attached.store(false, Ordering::Relaxed);
         dealt
     }
+
     /// A place in the queue of a persistent session; `None`: the session is over. A client that is there and keeps up
     /// is given more than its limit: its publishers are slowed down before anything is dropped.
     pub fn place(&self, message: &Message, limits: &Limits) -> Option<(SessionId, Place)> {
@@ -455,6 +419,7 @@ impl Outbox {
         if let Some(persistent) = state.persistent.as_deref_mut() {
             let settlement = persistent.settle(kind, id, reason);
             if matches!(settlement, Settlement::Done(..)) {
+                state.takes_something();
                 state.relax();
                 state.fill();
                 state.account();
@@ -470,8 +435,10 @@ impl Outbox {
         match settled {
             Settled::Unknown => Settlement::Nothing,
             Settled::Done => {
-                state.pending.held().map(|pending| pending.dealt.remove(&id));
+                state.pending.held().into_iter().for_each(|pending| pending.forget(id));
                 state.advance();
+                state.takes_something();
+                state.account();
                 Settlement::Nothing
             }
             Settled::Release(reason) => Settlement::Release(reason),
@@ -574,6 +541,11 @@ impl Outbox {
         }
     }
 
+    /// The client has taken something, though not all that is on its way.
+    pub fn takes_something(&self) {
+        self.state.lock().takes_something();
+    }
+
     /// So much waits that also those should wait who put little in.
     pub fn is_brimming(&self) -> bool {
         let state = self.state.lock();
@@ -594,7 +566,8 @@ impl Outbox {
 
     /// What would be free without its connection.
     pub fn giveable(&self) -> usize {
-        self.state.lock().waiting() + self.carried.load(Ordering::Relaxed)
+        let state = self.state.lock();
+        state.waiting() + state.pending.kept() + self.carried.load(Ordering::Relaxed)
     }
 
     /// Whether publishers should wait for this client: it is there, and has not been given up.
@@ -693,7 +666,7 @@ impl State {
             if !written {
                 self.outbound.forget(id);
             } else if let Some(dealt) = dealt.filter(|_| qos == Qos::AtLeastOnce) {
-                self.pending.dealt.insert(id, dealt);
+                self.pending.keep(id, dealt);
             }
             written
         } else {
@@ -724,6 +697,11 @@ impl State {
     /// Nobody waits for this client any more.
     fn go_on(&mut self) {
         self.pending.held().into_iter().for_each(|pending| pending.waiters.drain(..).for_each(Waker::wake));
+        self.takes_something();
+    }
+
+    /// Patience is for who takes nothing: those who wait begin anew, once they look again.
+    fn takes_something(&mut self) {
         if let Some(patience) = &mut self.patience {
             patience.go_on(Instant::now());
         }
@@ -753,7 +731,7 @@ impl State {
     /// What this place holds is counted.
     fn account(&mut self) {
         let queued = self.persistent.as_ref().map_or(0, |persistent| persistent.queue.bytes());
-        self.held.set(self.waiting() + queued);
+        self.held.set(self.waiting() + self.pending.kept() + queued);
     }
 
     /// What the publisher has to know after putting something in.
@@ -766,8 +744,12 @@ impl State {
         }
     }
 
+    /// Behind half a packet nothing may follow.
     fn hang_up(&mut self) {
-        self.writer = None;
+        match self.writer.take() {
+            Some(writer) if self.pending.written > 0 => writer.cut(),
+            _ => {}
+        }
         self.rests = false;
     }
 
@@ -845,7 +827,7 @@ impl State {
             if !backlog.pop_into(id, &mut self.bytes) {
                 self.outbound.forget(id);
             } else if let Some(dealt) = dealt {
-                self.pending.dealt.insert(id, dealt);
+                self.pending.keep(id, dealt);
             }
         }
     }

@@ -145,11 +145,6 @@ impl Retained {
         self.by_topic.get(topic)
     }
 
-    pub fn clear(&mut self) {
-        self.by_topic.clear();
-        (self.bytes, self.own) = (0, 0);
-    }
-
     pub fn all(&self) -> impl Iterator<Item = &Arc<Kept>> {
         self.by_topic.values()
     }

@@ -136,6 +136,9 @@ pub fn route(
                     memory.deliver(&parcel, member, sender, full);
                 }
             } else if group.lasts {
+                if let Some(outbox) = group.to_wait_for(publish.qos) {
+                    add(full, outbox);
+                }
                 lasting.groups.push(group.clone());
             } else if let Some(message) =
                 kept.get_or_insert_with(|| Message::new(publish).map(Arc::new)).as_ref()
@@ -302,6 +305,9 @@ impl Lasting {
                 visit(&receiver.outbox, terms, qos);
             }
         }
+        if self.groups.is_empty() {
+            return;
+        }
         let waited = SystemTime::now().duration_since(kept.since).unwrap_or_default().as_secs();
         let waited = u32::try_from(waited).unwrap_or(u32::MAX);
         let parcel = Parcel::queued(&publish, kept.message.bytes(), waited);
@@ -312,6 +318,15 @@ impl Lasting {
 }
 
 impl Group {
+    /// A member that publishers should wait for: none keeps up.
+    fn to_wait_for(&self, qos: Qos) -> Option<&Arc<Outbox>> {
+        let mut members = self.members.iter();
+        if self.members.iter().any(|member| member.burden(qos).is_some()) {
+            return None;
+        }
+        members.find(|member| member.outbox.should_wait()).map(|member| &member.outbox)
+    }
+
     /// To one of the members: into its queue, which is the business of `visit`, or into its outbox. One that is gone in
     /// this very moment is not the one.
     fn deal(
@@ -468,10 +483,73 @@ impl Terms {
 
 #[cfg(test)]
 mod tests {
-    use nsd_wire::Publish;
+    use std::task::{Context, Waker};
+    use std::time::{Duration, Instant};
+
+    use nsd_wire::{AckKind, PacketId, Publish, ReasonCode};
 
     use super::super::persistent::Persistent;
     use super::*;
+
+    fn at_least_once() -> Arc<Message> {
+        let publish = Publish {
+            qos: Qos::AtLeastOnce,
+            packet_id: Some(PacketId::MIN),
+            ..Publish::new("t", &[b'x'; 1000])
+        };
+        Arc::new(Message::new(&publish).unwrap())
+    }
+
+    fn attached(persistent: Option<Persistent>) -> Arc<Outbox> {
+        let outbox = Arc::new(Outbox::new(1, "c".into(), persistent));
+        let version = Version::V5;
+        let capacity =
+            super::super::Capacity { version, window: 10, packet_bytes: usize::MAX, topic_aliases: 0 };
+        outbox.attach_first(capacity, None);
+        outbox
+    }
+
+    #[test]
+    fn what_a_member_keeps_for_others_is_counted_until_it_is_acknowledged() {
+        let (outbox, message) = (attached(None), at_least_once());
+        let terms = Terms { qos: Qos::AtLeastOnce, ..Terms::default() };
+        let deal = || {
+            let (share, message) = (Arc::default(), Arc::clone(&message));
+            let dealt = Dealt { share, message: Arc::clone(&message), since: SystemTime::UNIX_EPOCH };
+            outbox.deal(&Parcel::live(&message.publish(), None), &terms, Some(dealt)).unwrap();
+        };
+        // Beyond its window, too.
+        (0..15).for_each(|_| deal());
+        let context = Context::from_waker(Waker::noop());
+        outbox.take(1, &context, true, false);
+        let with_backlog = outbox.giveable();
+        assert!((20_000..30_000).contains(&with_backlog), "15 messages, and 5 packets: {with_backlog}");
+        for id in 1..=10 {
+            outbox.settle(AckKind::PubAck, PacketId::new(id).unwrap(), ReasonCode::Success);
+        }
+        outbox.take(1, &context, true, false);
+        assert!((5000..10_000).contains(&outbox.giveable()), "5 messages: {}", outbox.giveable());
+        assert_eq!(outbox.close().len(), 5);
+    }
+
+    #[test]
+    fn patience_begins_anew_whenever_a_client_takes_something() {
+        let limits = Limits { queue_messages: 20, ..Limits::default() };
+        let outbox = attached(Some(Persistent { session: 1, ..Persistent::default() }));
+        let lasting = Lasting::one(&outbox, Terms { qos: Qos::AtLeastOnce, ..Terms::default() });
+        let message = at_least_once();
+        let kept = Keepsake { message: &message, since: SystemTime::UNIX_EPOCH, retained: false };
+        (0..40).for_each(|_| lasting.enqueue(&kept, &limits));
+        let context = Context::from_waker(Waker::noop());
+        outbox.take(1, &context, true, false);
+        let start = Instant::now();
+        let until = outbox.wait_for_room(&context, start).expect("it is full");
+        let later = start + Duration::from_secs(1);
+        assert_eq!(outbox.wait_for_room(&context, later), Some(until), "it has taken nothing");
+        outbox.settle(AckKind::PubAck, PacketId::MIN, ReasonCode::Success);
+        let anew = outbox.wait_for_room(&context, later).expect("it is still full");
+        assert!(anew > until + Duration::from_millis(900), "{:?}", anew - until);
+    }
 
     #[test]
     fn places_in_a_queue_are_filled_in_their_order_whoever_fills_them() {
@@ -479,12 +557,7 @@ mod tests {
         let limits = Limits { queue_messages: usize::MAX, queue_bytes: usize::MAX, ..Limits::default() };
         let outbox =
             Arc::new(Outbox::new(1, "c".into(), Some(Persistent { session: 1, ..Persistent::default() })));
-        let publish = Publish {
-            qos: Qos::AtLeastOnce,
-            packet_id: Some(nsd_wire::PacketId::MIN),
-            ..Publish::new("t", b"x")
-        };
-        let message = Arc::new(Message::new(&publish).unwrap());
+        let message = at_least_once();
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {

@@ -37,6 +37,13 @@ pub(super) struct Dealt {
     pub(super) since: SystemTime,
 }
 
+impl Dealt {
+    /// Bytes that it holds.
+    pub(super) fn weight(&self) -> usize {
+        size_of::<Self>() + self.message.bytes().len()
+    }
+}
+
 /// At so many names, those that nobody uses any more are looked for.
 const MANY: usize = 64;
 
@@ -74,10 +81,19 @@ impl Share {
     pub(super) fn choose<'m>(&self, members: &'m [Receiver], qos: Qos) -> Option<&'m Receiver> {
         let first = self.turn.fetch_add(1, Ordering::Relaxed) % members.len().max(1);
         let in_turn = || members[first..].iter().chain(&members[..first]);
-        let burden = |member: &&Receiver| member.burden(qos);
-        in_turn()
-            .find(|member| burden(member) == Some(0))
-            .or_else(|| in_turn().filter(|member| burden(member).is_some()).min_by_key(burden))
+        // Each is asked once: what it says may change at any time.
+        let mut least = None;
+        for member in in_turn() {
+            match member.burden(qos) {
+                Some(0) => return Some(member),
+                Some(burden) if least.is_none_or(|(least, _)| burden < least) => {
+                    least = Some((burden, member));
+                }
+                _ => {}
+            }
+        }
+        least
+            .map(|(_, member)| member)
             .or_else(|| in_turn().find(|member| member.outbox.is_attached()))
             .or_else(|| in_turn().find(|member| member.is_lasting(qos)))
     }

@@ -14,6 +14,11 @@ impl Writer {
     pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.0.as_ref().map_or(Err(io::ErrorKind::NotConnected.into()), |half| half.try_write(bytes))
     }
+
+    /// Nothing is written any more, by anybody.
+    pub(super) fn cut(mut self) {
+        drop(self.0.take());
+    }
 }
 
 impl From<OwnedWriteHalf> for Writer {
@@ -47,14 +52,18 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (_reader, half) = listener.accept().await.unwrap().0.into_split();
+        (client, introduced(half.into()))
+    }
+
+    fn introduced(writer: super::Writer) -> Outbox {
         let outbox = Outbox::new(1, "c".into(), None);
         let capacity =
             Capacity { version: Version::V311, window: 1, packet_bytes: usize::MAX, topic_aliases: 0 };
         outbox.attach_first(capacity, None);
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         let card = Arc::new(Card::new(address, None, Version::V311, 0, Instant::now()));
-        outbox.introduce(1, card, Some(half.into()));
-        (client, outbox)
+        outbox.introduce(1, card, Some(writer));
+        outbox
     }
 
     fn deliver(outbox: &Outbox, payload: &[u8]) -> Put {
@@ -80,6 +89,30 @@ mod tests {
         assert!(take(&outbox, true).bytes.is_empty());
         outbox.hang_up(1);
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "nobody holds the socket any more");
+    }
+
+    /// What is said to a client whose session ends here would look like the rest of the packet.
+    #[tokio::test]
+    async fn behind_half_a_packet_nothing_is_written_any_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (reader, half) = listener.accept().await.unwrap().0.into_split();
+        let outbox = introduced(half.into());
+        take(&outbox, true);
+        // Each is written at once, but for the last one.
+        loop {
+            deliver(&outbox, &[2; 4000]);
+            outbox.pass_on();
+            // Nothing is there but what could not be written.
+            if outbox.giveable() > 0 {
+                break;
+            }
+        }
+        assert!(outbox.close().is_empty());
+        let mut came = Vec::new();
+        client.read_to_end(&mut came).await.unwrap();
+        let written = reader.as_ref().try_write(b"a last word");
+        assert_eq!(written.unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
     }
 
     #[tokio::test]

@@ -1,8 +1,9 @@
 //! Shared subscriptions: who of a group gets a message, and who gets what another has not taken.
 
 use std::num::NonZeroU16;
+use std::time::Duration;
 
-use nsd_wire::{Connect, Packet, Qos, ReasonCode, Version};
+use nsd_wire::{Connect, Packet, PacketId, Publish, Qos, ReasonCode, Version};
 
 use crate::support::{Broker, Client, SOON};
 
@@ -23,15 +24,12 @@ fn publish(broker: &Broker, qos: Qos, numbers: std::ops::Range<u8>) {
     numbers.for_each(|number| assert_eq!(publisher.publish("t", &[number], qos), ReasonCode::Success));
 }
 
-/// How many messages have come, none of which is acknowledged.
-fn waiting(client: &mut Client) -> usize {
+/// So many messages come, none of which is acknowledged, and no more.
+fn holds(client: &mut Client, count: usize) {
+    let publish = |packet: Packet<'_>| matches!(packet, Packet::Publish(_));
+    (0..count).for_each(|_| assert!(client.next(SOON, publish).unwrap(), "a message was expected"));
     client.send(&Packet::PingReq);
-    let (mut count, mut ponged) = (0, false);
-    while !ponged {
-        ponged = client.next(SOON, |packet| matches!(packet, Packet::PingResp)).unwrap();
-        count += usize::from(!ponged);
-    }
-    count
+    assert!(client.next(SOON, |packet| matches!(packet, Packet::PingResp)).unwrap(), "{count} and no more");
 }
 
 fn each(mut test: impl FnMut(&Broker, u32)) {
@@ -57,7 +55,7 @@ fn a_member_that_takes_nothing_more_is_passed_over() {
         let mut got = payloads(&mut other, 19);
         got.dedup();
         assert_eq!(got.len(), 19, "the other has all but one");
-        assert_eq!(waiting(&mut stubborn), 1);
+        holds(&mut stubborn, 1);
     });
 }
 
@@ -66,15 +64,42 @@ fn what_a_member_has_not_acknowledged_is_another_ones_after_its_end() {
     each(|broker, seconds| {
         let mut dies = member(broker, "dies", 2, seconds);
         publish(broker, Qos::AtLeastOnce, 0..5);
-        assert_eq!(waiting(&mut dies), 2);
+        holds(&mut dies, 2);
         let mut heir = member(broker, "heir", 100, 0);
         dies.vanish();
         if seconds > 0 {
-            assert_eq!(waiting(&mut heir), 0, "it may come back");
+            holds(&mut heir, 0); // it may come back
             broker.client(Version::V5, "dies").disconnect();
         }
         assert_eq!(payloads(&mut heir, 5), [0, 1, 2, 3, 4]);
     });
+}
+
+/// As with a receiver of its own: a queue that fills up is said to the publisher before it is lost.
+#[test]
+fn a_group_of_which_nobody_keeps_up_slows_its_publishers() {
+    let broker = Broker::start(
+        "allow_anonymous = true\n[store]\nkind = \"memory\"\n[access]\ntopic_rule = \"open\"\ndevices = false\n[limits]\nqueue_messages = 20",
+    );
+    let mut stubborn = member(&broker, "stubborn", 1, 60);
+    let mut publisher = broker.client(Version::V5, "p");
+    // Who publishes little does not wait.
+    let payload = [b'x'; 4096];
+    for number in 1..=100 {
+        let packet_id = PacketId::new(number);
+        publisher.send(&Packet::Publish(Publish {
+            qos: Qos::AtLeastOnce,
+            packet_id,
+            ..Publish::new("t", &payload)
+        }));
+    }
+    let mut acknowledged = 0;
+    let acked = |packet: Packet<'_>| matches!(packet, Packet::PubAck(_));
+    while acknowledged < 100 && publisher.next(Duration::from_millis(500), acked) == Ok(true) {
+        acknowledged += 1;
+    }
+    assert!((10..60).contains(&acknowledged), "{acknowledged} before anybody has taken one");
+    holds(&mut stubborn, 1);
 }
 
 #[test]
@@ -86,11 +111,11 @@ fn a_qos_2_message_that_was_begun_is_nobody_elses() {
         let mut dies = Client::connect(broker.address, &connect);
         dies.subscribe(FILTER, Qos::ExactlyOnce);
         publish(broker, Qos::ExactlyOnce, 0..3);
-        assert_eq!(waiting(&mut dies), 1);
+        holds(&mut dies, 1);
         let mut heir = member(broker, "heir", 100, 0);
         dies.vanish();
         broker.client(Version::V5, "dies").disconnect();
         assert_eq!(payloads(&mut heir, 2), [1, 2]);
-        assert_eq!(waiting(&mut heir), 0);
+        holds(&mut heir, 0);
     });
 }

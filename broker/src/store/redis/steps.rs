@@ -187,15 +187,15 @@ impl Steps {
             Change::Hold { session, id } => self.of("H", *session, epoch).arg(id.get()),
             Change::Release { session, id } => self.of("L", *session, epoch).arg(id.get()),
             // Claims and ends of connections say these.
-            Change::Part { .. } | Change::Close { .. } | Change::Will { .. } | Change::WillDone { .. } => {
-                return false;
-            }
-            Change::Retain { .. }
+            Change::Part { .. }
+            | Change::Close { .. }
+            | Change::Will { .. }
+            | Change::WillDone { .. }
+            // No step is for these.
+            | Change::Retain { .. }
             | Change::Forget { .. }
             | Change::Device { .. }
-            | Change::NoDevice { .. } => {
-                return false;
-            }
+            | Change::NoDevice { .. } => return false,
         };
         true
     }
