@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use nsd_edge::listen::{Gate, GateRules, Network, Place, Refusal, any_contains};
 use nsd_edge::proxy_header::{self, ProxyHeader};
 use nsd_edge::stream::Stream;
@@ -17,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info};
 
 use crate::connection::Peer;
+use crate::limits::Limits;
 use crate::settings::Listen;
 use crate::telemetry::{Count, Early, count};
 
@@ -30,6 +32,8 @@ pub struct Entry {
     pub address: OnceLock<SocketAddr>,
     /// Connections that were closed before they became clients.
     pub turned_away: AtomicU64,
+    /// Of who becomes a client from now on.
+    pub limits: ArcSwap<Limits>,
     pub tls: Option<Arc<TlsServer>>,
     websocket: Option<WebSocketSettings>,
     proxy_protocol: bool,
@@ -91,6 +95,7 @@ impl Entry {
         Ok(Self {
             address: OnceLock::new(),
             turned_away: AtomicU64::new(0),
+            limits: ArcSwap::new(Arc::clone(&listen.limits)),
             tls,
             websocket: listen.websocket.clone(),
             proxy_protocol: listen.proxy_protocol,

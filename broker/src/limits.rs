@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// The limits that an operator may set, in `[limits]` of the settings. All others are the constants below.
+/// The limits that an operator may set, in `[limits]` of the settings, and for clients of one listener in its
+/// `[listen.limits]`. All others are the constants below.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// A client must have sent its whole CONNECT by then, or is closed: an open socket costs a descriptor.
@@ -68,6 +69,11 @@ pub enum QueuePolicy {
 }
 
 impl Limits {
+    /// How many seconds a session is kept whose client asks for so many.
+    pub fn expiry(&self, asked: u32) -> u32 {
+        asked.min(u32::try_from(self.session_expiry.as_secs()).unwrap_or(u32::MAX))
+    }
+
     /// Whether messages are retained at all.
     pub fn retains(&self) -> bool {
         self.retained > 0

@@ -56,6 +56,7 @@ pub(crate) struct Listeners {
     hands: Arc<[Hand]>,
     /// What the settings say, also while all are closed.
     wanted: Vec<Listen>,
+    closed: bool,
     open: Vec<Open>,
 }
 
@@ -83,7 +84,7 @@ impl Listeners {
     /// `files`: how many connections there may be at once; half of them may be on their way to become clients.
     pub(crate) fn new(files: usize, hands: Arc<[Hand]>) -> Self {
         let permits = Arc::new(Semaphore::new(files));
-        Self { permits, beginning: files / 2, hands, wanted: Vec::new(), open: Vec::new() }
+        Self { permits, beginning: files / 2, hands, wanted: Vec::new(), closed: false, open: Vec::new() }
     }
 
     /// Where clients may come now, in the order of the settings.
@@ -95,15 +96,26 @@ impl Listeners {
         self.open.iter().map(|open| Arc::clone(&open.connections)).collect()
     }
 
-    /// What differs from the listeners of now is closed, opened or changed; on an error all stays as it is.
+    /// What differs from the listeners of now is closed, opened or changed; on an error all stays as it is. While all are
+    /// closed, they stay so.
     pub(crate) async fn change(&mut self, wanted: &[Listen]) -> Result<(), ListenError> {
+        if self.closed {
+            self.wanted = wanted.to_vec();
+            return Ok(());
+        }
         let share = self.beginning / wanted.len().max(1);
         let mut altered = Vec::new();
         let mut added = Vec::new();
         for listen in wanted {
             match self.open.iter().position(|open| open.listen.address == listen.address) {
                 Some(at) if self.open[at].listen == *listen => {}
-                Some(at) => altered.push((at, listen.clone(), Entry::new(listen, share)?)),
+                Some(at) => {
+                    let entry = match self.open[at].listen.is_but_for_limits(listen) {
+                        true => None,
+                        false => Some(Entry::new(listen, share)?),
+                    };
+                    altered.push((at, listen.clone(), entry));
+                }
                 None => added.push(self.prepare(listen, share)?),
             }
         }
@@ -125,11 +137,13 @@ impl Listeners {
 
     /// Nobody comes in any more; who is in stays.
     pub(crate) async fn close(&mut self) {
+        self.closed = true;
         end(std::mem::take(&mut self.open)).await;
     }
 
     /// All that the settings name, again.
     pub(crate) async fn reopen(&mut self) -> Result<(), ListenError> {
+        self.closed = false;
         let wanted = std::mem::take(&mut self.wanted);
         let outcome = self.change(&wanted).await;
         self.wanted = wanted;
@@ -181,11 +195,17 @@ async fn end(listeners: Vec<Open>) {
 }
 
 impl Open {
-    fn alter(&mut self, listen: Listen, entry: Entry) {
-        info!(address = %self.connections.address, tls = entry.tls.is_some(), "listener changed");
-        let _ = entry.address.set(self.connections.address);
-        self.follower = Follower::of(&entry);
-        self.connections.entry.store(Arc::new(entry));
+    /// `entry`: another one, unless only the limits of its clients are others.
+    fn alter(&mut self, listen: Listen, entry: Option<Entry>) {
+        match entry {
+            None => self.connections.entry.load().limits.store(Arc::clone(&listen.limits)),
+            Some(entry) => {
+                info!(address = %self.connections.address, tls = entry.tls.is_some(), "listener changed");
+                let _ = entry.address.set(self.connections.address);
+                self.follower = Follower::of(&entry);
+                self.connections.entry.store(Arc::new(entry));
+            }
+        }
         self.listen = listen;
     }
 }

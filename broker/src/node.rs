@@ -36,7 +36,7 @@ pub struct Node {
     pub store: Arc<Store>,
     /// Another one after the settings have changed.
     pub door: ArcSwap<Door>,
-    /// Of clients that connect from now on, and of all queues.
+    /// Of all queues, and of what all clients share; what one client may do, its listener says.
     pub limits: Arc<ArcSwap<Limits>>,
     pub started: Instant,
     pub sys: Sys,
@@ -94,7 +94,7 @@ impl Node {
         journal: Option<Arc<Journal>>,
     ) -> Self {
         let store = Arc::new(store);
-        let limits = Arc::new(ArcSwap::from_pointee(settings.limits.clone()));
+        let limits = Arc::new(ArcSwap::new(Arc::clone(&settings.limits)));
         Self {
             name: settings.node.clone(),
             hub: Arc::new(Hub::new(bus, journal, Arc::clone(&limits))),
@@ -177,12 +177,6 @@ impl Node {
         self.hub.journal.as_ref().is_none_or(|journal| journal.set_working(works))
     }
 
-    /// How long a session is kept whose client asks for so many seconds.
-    pub fn expiry(&self, asked: u32) -> u32 {
-        let most = u32::try_from(self.limits.load().session_expiry.as_secs()).unwrap_or(u32::MAX);
-        asked.min(most)
-    }
-
     /// Makes this node the owner of a client id that was granted. A session that its client must not hear any more is ended.
     pub async fn claim(&self, opening: &Opening, grant: &Grant) -> Result<Claimed, ReasonCode> {
         self.has_room_for(opening)?;
@@ -198,7 +192,7 @@ impl Node {
         let claim = Claim {
             client_id: &opening.client_id,
             will: opening.will.as_ref(),
-            expiry: self.expiry(opening.expiry),
+            expiry: opening.expiry,
             clean_start: opening.clean_start,
             instead_of: None,
         };
@@ -226,7 +220,7 @@ impl Node {
         if self.hub.knows(&opening.client_id) {
             return Ok(());
         }
-        let keeps = self.expiry(opening.expiry) > 0;
+        let keeps = opening.expiry > 0;
         if self.hub.is_pressed() || (keeps && self.hub.sessions() >= self.limits.load().sessions) {
             return Err(ReasonCode::QuotaExceeded);
         }
@@ -242,15 +236,15 @@ impl Node {
     ) -> Result<Entered, ReasonCode> {
         let capacity = Capacity {
             version: opening.version,
-            window: opening.receive_maximum.min(self.limits.load().send_window),
+            window: opening.receive_maximum,
             packet_bytes: opening.maximum_packet_size,
-            topic_aliases: opening.topic_aliases.min(self.limits.load().topic_aliases),
+            topic_aliases: opening.topic_aliases,
         };
         let newcomer = Newcomer {
             client_id: &opening.client_id,
             capacity,
             clean_start: opening.clean_start,
-            expiry: self.expiry(opening.expiry),
+            expiry: opening.expiry,
             epoch: claimed.epoch,
             will: opening.will.clone(),
             grant,

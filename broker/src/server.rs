@@ -213,7 +213,8 @@ async fn serve_arrivals(
         let opening = Box::pin(async move {
             let (stream, peer) = entry.open(socket, peer, &mut pass).await?;
             drop(turn);
-            Some((connection::serve(stream, peer, node, alarms), pass))
+            let limits = entry.limits.load_full();
+            Some((connection::serve(stream, peer, node, alarms, limits), pass))
         });
         tokio::spawn(async move {
             if let Some((serving, _pass)) = opening.await {

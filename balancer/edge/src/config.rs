@@ -258,6 +258,14 @@ impl<'t, 'p> Table<'t, 'p> {
         }
     }
 
+    /// Reports a key that cannot stand here, if it does, and why.
+    pub fn refuse(&mut self, key: &'static str, why: impl fmt::Display) {
+        if self.has(key) {
+            self.known.push(key);
+            self.problem(key, why);
+        }
+    }
+
     /// Reports the keys that nobody asked for.
     pub fn finish(&self) {
         for key in self.table.keys() {

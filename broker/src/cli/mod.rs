@@ -8,11 +8,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use nsd_broker::access::scram::{LEAST_ITERATIONS, MOST_ITERATIONS, USUAL_ITERATIONS};
-use nsd_broker::limits::Limits;
 use nsd_broker::operate::{self, SettingsFile};
 use nsd_broker::settings::{self, Access, Listen, RedisSettings, Settings, StoreSettings, Telemetry};
 use nsd_broker::{entry, passwd};
@@ -144,7 +144,7 @@ fn quick(arguments: &Arguments) -> Result<Settings, String> {
     }
     let listen = addresses.into_iter().map(Listen::plain).collect();
     let access = Access::new(arguments.allow_anonymous);
-    let (limits, telemetry) = (Limits::default(), Telemetry::default());
+    let (limits, telemetry) = (Arc::default(), Telemetry::default());
     Ok(Settings {
         node: settings::random_name(),
         listen,

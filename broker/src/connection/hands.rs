@@ -135,8 +135,7 @@ impl Hands {
         let known = entered.resumed.as_ref().map_or(0, |resumed| resumed.filters.len());
         self.introduce(&outbox, opening, &grant, known);
         self.outbox = Some(outbox);
-        let (expiry, shares) = (self.node.expiry(opening.expiry), self.node.hub.bus.is_none());
-        Ok(Admitted { grant, resumed: entered.resumed, expiry, shares })
+        Ok(Admitted { grant, resumed: entered.resumed, shares: self.node.hub.bus.is_none() })
     }
 
     /// How a client can prove itself, or why it cannot. One that is connected is not read from meanwhile.
@@ -180,7 +179,6 @@ impl Hands {
                     self.proving = true;
                 }
                 Effect::Leave { keep_will, expiry, filters } => {
-                    let expiry = expiry.map(|expiry| self.node.expiry(expiry));
                     self.leave(&Parting { filters: &filters, expiry, keep_will });
                 }
                 Effect::Close => self.closing = true,
@@ -579,7 +577,7 @@ impl Hands {
         {
             info!(peer = self.address(), reason = reason.text(), "authentication refused");
         }
-        let (version, limits, out) = (self.version, self.node.limits.load(), &mut self.work.replies);
+        let (version, out) = (self.version, &mut self.work.replies);
         match reply {
             Reply::Ack { kind, id, reason } => {
                 encoded(Ack::with_reason(*id, *reason).encode(*kind, version, out));
@@ -607,7 +605,15 @@ impl Hands {
                 auth.properties.authentication = Some(by_scram(data));
                 encoded(auth.encode(version, out));
             }
-            Reply::Accepted { assigned_id, session_present, expiry, keep_alive, shares, authentication } => {
+            Reply::Accepted {
+                assigned_id,
+                session_present,
+                expiry,
+                keep_alive,
+                shares,
+                limits,
+                authentication,
+            } => {
                 let mut ack = ConnAck::new(*session_present, ReasonCode::Success);
                 if version.is_v5() {
                     let properties = &mut ack.properties;

@@ -23,7 +23,7 @@ use nsd_wire::{Packet, ReadError, ReasonCode, frame};
 use tracing::debug;
 
 use crate::hub::{self, Event};
-use crate::limits;
+use crate::limits::{self, Limits};
 use crate::node::Node;
 use crate::session::{Effects, Ending, Opening, Session};
 use crate::telemetry::Ended;
@@ -67,11 +67,12 @@ pub fn serve(
     peer: Peer,
     node: Arc<Node>,
     alarms: Arc<Alarms>,
+    limits: Arc<Limits>,
 ) -> impl Future<Output = ()> + Send {
     let (line, writer) = Line::new(stream);
     let mut connection = Connection {
         line,
-        session: Session::new(node.limits.load_full(), Instant::now()),
+        session: Session::new(limits, Instant::now()),
         hands: Hands::new(node, peer, writer),
         alarm: Alarm::new(alarms),
         held: hub::Held::default(),
@@ -427,7 +428,7 @@ mod tests {
     /// benchmark months later. The task around it holds 64 bytes more and rounds up to 384.
     #[test]
     fn an_idle_client_is_small() {
-        fn served<S, P, N, A, F>(_: impl FnOnce(S, P, N, A) -> F) -> usize {
+        fn served<S, P, N, A, L, F>(_: impl FnOnce(S, P, N, A, L) -> F) -> usize {
             size_of::<F>()
         }
         assert!(served(serve) <= 208);

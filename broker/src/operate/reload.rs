@@ -82,7 +82,8 @@ impl Reload {
                 .await
                 .map_err(|error| vec![error.to_string()])?;
         }
-        if touches("listen") {
+        // Limits are told to clients by their listeners.
+        if touches("listen") || touches("limits") {
             let changed = server.change_listeners(&settings.listen).await;
             changed.map_err(|error| vec![error.to_string()])?;
         }
@@ -107,7 +108,7 @@ impl Reload {
             node.sys.change(is.sys_interval, is.sys_events);
         }
         if self.settings.limits != settings.limits {
-            node.limits.store(Arc::new(settings.limits.clone()));
+            node.limits.store(Arc::clone(&settings.limits));
             if node.hub.bus.is_none() {
                 node.hub.retained.write().allow(settings.limits.retained, settings.limits.retained_bytes);
             }

@@ -64,8 +64,14 @@ pub(super) enum Verdict {
 }
 
 impl Connected {
-    pub(super) fn new(admitted: Admitted, keep_alive: u16, proven: bool, heard: Instant) -> Self {
-        let Admitted { grant, resumed, expiry, shares } = admitted;
+    pub(super) fn new(
+        admitted: Admitted,
+        expiry: u32,
+        keep_alive: u16,
+        proven: bool,
+        heard: Instant,
+    ) -> Self {
+        let Admitted { grant, resumed, shares } = admitted;
         let Resumed { filters, held } = resumed.unwrap_or_default();
         Self {
             grant,

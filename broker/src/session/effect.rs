@@ -1,10 +1,13 @@
 //! Everything a session can ask for. The connection is the only one that carries these out, in the given order:
 //! what stores comes before what acknowledges, what acknowledges before what delivers to this client.
 
+use std::sync::Arc;
+
 use nsd_wire::{AckKind, PacketId, Publish, ReasonCode, SubscribeOptions, SubscriptionId, Version};
 use zeroize::Zeroizing;
 
 use crate::access::Grant;
+use crate::limits::Limits;
 use crate::message::Will;
 
 #[derive(Debug)]
@@ -34,7 +37,7 @@ pub enum Effect<'p> {
     /// The connection is over, and with it the session unless that was to be kept.
     Leave {
         keep_will: bool,
-        /// Seconds that the session shall be kept, if the client has said so at the end.
+        /// Seconds that the session is kept, if the client has asked for others at the end.
         expiry: Option<u32>,
         filters: Vec<Box<str>>,
     },
@@ -49,7 +52,7 @@ pub struct Receipt {
     pub kind: AckKind,
 }
 
-/// A CONNECT, kept while it is being decided.
+/// A CONNECT within the limits, kept while it is being decided.
 #[derive(Debug)]
 pub struct Opening {
     pub version: Version,
@@ -57,12 +60,13 @@ pub struct Opening {
     pub client_id: Box<str>,
     pub assigned_id: bool,
     pub clean_start: bool,
-    /// Seconds that the session shall survive its connection.
+    /// Seconds that the session survives its connection.
     pub expiry: u32,
     pub keep_alive: u16,
+    /// How many messages above QoS 0 it is sent at a time.
     pub receive_maximum: u16,
     pub maximum_packet_size: usize,
-    /// How many the client takes.
+    /// How many are used toward it.
     pub topic_aliases: u16,
     pub user_name: Option<Box<str>>,
     pub password: Option<Zeroizing<Vec<u8>>>,
@@ -77,8 +81,6 @@ pub struct Admitted {
     pub grant: Grant,
     /// What the client has of a session that goes on.
     pub resumed: Option<Resumed>,
-    /// Seconds that the session survives its connection.
-    pub expiry: u32,
     /// Whether members of a group can share a subscription here.
     pub shares: bool,
 }
@@ -125,6 +127,8 @@ pub enum Reply {
         expiry: Option<u32>,
         keep_alive: Option<u16>,
         shares: bool,
+        /// What holds for the client: a v5 client is told.
+        limits: Arc<Limits>,
         /// Proves us to a client that has proven itself.
         authentication: Option<Box<str>>,
     },

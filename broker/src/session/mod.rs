@@ -47,6 +47,7 @@ enum Phase {
 #[derive(Debug)]
 struct Accepting {
     keep_alive: u16,
+    /// As the client asks for it.
     expiry: u32,
     assigned_id: Option<Box<str>>,
     authentication: Option<Box<str>>,
@@ -159,7 +160,10 @@ impl Session {
             (Phase::Connected(_), Packet::Publish(publish)) => self.on_publish(publish, now),
             (Phase::Connected(client), packet) => match client.on_other(&packet, &self.limits, now) {
                 Ok(effects) => effects,
-                Err(Done::Left { keep_will, expiry }) => self.leave(keep_will, expiry, None),
+                Err(Done::Left { keep_will, expiry }) => {
+                    let expiry = expiry.map(|asked| self.limits.expiry(asked));
+                    self.leave(keep_will, expiry, None)
+                }
                 Err(Done::Wrong(reason)) => self.leave(true, None, version.is_v5().then_some(reason)),
             },
             // Nothing is read in these phases; what was read together with the CONNECT waits outside.
@@ -177,19 +181,21 @@ impl Session {
             Err(reason) => return self.refuse(reason),
         };
         let Accepting { keep_alive: asked, expiry: wanted, assigned_id, authentication } = *accepting;
+        let expiry = self.limits.expiry(wanted);
         // Only v5 can be told another keep alive than it asked for; silence that lasts longer is suffered from nobody.
         let most = self.limits.keep_alive;
         let keep_alive = if most > 0 && (asked == 0 || asked > most) { most } else { asked };
         let accepted = Reply::Accepted {
             assigned_id,
             session_present: admitted.resumed.is_some(),
-            expiry: Some(admitted.expiry).filter(|expiry| *expiry != wanted),
+            expiry: Some(expiry).filter(|expiry| *expiry != wanted),
             keep_alive: Some(keep_alive).filter(|keep_alive| *keep_alive != asked && self.version.is_v5()),
             shares: admitted.shares,
+            limits: Arc::clone(&self.limits),
             authentication,
         };
         let proven = matches!(&accepted, Reply::Accepted { authentication: Some(_), .. });
-        self.phase = Phase::Connected(Box::new(Connected::new(admitted, keep_alive, proven, now)));
+        self.phase = Phase::Connected(Box::new(Connected::new(admitted, expiry, keep_alive, proven, now)));
         Effects::one(Effect::Send(accepted))
     }
 
@@ -316,7 +322,7 @@ impl Session {
             assigned_id: assigned_id.then(|| client_id.clone()),
             authentication: None,
         });
-        let opening = Box::new(opening(connect, client_id, expiry, will));
+        let opening = Box::new(opening(connect, client_id, expiry, will, &self.limits));
         match connect.properties.authentication {
             None => {
                 self.phase = Phase::AwaitingAdmission(accepting);
@@ -374,18 +380,24 @@ fn longest_answer(connect: &Connect<'_>) -> usize {
     CONNACK + assigned_id + data.map_or(0, |data| AUTHENTICATION + data)
 }
 
-fn opening(connect: &Connect<'_>, client_id: Box<str>, expiry: u32, will: Option<Will>) -> Opening {
+fn opening(
+    connect: &Connect<'_>,
+    client_id: Box<str>,
+    expiry: u32,
+    will: Option<Will>,
+    limits: &Limits,
+) -> Opening {
     let properties = &connect.properties;
     Opening {
         version: connect.version,
         client_id,
         assigned_id: connect.client_id.is_empty(),
         clean_start: connect.clean_start,
-        expiry,
+        expiry: limits.expiry(expiry),
         keep_alive: connect.keep_alive,
-        receive_maximum: properties.receive_maximum.map_or(u16::MAX, Into::into),
+        receive_maximum: properties.receive_maximum.map_or(u16::MAX, Into::into).min(limits.send_window),
         maximum_packet_size: properties.maximum_packet_size.map_or(usize::MAX, |size| size.get() as usize),
-        topic_aliases: properties.topic_alias_maximum.unwrap_or(0),
+        topic_aliases: properties.topic_alias_maximum.unwrap_or(0).min(limits.topic_aliases),
         user_name: connect.user_name.map(Into::into),
         password: connect.password.map(|password| Zeroizing::new(password.to_vec())),
         proven: None,

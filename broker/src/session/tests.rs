@@ -17,7 +17,7 @@ pub(super) fn open() -> Grant {
 }
 
 pub(super) fn admitted(grant: Grant) -> Admitted {
-    Admitted { grant, resumed: None, expiry: 0, shares: true }
+    Admitted { grant, resumed: None, shares: true }
 }
 
 pub(super) fn id(id: u16) -> nsd_wire::PacketId {
@@ -197,9 +197,11 @@ fn the_end_of_a_connection_decides_about_the_will() {
 fn a_session_that_goes_on_knows_what_the_client_has() {
     let now = Instant::now();
     let mut session = new(now);
-    session.on_packet(Packet::Connect(connect(Version::V5)), now);
+    let mut connect = connect(Version::V5);
+    connect.properties.session_expiry = Some(60);
+    session.on_packet(Packet::Connect(connect), now);
     let resumed = Resumed { filters: vec!["a".into()], held: vec![id(7)] };
-    let admitted = Admitted { resumed: Some(resumed), expiry: 60, ..admitted(open()) };
+    let admitted = Admitted { resumed: Some(resumed), ..admitted(open()) };
     assert_eq!(names(session.on_admitted(Ok(admitted), now)), ["accepted"]);
     let again = Packet::Publish(publish("a", Qos::ExactlyOnce));
     assert_eq!(names(session.on_packet(again, now)), ["PubRec 00"], "it was stored before");
@@ -219,6 +221,33 @@ fn a_session_that_was_to_end_cannot_be_kept_after_all() {
     goodbye.properties.session_expiry = Some(5);
     let effects = names(session.on_packet(Packet::Disconnect(goodbye), now));
     assert_eq!(effects, ["disconnect 82", "leave with will", "close"]);
+}
+
+#[test]
+fn a_client_gets_no_more_than_its_limits() {
+    let now = Instant::now();
+    let limits = Limits {
+        session_expiry: Duration::from_secs(60),
+        send_window: 5,
+        topic_aliases: 3,
+        ..Limits::default()
+    };
+    let mut session = Session::new(Arc::new(limits.clone()), now);
+    let mut wish = connect(Version::V5);
+    wish.properties.session_expiry = Some(3600);
+    wish.properties.receive_maximum = NonZeroU16::new(100);
+    wish.properties.topic_alias_maximum = Some(2);
+    let Some(Effect::Admit(opening)) = session.on_packet(Packet::Connect(wish), now).into_iter().next()
+    else {
+        panic!("it is decided about")
+    };
+    assert_eq!((opening.expiry, opening.receive_maximum, opening.topic_aliases), (60, 5, 2));
+    let answer = session.on_admitted(Ok(admitted(open())), now).into_iter().next();
+    let Some(Effect::Send(Reply::Accepted { expiry, limits: told, .. })) = answer else { panic!("accepted") };
+    assert_eq!((expiry, &*told), (Some(60), &limits));
+    let mut goodbye = Disconnect::new(ReasonCode::Success);
+    goodbye.properties.session_expiry = Some(600);
+    assert_eq!(names(session.on_packet(Packet::Disconnect(goodbye), now)), ["leave for 60", "close"]);
 }
 
 #[test]

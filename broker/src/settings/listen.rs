@@ -2,12 +2,16 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nsd_edge::config::Table;
 use nsd_edge::listen::{GateRules, Network};
 use nsd_edge::tls::{HANDSHAKE_TIMEOUT, TlsSettings};
 use nsd_edge::websocket::WebSocketSettings;
+
+use super::limits;
+use crate::limits::Limits;
 
 /// TLS handshakes of one listener that are computed before everything else is looked at again: in a storm, clients that are
 /// in wait for so many, each about a third of a millisecond. More wait in order, their deadline running.
@@ -36,6 +40,8 @@ pub struct Listen {
     pub gate: GateRules,
     /// Connections accepted in a second, in the long run; over it they wait in the kernel's queue.
     pub connect_rate: Option<u32>,
+    /// Of its clients: its own, and for the rest those of all.
+    pub limits: Arc<Limits>,
 }
 
 impl Listen {
@@ -51,11 +57,18 @@ impl Listen {
             handshake_deadline: HANDSHAKE_TIMEOUT,
             gate: GateRules::default(),
             connect_rate: None,
+            limits: Arc::default(),
         }
+    }
+
+    /// Whether nothing but the limits of its clients differs.
+    pub fn is_but_for_limits(&self, other: &Self) -> bool {
+        *self == Self { limits: Arc::clone(&self.limits), ..other.clone() }
     }
 }
 
-pub(super) fn read(mut table: Table<'_, '_>) -> Option<Listen> {
+/// `all`: the limits of clients for whom it has no own.
+pub(super) fn read(mut table: Table<'_, '_>, all: &Arc<Limits>) -> Option<Listen> {
     table.require("address");
     let address = table.parsed("address", "0.0.0.0:1883");
     let tls = table.table("tls").map(|mut tls| {
@@ -77,6 +90,9 @@ pub(super) fn read(mut table: Table<'_, '_>) -> Option<Listen> {
             deny: networks(&mut table, "deny"),
         },
         connect_rate: number(&mut table, "connect_rate"),
+        limits: table
+            .table("limits")
+            .map_or_else(|| Arc::clone(all), |own| Arc::new(limits::read_own(own, all))),
         ..Listen::plain(([0, 0, 0, 0], 0).into())
     };
     if table.has("proxy_from") && !listen.proxy_protocol && listen.websocket.is_none() {
@@ -133,7 +149,9 @@ mod tests {
 
     fn problems(listener: &str) -> Vec<String> {
         let text = format!("[[listen]]\naddress = \"0.0.0.0:1\"\n{listener}\n");
-        let read = |root: &mut Table<'_, '_>| root.tables("listen").into_iter().filter_map(read).next();
+        let all = Arc::default();
+        let read =
+            |root: &mut Table<'_, '_>| root.tables("listen").into_iter().find_map(|table| read(table, &all));
         match config::parse(&text, read) {
             Ok(_) => Vec::new(),
             Err(problems) => problems.iter().map(ToString::to_string).collect(),
@@ -173,6 +191,19 @@ mod tests {
                 "3: listen.proxy_from: says whose word counts, but neither `proxy_protocol` nor `websocket` is on",
             ),
             ("connections = 0", "3: listen.connections: must be between 1 and 10000000"),
+            (
+                "limits = { packet_byte = 5000 }",
+                "3: listen.limits.packet_byte: unknown key: did you mean `packet_bytes`?",
+            ),
+            ("[listen.limits]\nsend_window = 0", "4: listen.limits.send_window: must be between 1 and 65535"),
+            (
+                "[listen.limits]\ntopic_levels = 5\nmemory = 5",
+                "5: listen.limits.memory: is a limit of the whole node, not of a listener: write it into `[limits]`",
+            ),
+            (
+                "[listen.limits]\nconnections = 5",
+                "4: listen.limits.connections: stands in `[[listen]]` itself, not in its `limits`",
+            ),
         ] {
             assert!(
                 problems(text).iter().any(|found| found.starts_with(problem)),

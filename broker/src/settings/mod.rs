@@ -8,6 +8,7 @@ mod store;
 mod telemetry;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nsd_edge::config::{self, Problem, Table};
 use zeroize::Zeroizing;
@@ -29,7 +30,8 @@ pub struct Settings {
     pub listen: Vec<Listen>,
     pub store: StoreSettings,
     pub access: Access,
-    pub limits: Limits,
+    /// Of the node, and of clients whose listener has no own.
+    pub limits: Arc<Limits>,
     /// `None`: no admin socket (quick flags without one).
     pub admin_socket: Option<PathBuf>,
     pub telemetry: Telemetry,
@@ -65,7 +67,9 @@ pub fn parse(text: &str) -> Result<Settings, Vec<Problem>> {
 fn read(root: &mut Table<'_, '_>) -> Option<Settings> {
     let node = root.string("node").unwrap_or_else(random_name);
     let allow_anonymous = root.boolean("allow_anonymous").unwrap_or(false);
-    let listen: Vec<Listen> = root.tables("listen").into_iter().filter_map(listen::read).collect();
+    let limits = Arc::new(root.table("limits").map_or_else(Limits::default, limits::read));
+    let listen = root.tables("listen").into_iter().filter_map(|table| listen::read(table, &limits));
+    let listen: Vec<Listen> = listen.collect();
     if listen.is_empty() && root.is_fine() {
         root.problem("listen", "nothing to listen on: add `[[listen]]` with `address = \"0.0.0.0:1883\"`");
     }
@@ -83,7 +87,6 @@ fn read(root: &mut Table<'_, '_>) -> Option<Settings> {
         }
     };
     let access = access::read(root.table("access"), allow_anonymous);
-    let limits = root.table("limits").map_or_else(Limits::default, limits::read);
     let admin_socket = root.table("admin").and_then(|mut table| {
         let socket = table.string("socket");
         table.finish();
@@ -154,7 +157,7 @@ mod tests {
                 "2: allow_anonymous: expected a boolean, found: integer",
                 "4: listen.address: `here` is not understood; write it like `0.0.0.0:1883`",
                 "5: listen.proxy: unknown key: known here are address, tls, websocket, proxy_protocol, proxy_from, handshakes, \
-                 handshake_deadline, connections, connections_per_address, allow, deny, connect_rate",
+                 handshake_deadline, connections, connections_per_address, allow, deny, connect_rate, limits",
                 "7: store.kind: `dusk` is none of disk, memory, redis: did you mean `disk`?",
                 "9: access.topic_rule: `opne` is none of second-level-is-device, open: did you mean `open`?",
             ]

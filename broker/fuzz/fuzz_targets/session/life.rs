@@ -28,7 +28,7 @@ pub(crate) struct Caps {
 pub(crate) enum Step<'a> {
     Packet(Said<'a>),
     Bytes(&'a [u8]),
-    Admit { device: bool, resumed: Option<Before<'a>>, expiry: u8, shares: bool },
+    Admit { device: bool, resumed: Option<Before<'a>>, shares: bool },
     Refuse,
     Challenge { known: bool },
     Stored { which: u8, well: bool },

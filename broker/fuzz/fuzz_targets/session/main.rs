@@ -55,7 +55,7 @@ fuzz_target!(|life: Life| {
             }
             Step::Bytes(bytes) => hear(&mut session, &mut model, bytes, now),
             Step::Admit { .. } | Step::Refuse if !model.take_opening() => {}
-            Step::Admit { device, resumed, expiry, shares } => {
+            Step::Admit { device, resumed, shares } => {
                 let rule = if device { TopicRule::SecondLevelIsDevice } else { TopicRule::Open };
                 let policy = Policy { allow_anonymous: true, devices: device, topic_rule: rule };
                 let grant = policy.grant(device.then_some("user"));
@@ -63,7 +63,7 @@ fuzz_target!(|life: Life| {
                     let filters: Vec<_> = resumed.filters.iter().map(|filter| filter.text().into()).collect();
                     Resumed { filters, held: resumed.held.iter().map(|number| life::id(*number)).collect() }
                 });
-                let admitted = Admitted { grant, resumed, expiry: expiry.into(), shares };
+                let admitted = Admitted { grant, resumed, shares };
                 model.admit(&admitted);
                 model.carry_out(session.on_admitted(Ok(admitted), now), &Cause::Admitted);
             }

@@ -37,6 +37,7 @@ pub(super) struct Listener {
     pub(super) identity_as_username: bool,
     pub(super) tls13: bool,
     pub(super) max_connections: Option<u64>,
+    pub(super) topic_aliases: Option<u16>,
 }
 
 impl Listener {
@@ -80,6 +81,10 @@ impl Listener {
                 _ => return Err("only TLS 1.2 and 1.3 are spoken here".to_owned()),
             },
             "max_connections" => self.max_connections = number(value).filter(|most| *most > 0),
+            "max_topic_alias" => {
+                let most = number(value).and_then(|most| u16::try_from(most).ok());
+                self.topic_aliases = Some(most.ok_or("is no number up to 65535")?);
+            }
             _ => return self.must_be_as_here(key, value),
         }
         Ok(())
@@ -94,9 +99,6 @@ impl Listener {
             ("use_username_as_clientid", _) => Err("a client id is the client's own here".to_owned()),
             ("accept_protocol_versions", _) => Err("all versions are accepted here".to_owned()),
             ("capath", _) => Err("name the authorities' files in `client_ca` of `[listen.tls]`".to_owned()),
-            ("max_topic_alias", _) => {
-                Err("is a limit of all listeners here: `topic_aliases` of `[limits]`".to_owned())
-            }
             _ => Err("has no counterpart".to_owned()),
         }
     }

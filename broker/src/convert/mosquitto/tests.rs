@@ -66,6 +66,18 @@ fn limits_and_logs() {
 }
 
 #[test]
+fn what_a_listener_limits_stays_its_own() {
+    let made = convert("listener 1883\nlistener 1884\nmax_connections 7\nmax_topic_alias 3\n");
+    assert_eq!(made.notes, []);
+    let settings =
+        crate::settings::parse(&made.toml.replace("kind = \"disk\"", "kind = \"memory\"")).unwrap();
+    let aliases: Vec<_> = settings.listen.iter().map(|listen| listen.limits.topic_aliases).collect();
+    assert_eq!(aliases, [crate::limits::Limits::default().topic_aliases, 3]);
+    assert_eq!(settings.listen[1].gate.connections, Some(7));
+    assert_eq!(notes("listener 1883\nmax_topic_alias 70000\n").len(), 1);
+}
+
+#[test]
 fn tls_with_client_certificates() {
     let made = convert(
         "listener 8883 0.0.0.0\ncertfile /c/cert.pem\nkeyfile /c/key.pem\ncafile /c/ca.pem\nrequire_certificate true\nuse_identity_as_username true\n",

@@ -63,6 +63,9 @@ impl Draft {
         if let Some(most) = given.max_connections {
             let _ = writeln!(text, "connections = {most}");
         }
+        if let Some(most) = given.topic_aliases {
+            let _ = writeln!(text, "[listen.limits]\ntopic_aliases = {most}");
+        }
         let (Some(chain), Some(key)) = (&given.certfile, &given.keyfile) else {
             if given.is_tls() || given.cafile.is_some() {
                 self.say(

@@ -3,6 +3,7 @@
 mod certificates;
 mod crowds;
 mod documented;
+mod limits;
 pub(crate) mod proxies;
 mod websocket;
 

@@ -24,7 +24,11 @@ fn add(broker: &Broker, more: &str) {
 
 /// What a new v5 client is told about the largest packet.
 fn largest_packet(broker: &Broker) -> u32 {
-    let mut client = Client::open(broker.address, Version::V5);
+    largest_packet_at(broker.address)
+}
+
+fn largest_packet_at(address: SocketAddr) -> u32 {
+    let mut client = Client::open(address, Version::V5);
     client.send(&Packet::Connect(Connect::new(Version::V5, "probe")));
     client.expect(|packet| match packet {
         Packet::ConnAck(ConnAck { properties, .. }) => {
@@ -143,6 +147,50 @@ fn listeners_come_and_go_and_their_clients_stay() {
     assert!(TcpStream::connect(second).is_err());
     inside.ping();
     through.ping();
+}
+
+#[test]
+fn limits_of_one_listener_change_for_its_new_clients_only() {
+    let second: SocketAddr = ([127, 0, 0, 1], port()).into();
+    let broker = Broker::with(
+        "allow_anonymous = true\n[limits]\npacket_bytes = 2000",
+        &format!("[listen.limits]\npacket_bytes = 5000\n[[listen]]\naddress = \"{second}\""),
+    );
+    let both = || (largest_packet(&broker), largest_packet_at(second));
+    let mut old = broker.client(Version::V5, "old");
+    assert_eq!(both(), (5000, 2000));
+    edit(&broker, "packet_bytes = 5000", "packet_bytes = 3000");
+    let (code, out, _) = broker.admin(&["reload"]);
+    let changed = format!("listen[{}].limits.packet_bytes: 5000 → 3000", broker.address);
+    assert_eq!((code, out), (0, format!("changed: {changed}\n")));
+    assert_eq!(both(), (3000, 2000));
+    // Of all: not where a listener has its own.
+    edit(&broker, "packet_bytes = 2000", "packet_bytes = 2500");
+    assert_eq!(broker.admin(&["reload"]).0, 0);
+    assert_eq!(both(), (3000, 2500));
+    let large = Publish { qos: Qos::AtLeastOnce, ..Publish::new("t", &[b'x'; 4000]) };
+    assert_eq!(old.publish_as(large), ReasonCode::Success, "as it was promised");
+    edit(&broker, "[listen.limits]\npacket_bytes = 3000\n", "");
+    assert_eq!(broker.admin(&["reload"]).0, 0);
+    assert_eq!(both(), (2500, 2500));
+    let log = broker.log();
+    let line = log.lines().find(|line| line.contains(&changed)).expect("it is told");
+    assert!(line.contains("changed, for clients that connect from now on"), "{line}");
+    assert!(!log.contains("listener changed"), "who is counted there stays counted");
+}
+
+#[test]
+fn changed_settings_do_not_end_a_drain() {
+    let broker = Broker::start("allow_anonymous = true\n[limits]\npacket_bytes = 5000");
+    let second: SocketAddr = ([127, 0, 0, 1], port()).into();
+    let _inside = broker.client(Version::V5, "inside");
+    assert_eq!(broker.admin(&["drain", "--rate", "1/min"]).0, 0);
+    edit(&broker, "packet_bytes = 5000", "packet_bytes = 2000");
+    add(&broker, &format!("[[listen]]\naddress = \"{second}\"\n"));
+    assert_eq!(broker.admin(&["reload"]).0, 0);
+    assert!([broker.address, second].map(TcpStream::connect).iter().all(Result::is_err));
+    assert_eq!(broker.admin(&["drain", "--cancel"]).0, 0);
+    assert_eq!((largest_packet(&broker), largest_packet_at(second)), (2000, 2000));
 }
 
 #[test]
