@@ -261,8 +261,8 @@ impl Node {
             self.publish(&will.message);
         }
         let Some(journal) = &self.hub.journal else { return Ok(entered) };
-        // A will is stored before the client may count on it, and one that was is forgotten.
-        if opening.will.is_some() || entered.resumed.is_some() {
+        // A will is stored before the client may count on it, and what was before is forgotten: its will, its session.
+        if opening.will.is_some() || entered.resumed.is_some() || entered.ended {
             journal.will_changed(&opening.client_id);
         } else if entered.outbox.session.is_none() {
             return Ok(entered);

@@ -17,7 +17,7 @@ use tracing::{debug, info};
 use super::Peer;
 use super::leeway::Leeway;
 use super::tally::Tally;
-use super::work::{Wanted, Work};
+use super::work::{Asked, Wanted, Work};
 use crate::access::Grant;
 use crate::access::scram::{self, Exchange};
 use crate::bus::Origin;
@@ -169,7 +169,7 @@ impl Hands {
                 Effect::Settle { kind, id, reason } => self.settle(kind, id, reason),
                 Effect::Release(receipt) => self.release(receipt),
                 Effect::Subscribe(subscribing) => self.subscribe(subscribing),
-                Effect::Unsubscribe(unsubscribing) => self.unsubscribe(&unsubscribing),
+                Effect::Unsubscribe(unsubscribing) => self.unsubscribe(unsubscribing),
                 Effect::Admit(opening) => {
                     self.proving = false;
                     self.work.opening = Some(opening);
@@ -393,7 +393,7 @@ impl Hands {
             (None, None) => return self.subscribed(&subscribing, ReasonCode::Success),
         }
         self.unflushed = true;
-        self.work.becoming_known.push_back((self.tokens, subscribing));
+        self.work.becoming_known.push_back((self.tokens, Asked::Subscribe(subscribing)));
     }
 
     pub(super) fn has_many_subscribes(&self) -> bool {
@@ -403,11 +403,16 @@ impl Hands {
     /// The other nodes know, or could not be told.
     pub(super) fn on_known(&mut self, token: u32, reason: ReasonCode) {
         while self.work.becoming_known.front().is_some_and(|(waiting, _)| *waiting <= token) {
-            let Some((_, subscribing)) = self.work.becoming_known.pop_front() else { return };
-            if reason.is_failure() {
-                self.take_back(&subscribing);
+            let Some((_, asked)) = self.work.becoming_known.pop_front() else { return };
+            match asked {
+                Asked::Subscribe(subscribing) => {
+                    if reason.is_failure() {
+                        self.take_back(&subscribing);
+                    }
+                    self.subscribed(&subscribing, reason);
+                }
+                Asked::Unsubscribe(unsubscribing) => self.unsubscribed(&unsubscribing, reason),
             }
-            self.subscribed(&subscribing, reason);
         }
     }
 
@@ -516,7 +521,7 @@ impl Hands {
         }
     }
 
-    fn unsubscribe(&mut self, unsubscribing: &Unsubscribing) {
+    fn unsubscribe(&mut self, unsubscribing: Unsubscribing) {
         let Some(outbox) = &self.outbox else { return };
         self.node.hub.unsubscribe(outbox, unsubscribing.filters.iter().map(|filter| &**filter));
         if !self.work.retained.is_empty() {
@@ -528,16 +533,34 @@ impl Hands {
                 persistent.filters.remove(filter);
             }
         });
-        if let Some(journal) = self.node.hub.journal.as_ref().filter(|_| outbox.session.is_some()) {
-            unsubscribing.filters.iter().for_each(|filter| journal.filter_changed(outbox, filter, None));
-        }
         self.unflushed = true;
         self.tally.unsubscribed(unsubscribing.filters.len());
         for filter in &unsubscribing.filters {
             self.tell(Event::Unsubscribed { client: &outbox.client_id, filter });
         }
-        let ack = UnsubAck::new(unsubscribing.packet_id, &unsubscribing.codes);
-        encoded(ack.encode(self.version, &mut self.work.replies));
+        let (bus, journal) = (&self.node.hub.bus, &self.node.hub.journal);
+        let Some(journal) = journal.as_ref().filter(|_| outbox.session.is_some()) else {
+            return self.unsubscribed(&unsubscribing, ReasonCode::Success);
+        };
+        unsubscribing.filters.iter().for_each(|filter| journal.filter_changed(outbox, filter, None));
+        self.tokens = self.tokens.wrapping_add(1);
+        match bus {
+            Some(bus) => bus.when_known(self.caller(outbox), self.tokens),
+            None => journal.when_stored(self.caller(outbox), self.tokens),
+        }
+        self.work.becoming_known.push_back((self.tokens, Asked::Unsubscribe(unsubscribing)));
+    }
+
+    fn unsubscribed(&mut self, unsubscribing: &Unsubscribing, reason: ReasonCode) {
+        let Unsubscribing { packet_id, codes, .. } = unsubscribing;
+        // An UNSUBACK of v3 cannot say that it is not stored.
+        if reason.is_failure() && self.version != Version::V5 {
+            self.closing = true;
+            return;
+        }
+        let code = |code: &ReasonCode| if reason.is_failure() { ReasonCode::UnspecifiedError } else { *code };
+        let codes: Vec<_> = codes.iter().map(code).collect();
+        encoded(UnsubAck::new(*packet_id, &codes).encode(self.version, &mut self.work.replies));
     }
 
     fn leave(&mut self, parting: &Parting<'_>) {

@@ -9,7 +9,7 @@ use nsd_wire::ReasonCode;
 use super::leeway::Leeway;
 use crate::busy::Idle;
 use crate::hub::{Outbox, Terms};
-use crate::session::{Opening, Receipt, Subscribing};
+use crate::session::{Opening, Receipt, Subscribing, Unsubscribing};
 
 #[derive(Default)]
 pub(super) struct Work {
@@ -40,9 +40,14 @@ pub(super) struct Work {
     pub(super) stored: VecDeque<(Receipt, ReasonCode)>,
     /// Subscriptions that all clients together have no room for: the session forgets them.
     pub(super) unsubscribed: Vec<Box<str>>,
-    /// Subscriptions on their way to the other nodes; their SUBACK follows.
-    pub(super) becoming_known: VecDeque<(u32, Subscribing)>,
+    /// On its way to the store and to the other nodes; its SUBACK or UNSUBACK follows.
+    pub(super) becoming_known: VecDeque<(u32, Asked)>,
     pub(super) retained: VecDeque<Wanted>,
+}
+
+pub(super) enum Asked {
+    Subscribe(Subscribing),
+    Unsubscribe(Unsubscribing),
 }
 
 /// What is retained for a subscription, on its way: at most one of these per filter that the client has.

@@ -81,6 +81,11 @@ impl Persistent {
         fits(grant, self.filters.keys(), self.queue.entries())
     }
 
+    /// Its client has been away for too long.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.away.as_ref().is_some_and(|away| away.ends <= now)
+    }
+
     /// What a store gave back; nobody is connected yet.
     pub fn restored(stored: StoredSession) -> Self {
         let StoredSession { session, expiry, subscriptions, queue, sent, next_seq, held, .. } = stored;

@@ -39,7 +39,9 @@ pub struct Entered {
     pub attachment: u64,
     /// The session that was there goes on.
     pub resumed: Option<Resumed>,
-    /// Of a session that ended just now.
+    /// A session that was there has ended just now.
+    pub ended: bool,
+    /// That session's.
     pub will: Option<Will>,
 }
 
@@ -73,8 +75,10 @@ impl Hub {
         // Who comes under a client id may be somebody else, or may do less than when the session began: what is no
         // longer its to hear is not handed on, and a session is whole or not at all.
         let is_fit = |persistent: &mut Persistent| persistent.is_fit_for(newcomer.grant);
+        let now = Instant::now();
         let goes_on = |known: &&Arc<Outbox>| {
-            known.session.is_some() && !known.is_overrun() && known.with_persistent(is_fit) == Some(true)
+            let goes_on = |persistent: &mut Persistent| !persistent.is_over(now) && is_fit(persistent);
+            known.session.is_some() && !known.is_overrun() && known.with_persistent(goes_on) == Some(true)
         };
         let resumes = known.as_ref().filter(|_| !newcomer.clean_start).filter(goes_on);
         if let Some(entered) = resumes.and_then(|known| self.resume(known, &newcomer)) {
@@ -86,9 +90,10 @@ impl Hub {
         clients.put(Arc::clone(&outbox));
         drop(clients);
         telemetry::connected(self.attached.fetch_add(1, Ordering::Relaxed) + 1);
+        let ended = known.as_ref().is_some_and(|known| known.session.is_some());
         let will = known.and_then(|known| self.replace(&known));
         self.session_changed(&outbox);
-        Some(Entered { outbox, attachment: 1, resumed: None, will })
+        Some(Entered { outbox, attachment: 1, resumed: None, ended, will })
     }
 
     fn resume(&self, known: &Arc<Outbox>, newcomer: &Newcomer<'_>) -> Option<Entered> {
@@ -109,6 +114,7 @@ impl Hub {
             outbox: Arc::clone(known),
             attachment: attached.attachment,
             resumed: Some(resumed),
+            ended: false,
             // One that can wait is not wanted any more [MQTT5-3.1.3-9].
             will: attached.old_will.filter(|will| will.delay == 0),
         })
@@ -235,10 +241,9 @@ impl Hub {
 
     fn act_on(&self, outbox: &Arc<Outbox>) -> Option<Will> {
         let now = Instant::now();
-        let over = |persistent: &Persistent| persistent.away.as_ref().is_some_and(|away| away.ends <= now);
-        if outbox.with_persistent(|persistent| over(persistent))? {
+        if outbox.with_persistent(|persistent| persistent.is_over(now))? {
             count(Count::SessionExpired);
-            return self.end(outbox, over);
+            return self.end(outbox, |persistent| persistent.is_over(now));
         }
         let (ends, will) = outbox.with_persistent(|persistent| {
             let away = persistent.away.as_mut()?;

@@ -67,7 +67,7 @@ impl Hub {
         known.into_iter().for_each(|known| self.supersede(&known));
         let filters = filters.into_iter().map(|(filter, ..)| filter).collect();
         let resumed = is_resumed.then_some(Resumed { filters, held });
-        Some(Entered { outbox, attachment: 1, resumed, will: None })
+        Some(Entered { outbox, attachment: 1, resumed, ended: false, will: None })
     }
 
     /// Another connection owns the client id: its claim has taken the will over, too.

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use nsd_wire::{Connect, Publish, Qos, ReasonCode, Version};
+use nsd_wire::{Connect, Packet, Publish, Qos, ReasonCode, Unsubscribe, Version};
 
-use crate::support::{Broker, Client, Redis, SOON, eventually, port};
+use crate::support::{Broker, Client, Gone, Redis, SOON, eventually, port};
 
 fn at_least_once(payload: &[u8]) -> Publish<'_> {
     Publish { qos: Qos::AtLeastOnce, ..Publish::new("t", payload) }
@@ -58,6 +58,37 @@ fn redis_frozen_and_thawed() {
     expected.extend((0..50_u32).map(|number| number.to_be_bytes().to_vec()));
     assert_eq!(heard, expected, "nothing is lost, nothing comes twice");
     b.client(Version::V5, "new").ping();
+}
+
+#[test]
+fn the_end_of_a_subscription_is_stored_before_it_is_acknowledged() {
+    let redis = Redis::start();
+    let node = Broker::node(&redis);
+    let mut connect = Connect::new(Version::V5, "kept");
+    connect.properties.session_expiry = Some(600);
+    let mut kept = Client::connect(node.address, &connect);
+    let mut clean = node.client(Version::V311, "clean");
+    for client in [&mut kept, &mut clean] {
+        client.subscribe("t", Qos::AtLeastOnce);
+    }
+    redis.signal("-STOP");
+    let unsubscribe = |client: &mut Client| {
+        let id = client.id();
+        client.send(&Packet::Unsubscribe(Unsubscribe::new(id, &["t"])));
+        id
+    };
+    let answer = |client: &mut Client, limit| {
+        client.next(limit, |packet| match packet {
+            Packet::UnsubAck(ack) => ack.packet_id,
+            other => panic!("no UNSUBACK: {other:?}"),
+        })
+    };
+    let id = unsubscribe(&mut clean);
+    assert_eq!(answer(&mut clean, SOON), Ok(id), "it has nothing stored");
+    let id = unsubscribe(&mut kept);
+    assert_eq!(answer(&mut kept, Duration::from_millis(300)), Err(Gone::Silent));
+    redis.signal("-CONT");
+    assert_eq!(answer(&mut kept, SOON * 2), Ok(id));
 }
 
 #[test]

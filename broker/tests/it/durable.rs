@@ -1,9 +1,6 @@
-//! The store on the disk under a broker: nothing that was acknowledged is gone after `kill -9`, and where nothing can be
-//! stored, that is said.
+//! The store on the disk under a broker: what is there after a crash, and where nothing can be stored, that is said.
 
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nsd_wire::{Ack, Connect, Packet, Publish, Qos, ReasonCode, Version, Will};
 
@@ -57,89 +54,6 @@ fn everything_is_there_after_a_crash() {
     let mut client = Client::connect(broker.address, &keeping("c"));
     broker.client(Version::V5, "p").publish("t/y", b"later", Qos::AtLeastOnce);
     assert_eq!(client.message().payload, b"later");
-}
-
-/// Publishers note what was acknowledged; the broker is killed at random moments; in the end the subscriber must have
-/// all of it, and of QoS 2 no message twice.
-#[test]
-fn nothing_acknowledged_is_lost_however_often_the_broker_is_killed() {
-    // Room for all that a quick publisher sends while the subscriber is away.
-    let limits = "[limits]\nqueue_messages = 100000\nqueue_bytes = 1000000000\n";
-    let mut broker = Broker::start(&format!(
-        "allow_anonymous = true\n[store]\nkind = \"disk\"\ndirectory = \"STORE\"\n{limits}"
-    ));
-    let mut subscriber = Client::connect(broker.address, &keeping("s"));
-    subscriber.subscribe("n/#", Qos::ExactlyOnce);
-    subscriber.disconnect();
-    let (mut acknowledged, mut next) = (BTreeSet::new(), 0_u32);
-    let mut random = fastrand::Rng::with_seed(11);
-    let mut got = Vec::new();
-    for round in 0..20 {
-        let stop = AtomicBool::new(false);
-        let address = broker.address;
-        let numbers = std::thread::scope(|scope| {
-            let publisher = scope.spawn(|| publish_until(&stop, address, next));
-            // Half of the time the subscriber reads meanwhile.
-            if round % 2 == 0 {
-                read_some(address, &mut got, Duration::from_millis(random.u64(20..150)));
-            } else {
-                std::thread::sleep(Duration::from_millis(random.u64(20..150)));
-            }
-            broker.kill();
-            stop.store(true, Ordering::Release);
-            publisher.join().unwrap()
-        });
-        acknowledged.extend(numbers.0);
-        next = numbers.1;
-        broker.restart();
-    }
-    while read_some(broker.address, &mut got, Duration::from_millis(500)) > 0 {}
-    let seen: BTreeSet<u32> = got.iter().copied().collect();
-    let lost: Vec<_> = acknowledged.difference(&seen).collect();
-    assert!(acknowledged.len() > 100, "{} is too few to show anything", acknowledged.len());
-    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
-}
-
-/// Numbers from `first` on, each at QoS 1, some at a time, until the connection breaks: those that were acknowledged, and
-/// the next one.
-fn publish_until(stop: &AtomicBool, address: std::net::SocketAddr, first: u32) -> (Vec<u32>, u32) {
-    const AT_ONCE: u32 = 10;
-    let (mut done, mut next) = (Vec::new(), first);
-    let mut client = Client::open(address, Version::V5);
-    client.send(&Packet::Connect(Connect::new(Version::V5, "publisher")));
-    // Its thread may get to run when the broker is dead already.
-    if client.next(SOON, |packet| matches!(packet, Packet::ConnAck(_))) != Ok(true) {
-        return (done, next);
-    }
-    while !stop.load(Ordering::Acquire) {
-        let payload = next.to_be_bytes();
-        let packet_id = Some(client.id());
-        let publish = Publish { qos: Qos::AtLeastOnce, packet_id, ..Publish::new("n/x", &payload) };
-        let mut bytes = Vec::new();
-        Packet::Publish(publish).encode(Version::V5, &mut bytes).unwrap();
-        next += 1;
-        if !client.try_send_raw(&bytes) {
-            break;
-        }
-        if next - first - (done.len() as u32) < AT_ONCE {
-            continue;
-        }
-        match client.next(SOON, |packet| matches!(packet, Packet::PubAck(ack) if !ack.reason.is_failure())) {
-            Ok(true) => done.push(first + done.len() as u32),
-            _ => break,
-        }
-    }
-    (done, next)
-}
-
-fn read_some(address: std::net::SocketAddr, got: &mut Vec<u32>, limit: Duration) -> usize {
-    let until = Instant::now() + limit;
-    let before = got.len();
-    let mut client = Client::connect(address, &keeping("s"));
-    while let Some(message) = client.message_within(until.saturating_duration_since(Instant::now())) {
-        got.push(u32::from_be_bytes(message.payload[..].try_into().unwrap()));
-    }
-    got.len() - before
 }
 
 #[test]

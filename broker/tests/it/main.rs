@@ -9,6 +9,7 @@ mod cluster;
 mod disk;
 mod durable;
 mod groups;
+mod killed;
 mod limits;
 mod listeners;
 mod misuse;

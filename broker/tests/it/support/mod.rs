@@ -356,9 +356,19 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn open(address: SocketAddr, version: Version) -> Self {
-        let socket = TcpStream::connect(address).unwrap();
+        Self::try_open(address, version).expect("the broker listens")
+    }
+
+    /// `None`: nobody listens.
+    pub(crate) fn try_open(address: SocketAddr, version: Version) -> Option<Self> {
+        let socket = TcpStream::connect(address).ok()?;
         let stream = Box::new(socket.try_clone().unwrap());
-        Self::over(socket, stream, version)
+        Some(Self::over(socket, stream, version))
+    }
+
+    /// Each PUBREL is for whoever reads, and not answered by [`Self::next`].
+    pub(crate) fn with_releases(self) -> Self {
+        Self { keep_releases: true, ..self }
     }
 
     /// With a receive buffer as small as the kernel lets it be.
@@ -441,6 +451,13 @@ impl Client {
 
     pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
+    }
+
+    /// `false`: the other side is gone.
+    pub(crate) fn try_send(&mut self, packet: &Packet<'_>) -> bool {
+        let mut bytes = Vec::new();
+        packet.encode(self.version, &mut bytes).unwrap();
+        self.try_send_raw(&bytes)
     }
 
     /// Writes without minding that the other side may be gone.
