@@ -8,13 +8,14 @@ use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime};
 
 use nsd_wire::{
-    Ack, AckKind, Auth, Authentication, ConnAck, Disconnect, PacketId, Publish, Qos, ReasonCode,
-    RetainHandling, SubAck, UnsubAck, Version, connack,
+    Ack, AckKind, Auth, Authentication, ConnAck, Connect, Disconnect, EncodeError, PacketId, PacketType,
+    Publish, Qos, ReasonCode, ReasonProperties, RetainHandling, SubAck, UnsubAck, Version, connack,
 };
 use tracing::field::{DisplayValue, display};
 use tracing::{debug, info};
 
 use super::Peer;
+use super::explanation;
 use super::leeway::Leeway;
 use super::tally::Tally;
 use super::work::{Asked, Wanted, Work};
@@ -43,9 +44,11 @@ pub(super) struct Hands {
     /// Until the client is known.
     beginning: Option<Box<Beginning>>,
     node: Arc<Node>,
-    pub(super) version: Version,
+    version: Version,
     /// The largest packet that the client takes.
     packet_bytes: u32,
+    /// It wants to be told in words why an answer is no [MQTT5-3.1.2-29].
+    wants_words: bool,
     pub(super) outbox: Option<Arc<Outbox>>,
     pub(super) attachment: u64,
     /// It was asked for its proof: a refusal of it is told by nobody else.
@@ -77,6 +80,7 @@ impl Hands {
             node,
             version: Version::V311,
             packet_bytes: 0,
+            wants_words: false,
             outbox: None,
             attachment: 0,
             proving: false,
@@ -97,10 +101,17 @@ impl Hands {
         beginning.or_else(|| self.tally.address()).map(display)
     }
 
+    /// How the client is to be answered, also if it is refused.
+    pub(super) fn hear_connect(&mut self, connect: &Connect<'_>) {
+        let told = &connect.properties;
+        self.version = connect.version;
+        self.packet_bytes = told.maximum_packet_size.map_or(u32::MAX, NonZeroU32::get);
+        self.wants_words = self.version.is_v5() && told.request_problem_information.unwrap_or(true);
+    }
+
     /// Everything between a CONNECT and its CONNACK that takes time.
     pub(super) async fn admit(&mut self, opening: &Opening) -> Result<Admitted, ReasonCode> {
         let client = &*opening.client_id;
-        self.packet_bytes = u32::try_from(opening.maximum_packet_size).unwrap_or(u32::MAX);
         // A client is admitted once.
         let Some(beginning) = &self.beginning else { return Err(ReasonCode::ProtocolError) };
         let peer = &beginning.peer;
@@ -443,8 +454,11 @@ impl Hands {
                 self.tell(Event::Subscribed { client: &outbox.client_id, filter: &wish.filter });
             });
         }
+        let words = self.words_for_all(PacketType::SubAck, &codes);
         let ack = SubAck::new(subscribing.packet_id, &codes);
-        encoded(ack.encode(self.version, &mut self.work.replies));
+        self.acknowledge(words.as_deref(), |properties, version, out| {
+            SubAck { properties, ..ack }.encode(version, out)
+        });
         let (mut known, mut wanted) = (HashSet::new(), Vec::new());
         // Backwards: of a filter that is named twice, the last counts.
         for wish in subscribing.wishes.iter().rev().filter(|wish| !code(wish.code).is_failure()) {
@@ -560,7 +574,11 @@ impl Hands {
         }
         let code = |code: &ReasonCode| if reason.is_failure() { ReasonCode::UnspecifiedError } else { *code };
         let codes: Vec<_> = codes.iter().map(code).collect();
-        encoded(UnsubAck::new(*packet_id, &codes).encode(self.version, &mut self.work.replies));
+        let words = self.words_for_all(PacketType::UnsubAck, &codes);
+        let ack = UnsubAck::new(*packet_id, &codes);
+        self.acknowledge(words.as_deref(), |properties, version, out| {
+            UnsubAck { properties, ..ack }.encode(version, out)
+        });
     }
 
     fn leave(&mut self, parting: &Parting<'_>) {
@@ -590,6 +608,37 @@ impl Hands {
         self.tell(Event::Disconnected { client: &outbox.client_id });
     }
 
+    fn words_for_all(&self, kind: PacketType, reasons: &[ReasonCode]) -> Option<String> {
+        self.wants_words.then(|| explanation::words_for_all(kind, reasons)).flatten()
+    }
+
+    /// An answer that only says how something went, and, if it went wrong, why.
+    fn acknowledge(
+        &mut self,
+        words: Option<&str>,
+        encode: impl Fn(ReasonProperties<'_>, Version, &mut Vec<u8>) -> Result<(), EncodeError>,
+    ) {
+        let (version, most) = (self.version, self.packet_bytes);
+        encoded(explanation::write(&mut self.work.replies, most, &[words, None], |reason_string, out| {
+            encode(ReasonProperties { reason_string, ..ReasonProperties::default() }, version, out)
+        }));
+    }
+
+    /// Where to go is worth more than why.
+    fn say_goodbye(&mut self, reason: ReasonCode) {
+        let redirect = self.node.redirect(reason);
+        let place = redirect.as_ref().map(|place| place.as_str());
+        let words = explanation::words(PacketType::Disconnect, reason);
+        let forms = [(place, words), (place, None), (None, None)];
+        let (version, most) = (self.version, self.packet_bytes);
+        encoded(explanation::write(&mut self.work.last_word, most, &forms, |(place, words), out| {
+            let mut disconnect = Disconnect::new(reason);
+            disconnect.properties.server_reference = place;
+            disconnect.properties.reason_string = words;
+            disconnect.encode(version, out)
+        }));
+    }
+
     fn reply(&mut self, reply: &Reply) {
         if self.work.replies.capacity() == 0 {
             self.work.replies = hub::take_buffer();
@@ -603,22 +652,21 @@ impl Hands {
         let (version, out) = (self.version, &mut self.work.replies);
         match reply {
             Reply::Ack { kind, id, reason } => {
-                encoded(Ack::with_reason(*id, *reason).encode(*kind, version, out));
+                let words = explanation::words(kind.packet_type(), *reason).filter(|_| self.wants_words);
+                let ack = Ack::with_reason(*id, *reason);
+                self.acknowledge(words, |properties, version, out| {
+                    Ack { properties, ..ack }.encode(*kind, version, out)
+                });
             }
             Reply::PingResp => encoded(nsd_wire::Packet::PingResp.encode(version, out)),
-            Reply::Disconnect(reason) => {
-                let (mut disconnect, redirect) = (Disconnect::new(*reason), self.node.redirect(*reason));
-                let reference = redirect.as_ref().map(|place| place.as_str());
-                disconnect.properties.server_reference = reference;
-                let known = reference.map_or(0, str::len);
-                disconnect.properties.reason_string = explanation(*reason, known, self.packet_bytes);
-                encoded(disconnect.encode(version, &mut self.work.last_word));
-            }
+            Reply::Disconnect(reason) => self.say_goodbye(*reason),
             Reply::Refused { version, reason } => {
-                let mut ack = ConnAck::new(false, *reason);
-                ack.properties.reason_string =
-                    explanation(*reason, 0, self.packet_bytes).filter(|_| version.is_v5());
-                encoded(ack.encode(*version, out));
+                let words = explanation::words(PacketType::ConnAck, *reason).filter(|_| version.is_v5());
+                encoded(explanation::write(out, self.packet_bytes, &[words, None], |words, out| {
+                    let mut ack = ConnAck::new(false, *reason);
+                    ack.properties.reason_string = words;
+                    ack.encode(*version, out)
+                }));
             }
             Reply::UnsupportedVersion { level } => {
                 out.extend_from_slice(connack::unsupported_version(*level));
@@ -671,19 +719,12 @@ impl Drop for Hands {
     }
 }
 
-/// The reason in words, if the packet it goes into, `known` bytes and a header without it, may be that large
-/// [MQTT5-3.14.2-3].
-fn explanation(reason: ReasonCode, known: usize, most: u32) -> Option<&'static str> {
-    const HEADER: usize = 24;
-    Some(reason.text()).filter(|text| HEADER + known + text.len() <= most as usize)
-}
-
 fn by_scram(data: &str) -> Authentication<'_> {
     Authentication { method: scram::METHOD, data: Some(data.as_bytes()) }
 }
 
 /// Our own packets are within every limit of the format; a failure would be ours, so it is told, not hidden.
-fn encoded(result: Result<(), nsd_wire::EncodeError>) {
+fn encoded(result: Result<(), EncodeError>) {
     if let Err(error) = result {
         tracing::error!(%error, "a packet of ours cannot be written");
     }

@@ -4,6 +4,7 @@
 //! with one call. While a client is idle it holds no buffer, and what only a beginning or an end needs is not there.
 
 mod alarm;
+mod explanation;
 mod hands;
 mod leeway;
 mod line;
@@ -391,9 +392,8 @@ fn act_on(session: &mut Session, hands: &mut Hands, bytes: &[u8], now: Instant) 
                     packet.and_then(|packet| packet.check_sender(Sender::Client, version).map(|()| packet));
                 match checked {
                     Ok(packet) => {
-                        // Also a refusal is told in the client's version.
                         if let (true, Packet::Connect(connect)) = (session.awaits_connect(), &packet) {
-                            hands.version = connect.version;
+                            hands.hear_connect(connect);
                         }
                         session.pay(&packet, wire.len(), now);
                         let effects = session.on_packet(packet, now);

@@ -59,6 +59,8 @@ pub(crate) struct Read {
     pub(crate) length: usize,
     /// An acknowledgement with a reason string or a user property.
     pub(crate) explained: bool,
+    /// The reason string of any packet.
+    pub(crate) reason: Option<String>,
 }
 
 /// The first packet in `bytes`, if it is all there.
@@ -76,10 +78,11 @@ pub(crate) fn read(version: Version, bytes: &[u8]) -> Option<Read> {
         assert!(header < 5, "the remaining length has more than four bytes");
     }
     let body = bytes.get(header..header + length)?;
-    let mut fields = Fields { version, left: body, explained: false };
+    let mut fields = Fields { version, left: body, explained: false, reason: None };
     let answer = fields.answer(bytes[0]);
     assert!(fields.left.is_empty(), "bytes behind the end of {answer:?}: {:?}", fields.left);
-    Some(Read { answer, length: header + length, explained: fields.explained })
+    let Fields { explained, reason, .. } = fields;
+    Some(Read { answer, length: header + length, explained, reason })
 }
 
 /// Reason codes by packet: tables 3-1, 3-4 … 3-10 and sections 3.9.3, 3.11.3 of 5.0; 3.2.2.3 and 3.9.3 of 3.1.1.
@@ -144,6 +147,7 @@ struct Fields<'b> {
     version: Version,
     left: &'b [u8],
     explained: bool,
+    reason: Option<String>,
 }
 
 impl Fields<'_> {
@@ -243,7 +247,7 @@ impl Fields<'_> {
         }
         let length = self.varint() as usize;
         let (inside, behind) = self.left.split_at(length);
-        let mut fields = Fields { version: self.version, left: inside, explained: false };
+        let mut fields = Fields { version: self.version, left: inside, explained: false, reason: None };
         self.left = behind;
         let mut properties: Vec<Property> = Vec::new();
         while !fields.left.is_empty() {
@@ -253,6 +257,9 @@ impl Fields<'_> {
             let many = id == id::USER || id == id::SUBSCRIPTION_ID;
             let first = properties.iter().all(|before| before.0 != id);
             assert!(many || first, "property {id:#04x} twice");
+            if let Property(id::REASON_STRING, Value::Text(reason)) = &property {
+                self.reason = Some(reason.clone());
+            }
             properties.push(property);
         }
         properties

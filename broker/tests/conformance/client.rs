@@ -39,6 +39,9 @@ pub(crate) struct Client {
     pub(crate) largest: usize,
     /// How often an answer had a reason string or a user property.
     pub(crate) explanations: usize,
+    /// The reason string of the packet that was heard last, and how long that packet was.
+    pub(crate) reason: Option<String>,
+    pub(crate) last_length: usize,
     /// Of the CONNACK.
     pub(crate) session_present: bool,
     pub(crate) properties: Vec<Property>,
@@ -66,6 +69,8 @@ impl Client {
             last_id: 0,
             largest: usize::MAX,
             explanations: 0,
+            reason: None,
+            last_length: 0,
             session_present: false,
             properties: Vec::new(),
         }
@@ -133,9 +138,11 @@ impl Client {
     fn hear_anew(&mut self, limit: Duration) -> Heard {
         let until = Instant::now() + limit;
         loop {
-            if let Some(Read { answer, length, explained }) = answer::read(self.version, &self.unread) {
+            if let Some(Read { answer, length, explained, reason }) = answer::read(self.version, &self.unread)
+            {
                 assert!(length <= self.largest, "{length} bytes: {answer:?}");
                 self.explanations += usize::from(explained);
+                (self.reason, self.last_length) = (reason, length);
                 self.unread.drain(..length);
                 return Heard::Packet(answer);
             }

@@ -17,6 +17,7 @@ mod table;
 mod aliases;
 mod auth;
 mod connect;
+mod explanations;
 mod flow;
 mod keep_alive;
 mod malformed;

@@ -1,9 +1,10 @@
 //! Clients are sent away at a rate, and told where to go.
 
 use std::net::TcpStream;
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-use nsd_wire::{Packet, ReasonCode, Version};
+use nsd_wire::{Connect, Packet, ReasonCode, Version};
 
 use crate::support::{Broker, Client, SOON, eventually};
 
@@ -39,17 +40,27 @@ fn a_drain_sends_everybody_away_at_its_rate() {
     assert!(!broker.ask("health").0, "and stays closed");
 }
 
+/// [MQTT5-3.1.2-24]
 #[test]
-fn v5_clients_are_told_where_to_go() {
+fn who_is_sent_away_is_told_where_to_go_unless_that_does_not_fit() {
     let broker = Broker::anonymous();
     for (words, reason) in [
-        (&["drain", "--redirect", "other.example:1883"][..], ReasonCode::UseAnotherServer),
-        (&["drain", "--redirect", "other.example:1883", "--moved"], ReasonCode::ServerMoved),
+        (&["drain", "--redirect", "the-other-one.example:1883"][..], ReasonCode::UseAnotherServer),
+        (&["drain", "--redirect", "the-other-one.example:1883", "--moved"], ReasonCode::ServerMoved),
     ] {
         let mut new = broker.client(Version::V5, "new");
         let mut old = broker.client(Version::V311, "old");
+        // With the place and nothing else it has 33 bytes.
+        let [mut small, mut smaller] = [(33, "small"), (32, "smaller")].map(|(most, id)| {
+            let mut connect = Connect::new(Version::V5, id);
+            connect.properties.maximum_packet_size = NonZeroU32::new(most);
+            Client::connect(broker.address, &connect)
+        });
         assert_eq!(broker.admin(words).0, 0);
-        assert_eq!(sent_away(&mut new), (reason, Some("other.example:1883".to_owned())));
+        let place = Some("the-other-one.example:1883".to_owned());
+        assert_eq!(sent_away(&mut new), (reason, place.clone()));
+        assert_eq!(sent_away(&mut small), (reason, place));
+        assert_eq!(sent_away(&mut smaller), (reason, None));
         assert!(old.is_closed(SOON));
         eventually("it is done", SOON, || broker.admin(&["drain", "--status"]).1.starts_with("drained"));
         assert_eq!(broker.admin(&["drain", "--cancel"]).0, 0);
