@@ -1,10 +1,10 @@
 //! Topic aliases, from and to clients.
 
 use crate::answer::Message;
-use crate::broker::Broker;
+use crate::broker::{Broker, Settings};
 use crate::client::{Client, subscriber, unique};
 use crate::packet::{Property, Publish, V5, V311, Value, byte, id, short};
-use crate::suite::{both, each};
+use crate::suite::{both, both_alone, each};
 
 /// Under this alias; without a topic, if that is empty.
 fn aliased(topic: &str, alias: u16) -> Vec<u8> {
@@ -45,7 +45,7 @@ fn v5_3_3_2_12_every_alias_up_to_the_maximum_is_taken() {
     });
 }
 
-/// [MQTT5-3.3.2-8] [MQTT5-3.3.2-9] [MQTT5-3.2.2-17] [MQTT5-3.2.2-18]
+/// [MQTT5-3.3.2-8] [MQTT5-3.3.2-9] [MQTT5-3.2.2-17]
 #[test]
 fn v5_3_3_2_9_aliases_beyond_the_maximum_end_the_connection() {
     both(|broker| {
@@ -58,6 +58,22 @@ fn v5_3_3_2_9_aliases_beyond_the_maximum_end_the_connection() {
             // 0 may be called a protocol error or malformed as well.
             client.is_sent_away(if alias == 0 { &[0x94, 0x82, 0x81] } else { &[0x94] });
         });
+    });
+}
+
+/// [MQTT5-3.2.2-18] [MQTT5-3.3.2-9]
+#[test]
+fn v5_3_2_2_18_where_the_server_takes_none_an_alias_ends_the_connection() {
+    let settings = Settings {
+        ours: "[limits]\ntopic_aliases = 0",
+        mosquitto: "max_topic_alias 0",
+        ..Settings::default()
+    };
+    both_alone(settings, |broker| {
+        let mut client = Client::new(broker, V5);
+        assert_eq!(maximum(&client), 0);
+        client.send(&aliased(&unique("t"), 1));
+        client.is_sent_away(&[0x94]);
     });
 }
 

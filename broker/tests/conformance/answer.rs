@@ -57,7 +57,7 @@ impl Message {
 pub(crate) struct Read {
     pub(crate) answer: Answer,
     pub(crate) length: usize,
-    /// An acknowledgement with a reason string or a user property.
+    /// An acknowledgement or AUTH with a reason string or a user property.
     pub(crate) explained: bool,
     /// The reason string of any packet.
     pub(crate) reason: Option<String>,
@@ -191,7 +191,9 @@ impl Fields<'_> {
             }
             15 if v5 => {
                 let code = self.code(&[0x00, 0x18]);
-                Answer::Auth { code, properties: self.properties(allowed::AUTH) }
+                let properties = self.properties(allowed::AUTH);
+                self.explained |= properties.iter().any(|property| allowed::ACK.contains(&property.0));
+                Answer::Auth { code, properties }
             }
             kind => panic!("no packet of a server to a client of {:?}: type {kind}", self.version),
         }

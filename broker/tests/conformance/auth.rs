@@ -2,8 +2,8 @@
 
 use crate::answer::Answer;
 use crate::broker::{Broker, Settings};
-use crate::client::{Client, subscriber, unique};
-use crate::packet::{self, BOTH, Connect, Publish, V5, V311, data, id, packet, text};
+use crate::client::{Client, Heard, PATIENCE, subscriber, unique};
+use crate::packet::{self, BOTH, Connect, Property, Publish, V5, V311, byte, data, id, long, packet, text};
 use crate::suite::{SILENT, both, both_alone, each};
 
 /// [MQTT5-4.12.0-1] [MQTT5-4.12.0-4] [MQTT5-3.1.4-2] [MQTT5-3.2.2-7] [MQTT5-3.2.2-6] [MQTT5-4.13.2-1]
@@ -25,7 +25,7 @@ fn v5_4_12_0_1_a_method_that_is_not_known_is_refused() {
     });
 }
 
-/// [MQTT5-4.12.0-6] [MQTT5-4.12.0-5]
+/// [MQTT5-4.12.0-6]
 #[test]
 fn v5_4_12_0_6_without_a_method_nothing_is_said_of_methods() {
     both(|broker| {
@@ -51,28 +51,25 @@ fn with_scram(test: impl Fn(&Broker) + Sync) {
 }
 
 /// The first message of an exchange that our broker knows, for a name that nobody has.
-fn scram() -> Vec<packet::Property> {
+fn scram() -> Vec<Property> {
     vec![text(id::AUTH_METHOD, "SCRAM-SHA-256"), data(id::AUTH_DATA, b"n,,n=nobody,r=fyko+d2lbbFgONRvL9qkqd")]
 }
 
-/// What asks for more, and its method.
-fn challenged(client: &mut Client) -> packet::Value {
+/// The properties of what asks for more.
+fn challenged(client: &mut Client) -> Vec<Property> {
     match client.answer() {
-        Answer::Auth { code: 0x18, properties } => {
-            let method = properties.iter().find(|property| property.0 == id::AUTH_METHOD);
-            method.map(|property| property.1.clone()).expect("AUTH names its method")
-        }
+        Answer::Auth { code: 0x18, properties } => properties,
         other => panic!("not challenged: {other:?}"),
     }
 }
 
-/// [MQTT5-4.12.0-2] [MQTT5-4.12.0-4] [MQTT5-4.12.0-5] [MQTT5-3.15.2-1] [MQTT5-3.15.2-2] [MQTT5-3.15.2-3]
+/// [MQTT5-4.12.0-2] [MQTT5-4.12.0-4] [MQTT5-4.12.0-5] [MQTT5-3.15.2-1]
 #[test]
 fn v5_4_12_0_2_a_method_that_is_known_leads_to_auth_and_to_an_end() {
     with_scram(|broker| {
         let connect = Connect::new(V5, &unique("c")).with(&scram());
         let mut client = Client::knock(broker, &connect);
-        assert_eq!(challenged(&mut client), packet::Value::Text("SCRAM-SHA-256".to_owned()));
+        assert!(challenged(&mut client).contains(&text(id::AUTH_METHOD, "SCRAM-SHA-256")));
         // A proof of nothing.
         let proof = [text(id::AUTH_METHOD, "SCRAM-SHA-256"), data(id::AUTH_DATA, b"c=biws,r=x,p=AAAA")];
         client.send(&packet::auth(0x18, &proof));
@@ -80,6 +77,33 @@ fn v5_4_12_0_2_a_method_that_is_known_leads_to_auth_and_to_an_end() {
             Answer::ConnAck { code: 0x80.., session_present: false, .. } => client.is_closed(),
             other => panic!("{other:?}"),
         }
+    });
+}
+
+/// [MQTT5-3.15.2-2] [MQTT5-3.15.2-3] [MQTT5-3.1.2-24] [MQTT5-3.1.2-29]
+#[test]
+fn v5_3_15_2_2_auth_is_no_larger_than_a_client_takes() {
+    with_scram(|broker| {
+        let knock = |more: &[Property], most: usize| {
+            let mut client = Client::open(broker, V5);
+            client.largest = most;
+            client.send(&Connect::new(V5, &unique("c")).with(&[&scram(), more].concat()).bytes());
+            client
+        };
+        let mut client = knock(&[byte(id::REQUEST_PROBLEM, 0)], usize::MAX);
+        challenged(&mut client);
+        assert_eq!(client.explanations, 0, "reason strings or user properties came");
+        let mut challenges = 0;
+        for most in (8..=400).step_by(8) {
+            let mut client = knock(&[long(id::MAXIMUM_PACKET, most)], most as usize);
+            // The client asserts the size of what it reads.
+            match client.hear(PATIENCE.get()) {
+                Heard::Packet(Answer::Auth { code: 0x18, .. }) => challenges += 1,
+                Heard::Packet(Answer::ConnAck { code: 0x80.., .. }) | Heard::Closed => {}
+                other => panic!("neither challenged nor refused: {other:?}"),
+            }
+        }
+        assert!(challenges > 10, "what has room for AUTH is challenged");
     });
 }
 

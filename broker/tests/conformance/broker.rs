@@ -119,8 +119,8 @@ fn ours(directory: &Path, address: SocketAddr, websocket: Option<SocketAddr>, mo
 fn mosquitto(address: SocketAddr, websocket: Option<SocketAddr>, more: &str) -> String {
     let listen = |address: SocketAddr, more: &str| format!("listener {} 127.0.0.1\n{more}\n", address.port());
     let sections = [
-        format!("allow_anonymous true\nlog_type all\nuser root\n{more}"),
-        listen(address, ""),
+        "allow_anonymous true\nlog_type all\nuser root".to_owned(),
+        listen(address, more),
         websocket
             .map_or_else(String::new, |address| listen(address, "protocol websockets\nsocket_domain ipv4")),
     ];

@@ -16,7 +16,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(10);
 /// The same, where it is known that it will not come.
 pub(crate) const IN_VAIN: Duration = Duration::from_millis(400);
 /// How long to listen for what must not come, after the server has answered a ping.
-const QUIET: Duration = Duration::from_millis(120);
+pub(crate) const QUIET: Duration = Duration::from_millis(120);
 
 thread_local! {
     pub(crate) static PATIENCE: Cell<Duration> = const { Cell::new(SOON) };
@@ -30,7 +30,7 @@ pub(crate) fn unique(kind: &str) -> String {
 
 pub(crate) struct Client {
     stream: TcpStream,
-    version: Version,
+    pub(crate) version: Version,
     unread: Vec<u8>,
     /// Heard while another packet was awaited.
     passed_over: VecDeque<Answer>,

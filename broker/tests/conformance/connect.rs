@@ -61,9 +61,8 @@ fn v5_3_1_2_3_every_combination_of_flags_is_let_in_or_refused() {
     both(|broker| every_combination_of_flags(broker, V5));
 }
 
-/// [MQTT-3.1.2-9] [MQTT-3.1.2-18] [MQTT-3.1.2-19] [MQTT-3.1.2-20] [MQTT-3.1.2-21] [MQTT-3.1.3-1] [MQTT-3.1.3-3]
-/// [MQTT-3.2.2-6] [MQTT5-3.1.2-9] [MQTT5-3.1.2-16] [MQTT5-3.1.2-17] [MQTT5-3.1.2-18] [MQTT5-3.1.2-19]
-/// [MQTT5-3.1.3-1] [MQTT5-3.1.3-3]
+/// [MQTT-3.1.2-9] [MQTT-3.1.2-18] [MQTT-3.1.2-19] [MQTT-3.1.2-20] [MQTT-3.1.2-21] [MQTT-3.1.3-3] [MQTT-3.2.2-6]
+/// [MQTT5-3.1.2-9] [MQTT5-3.1.2-16] [MQTT5-3.1.2-17] [MQTT5-3.1.2-18] [MQTT5-3.1.2-19] [MQTT5-3.1.3-3]
 #[test]
 fn v311_3_1_2_19_flags_and_payload_must_agree() {
     both(|broker| {
@@ -172,7 +171,7 @@ fn v311_3_1_2_1_another_protocol_name_is_not_mqtt() {
     });
 }
 
-/// [MQTT-3.1.2-2] [MQTT-3.2.2-4] [MQTT-3.2.2-5] [MQTT5-3.1.2-2] [MQTT5-3.2.2-6] [MQTT5-3.2.2-7]
+/// [MQTT-3.1.2-2] [MQTT-3.2.2-5] [MQTT5-3.1.2-2] [MQTT5-3.2.2-7]
 #[test]
 fn v311_3_1_2_2_an_unknown_level_is_refused_by_its_code() {
     both(|broker| {
@@ -210,7 +209,31 @@ fn v311_3_1_3_6_clients_without_an_id_do_not_push_each_other_out() {
     });
 }
 
-/// [MQTT-3.1.3-7] [MQTT-3.1.3-8] [MQTT-3.1.3-9] [MQTT-3.2.2-4] [MQTT-3.2.2-5]
+/// [MQTT-3.2.2-4] [MQTT5-3.2.2-6] [MQTT5-3.2.2-7] [MQTT5-3.2.2-8]
+#[test]
+fn v311_3_2_2_4_a_refusal_does_not_tell_of_the_session_that_is_there() {
+    both(|broker| {
+        for version in BOTH {
+            let name = unique("there");
+            Client::connect(broker, &Connect::new(version, &name).lasting(60)).leave();
+            let mut refused = Connect::new(version, &name).lasting(60);
+            if version == V5 {
+                refused.properties.push(text(id::AUTH_METHOD, "no such method"));
+            } else {
+                refused.level = 2;
+            }
+            let mut client = Client::knock(broker, &refused);
+            let answer = client.answer();
+            let told = matches!(answer, Answer::ConnAck { session_present: false, code: 1.., .. });
+            assert!(told, "{version:?}: {answer:?}");
+            client.is_closed();
+            let client = Client::connect(broker, &Connect::new(version, &name).lasting(60));
+            assert!(client.session_present, "the session was there");
+        }
+    });
+}
+
+/// [MQTT-3.1.3-7] [MQTT-3.1.3-8] [MQTT-3.1.3-9] [MQTT-3.2.2-5]
 #[test]
 fn v311_3_1_3_8_an_empty_client_id_with_a_session_is_refused() {
     both(|broker| {
@@ -308,7 +331,7 @@ fn v311_3_2_0_1_connack_comes_first_also_to_who_does_not_wait_for_it() {
     });
 }
 
-/// [MQTT-3.2.2-1] [MQTT5-3.2.2-2] [MQTT5-3.2.2-1] [MQTT5-3.2.2-8]
+/// [MQTT-3.2.2-1] [MQTT5-3.2.2-2] [MQTT5-3.2.2-1]
 #[test]
 fn v311_3_2_2_1_a_clean_session_is_never_present() {
     both(|broker| {

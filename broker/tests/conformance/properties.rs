@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::answer::Answer;
-use crate::client::{Client, retained, subscriber, unique};
+use crate::client::{Client, Heard, QUIET, retained, subscriber, unique};
 use crate::packet::{self, Connect, Property, Publish, V5, V311, Value, byte, data, id, long, text, user};
+use crate::qos::NOT_OURS;
 use crate::suite::{both, both_but_mosquitto, each};
 
 /// [MQTT5-3.3.2-4] [MQTT5-3.3.2-15] [MQTT5-3.3.2-16] [MQTT5-3.3.2-17] [MQTT5-3.3.2-18] [MQTT5-3.3.2-20]
@@ -206,13 +207,18 @@ fn v5_3_1_2_29_without_problem_information_answers_have_neither_reasons_nor_user
     both(|broker| {
         let mut client = Client::with(broker, &[byte(id::REQUEST_PROBLEM, 0)]);
         let topic = unique("problem");
-        // What might bring an explanation: a filter that cannot be, an acknowledgement of nothing, nobody to hear it.
+        // What might bring an explanation: a filter that cannot be, one that is not there, a topic that is not the
+        // client's, an acknowledgement of nothing, nobody to hear it.
         client.unsubscribe(&[&topic]);
+        assert_eq!(client.publish(Publish::new(NOT_OURS, "x").qos(1)), 0x87);
+        assert_eq!(client.publish(Publish::new(NOT_OURS, "x").qos(2)), 0x87);
         client.publish(Publish::new(&topic, "x").qos(1));
         client.publish(Publish::new(&topic, "x").qos(2));
         client.send(&packet::ack(packet::PUBREL, 99));
         let answer = client.answer();
         assert!(matches!(answer, Answer::PubComp { id: 99, .. }), "{answer:?}");
+        client.send(&packet::subscribe(V5, 77, &[], &[("a/#/b", 0)]));
+        while let Heard::Packet(_) = client.hear(QUIET) {}
         assert_eq!(client.explanations, 0, "reason strings or user properties came");
     });
 }

@@ -12,9 +12,12 @@ fn v311_3_3_4_1_publish_is_answered_as_its_qos_asks() {
     both(|broker| {
         for version in BOTH {
             let topic = unique("answered");
+            let mut listening = subscriber(broker, version, &topic, 0);
             let mut client = Client::new(broker, version);
             client.send(&Publish::new(&topic, "x").bytes(version));
             client.ping();
+            // An identifier would be taken for a part of what it says, here or by the server.
+            listening.gets("x");
             for id in [1, 0x1234, 0xffff] {
                 client.send(&Publish::new(&topic, "x").qos(1).id(id).bytes(version));
                 let answer = client.answer();
@@ -134,8 +137,8 @@ fn v311_3_3_1_3_dup_is_not_passed_on_and_identifiers_in_use_are_not_given_again(
                 );
                 ids.push(message.id);
             }
-            client.publish(Publish::new(&topic, "x"));
-            assert_eq!(listening.message().id, 0);
+            client.publish(Publish::new(&topic, "at most once"));
+            listening.gets("at most once");
         }
     });
 }
@@ -265,7 +268,7 @@ fn v311_4_5_0_1_every_version_reaches_every_other_at_every_qos() {
 }
 
 /// Topics of the server that no client may write to, in both brokers.
-const NOT_OURS: &str = "$SYS/refused";
+pub(crate) const NOT_OURS: &str = "$SYS/refused";
 
 /// [MQTT-3.3.5-2] [MQTT5-3.3.4-1] [MQTT5-3.4.2-1] [MQTT5-3.5.2-1]
 #[test]

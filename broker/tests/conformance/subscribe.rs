@@ -132,7 +132,7 @@ fn v311_3_3_5_1_of_overlapping_subscriptions_the_highest_qos_counts() {
     });
 }
 
-/// [MQTT5-3.3.4-2] [MQTT5-3.3.4-3] [MQTT5-3.3.4-4] [MQTT5-3.3.4-5]
+/// [MQTT5-3.3.4-2] [MQTT5-3.3.4-3] [MQTT5-3.3.4-4]
 #[test]
 fn v5_3_3_4_4_one_copy_has_the_identifiers_of_all_that_match() {
     both(|broker| {

@@ -149,6 +149,7 @@ fn wrong_packets_are_closed_without_a_word() {
         ("a topic with a wildcard", Publish::new("t/#", "x").bytes(V31)),
         ("no filter", packet::subscribe(V31, 1, &[], &[])),
         ("half a packet", packet(PUBACK, &[0])),
+        ("a topic that is no UTF-8", packet(packet::PUBLISH, &packet::string(b"a\xc3"))),
     ]
     .map(|(name, bytes)| (name.to_owned(), bytes));
     both(|broker| {

@@ -114,7 +114,7 @@ impl Socket {
     }
 }
 
-/// [MQTT-6.0.0-4] [MQTT-6.0.0-3] [MQTT5-6.0.0-4] [MQTT5-6.0.0-3]
+/// [MQTT-6.0.0-4] [MQTT5-6.0.0-4]
 #[test]
 fn v311_6_0_0_4_the_subprotocol_is_mqtt() {
     both_alone(WITH_WEBSOCKET, |broker| {

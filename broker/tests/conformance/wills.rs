@@ -147,7 +147,28 @@ fn v311_3_1_2_8_an_empty_will_is_one_too() {
     });
 }
 
-/// [MQTT5-3.1.3-10] [MQTT5-3.1.2-7] [MQTT5-3.1.3-1]
+/// [MQTT-3.1.3-1] [MQTT5-3.1.3-1]
+#[test]
+fn v311_3_1_3_1_the_fields_of_connect_are_read_in_their_order() {
+    both(|broker| {
+        for version in BOTH {
+            let (topic, name) = (unique("will"), unique("w"));
+            let mut listening = subscriber(broker, version, &topic, 0);
+            let mut will = Will::new(&topic, b"gone");
+            will.properties = vec![text(id::CONTENT_TYPE, "of the will")];
+            let mut connect = Connect::new(version, &name).lasting(60).will(will);
+            connect.user_name = Some(b"user".to_vec());
+            connect.password = Some(b"password".to_vec());
+            Client::connect(broker, &connect).vanish();
+            let message = listening.gets("gone");
+            let content = (version == V5).then(|| Value::Text("of the will".to_owned()));
+            assert_eq!((&message.topic, message.get(id::CONTENT_TYPE)), (&topic, content.as_ref()));
+            assert!(Client::connect(broker, &Connect::new(version, &name).lasting(60)).session_present);
+        }
+    });
+}
+
+/// [MQTT5-3.1.3-10] [MQTT5-3.1.2-7]
 #[test]
 fn v5_3_1_3_10_a_will_keeps_its_properties_and_their_order() {
     both(|broker| {

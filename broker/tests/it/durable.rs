@@ -56,6 +56,7 @@ fn everything_is_there_after_a_crash() {
     assert_eq!(client.message().payload, b"later");
 }
 
+/// [MQTT-4.8.0-2]
 #[test]
 fn a_full_disk_is_said_and_passes() {
     let disk = crate::support::SmallDisk::mount("24m");
@@ -123,6 +124,7 @@ fn a_damaged_store_is_not_begun_anew() {
     assert!(log.contains("store.redb") && log.contains("backup"), "{log}");
 }
 
+/// [MQTT-4.8.0-2]
 #[test]
 fn a_store_that_breaks_is_said_and_nobody_waits_for_it() {
     let broker = Broker::on_disk();

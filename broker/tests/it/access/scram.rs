@@ -114,6 +114,7 @@ fn guarded(files: &Files) -> Broker {
     Broker::start(&format!("[access]\npassword_file = \"{}\"", files.path("passwords").display()))
 }
 
+/// [MQTT5-4.12.0-5]
 #[test]
 fn a_client_proves_its_password_without_sending_it() {
     let files = Files::new();
