@@ -54,8 +54,6 @@ pub(super) struct Hands {
     /// It was asked for its proof: a refusal of it is told by nobody else.
     proving: bool,
     pub(super) closing: bool,
-    /// Others may write to the socket: the outbox must be asked before we do.
-    pub(super) rests: bool,
     /// The lane toward other nodes is full; whether what we put in must not be lost.
     bus_full: Option<bool>,
     /// The lane toward the store is full.
@@ -85,7 +83,6 @@ impl Hands {
             attachment: 0,
             proving: false,
             closing: false,
-            rests: false,
             bus_full: None,
             journal_full: false,
             unflushed: false,

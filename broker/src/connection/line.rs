@@ -29,7 +29,7 @@ impl Line {
 
     /// Whether bytes that were written may still be held here, until a flush.
     pub(super) fn holds_back(&self) -> bool {
-        matches!(self, Self::Other(_))
+        matches!(self, Self::Other(stream) if stream.holds_back())
     }
 
     pub(super) async fn farewell(&mut self) {

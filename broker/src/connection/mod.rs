@@ -252,7 +252,6 @@ impl Connection {
         let Some(outbox) = &self.hands.outbox else { return false };
         let has_nothing = !self.hands.closing && self.hands.work.is_silent();
         let taken = outbox.take(self.hands.attachment, context, self.hands.work.is_all_sent(), has_nothing);
-        self.hands.rests = taken.rests;
         if taken.stale {
             if self.hands.closing {
                 return false;
@@ -287,9 +286,6 @@ impl Connection {
 
     /// Writes replies and packets, many with one call. Tells whether the outbox should be looked at again.
     fn write(&mut self, context: &mut Context<'_>) -> bool {
-        if self.hands.rests && !self.hands.work.is_silent() {
-            return true;
-        }
         let mut again = false;
         // Nothing at all: an idle client.
         while let Some(work) = self.hands.work.held() {

@@ -150,8 +150,6 @@ pub struct Taken {
     pub bytes: Vec<u8>,
     /// So many of them were written by others: the connection goes on from there.
     pub written: usize,
-    /// Others may write from now on, so the connection must look here again before it does.
-    pub rests: bool,
     pub events: Vec<Event>,
     /// Messages of a persistent session that turned out to need nothing more.
     pub done: Vec<Seq>,
@@ -511,7 +509,7 @@ impl Outbox {
             state.go_on();
         }
         state.pending.rest();
-        Taken { bytes, written, rests: state.rests, events, done, stale: false }
+        Taken { bytes, written, events, done, stale: false }
     }
 
     /// Until when to wait for room at most; the context is woken when there is some. `None`: there is room, or this

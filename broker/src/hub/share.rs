@@ -15,6 +15,7 @@ use super::{Hub, Keepsake};
 use crate::journal::ToStore;
 use crate::message::Message;
 use crate::telemetry::{Cause, Count, count};
+use crate::topic::Tree;
 
 /// One shared subscription: a group's name and a filter.
 #[derive(Debug, Default)]
@@ -102,19 +103,22 @@ impl Share {
 impl Hub {
     /// What a session that is over had of groups, and nothing else could be why it had it.
     pub(super) fn dealt(&self, persistent: &Persistent) -> Vec<Dealt> {
-        let filters = || persistent.filters.keys().map(|text| (text, topic::Shared::parse(text)));
-        if !filters().any(|(_, shared)| shared.is_some()) {
+        let (mut filters, mut any_shared) = (Tree::default(), false);
+        for text in persistent.filters.keys() {
+            let shared = topic::Shared::parse(text);
+            any_shared |= shared.is_some();
+            filters.insert(shared.as_ref().map_or(text, |shared| shared.filter), text, shared.is_some());
+        }
+        if !any_shared {
             return Vec::new();
         }
         let unfinished = persistent.queue.unfinished();
         let dealt = unfinished.filter_map(|entry| {
-            let publish = entry.message.publish();
-            let mut matching = filters().filter(|(text, shared)| {
-                topic::matches(shared.as_ref().map_or(text, |shared| shared.filter), publish.topic)
-            });
-            let (text, Some(_)) = matching.next()? else { return None };
-            let share = matching.next().is_none().then(|| self.shares.get(text))?;
-            Some(Dealt { share, message: Arc::clone(&entry.message), since: entry.since })
+            let mut matching = Vec::new();
+            filters.visit(entry.message.publish().topic, &mut |text, shared| matching.push((text, *shared)));
+            let [(text, true)] = matching[..] else { return None };
+            let (share, message) = (self.shares.get(text), Arc::clone(&entry.message));
+            Some(Dealt { share, message, since: entry.since })
         });
         dealt.collect()
     }

@@ -77,7 +77,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_at_rest_gets_a_message_without_its_connection() {
         let (mut client, outbox) = attached().await;
-        assert!(take(&outbox, true).rests);
+        take(&outbox, true);
         for _ in 0..2 {
             assert_eq!(deliver(&outbox, b"hi"), Put::Wake);
             outbox.pass_on();
@@ -125,12 +125,13 @@ mod tests {
         };
         assert!(left(&outbox), "it has not looked yet");
         assert!(left(&outbox), "it has taken something to write");
-        assert!(!take(&outbox, false).rests);
+        take(&outbox, false);
         assert!(left(&outbox), "it has something of its own");
-        assert!(take(&outbox, true).rests);
+        take(&outbox, true);
         outbox.hold_back();
         assert!(left(&outbox), "it is about to have");
-        assert!(take(&outbox, true).rests && !left(&outbox));
+        take(&outbox, true);
+        assert!(!left(&outbox));
     }
 
     #[tokio::test]
@@ -148,7 +149,7 @@ mod tests {
             taken = take(&outbox, true);
             whole += 1;
         }
-        assert!(taken.written < taken.bytes.len() && !taken.rests);
+        assert!(taken.written < taken.bytes.len());
         let whole = (whole - 1) * taken.bytes.len();
         outbox.hang_up(1);
         let mut came = Vec::new();
