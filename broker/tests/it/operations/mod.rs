@@ -4,6 +4,7 @@ mod admin;
 mod convert;
 mod docs;
 mod drain;
+mod logs;
 mod metrics;
 mod reload;
 mod sys;
