@@ -46,10 +46,10 @@ pub use writer::Writer;
 
 use crate::bus::Bus;
 use crate::journal::Journal;
-use crate::limits::Limits;
+use crate::limits::{self, Limits};
 use crate::message::{Message, Will};
 use crate::store::change::SessionId;
-use crate::topic::Tree;
+use crate::topic::{Inserted, Tree};
 
 /// One client's subscription to one filter.
 #[derive(Debug, Clone)]
@@ -90,6 +90,8 @@ impl Eq for Subscriber {}
 #[derive(Debug)]
 pub struct Hub {
     subscriptions: RwLock<Tree<Subscriber, Subscription>>,
+    /// How many of them are shared.
+    shared: AtomicUsize,
     shares: share::Shares,
     /// The session of each client id, connected or not.
     clients: Mutex<Clients>,
@@ -123,6 +125,7 @@ impl Hub {
             if bus.is_some() { (usize::MAX, usize::MAX) } else { (now.retained, now.retained_bytes) };
         Self {
             subscriptions: RwLock::default(),
+            shared: AtomicUsize::new(0),
             shares: share::Shares::default(),
             clients: Mutex::default(),
             here: RwLock::new(HashMap::new()),
@@ -185,6 +188,11 @@ impl Hub {
         self.subscriptions.read().len()
     }
 
+    /// Of these, those to shared subscriptions.
+    pub fn subscribed_shared(&self) -> usize {
+        self.shared.load(Ordering::Relaxed)
+    }
+
     pub fn forget_subscriptions<'f>(&self, outbox: &Arc<Outbox>, filters: impl IntoIterator<Item = &'f str>) {
         let mut filters = filters.into_iter().peekable();
         if filters.peek().is_some() {
@@ -206,7 +214,9 @@ impl Hub {
         for (text, options, id) in wishes {
             let (filter, key) = self.place_of(text, outbox.id);
             let subscription = Subscription { outbox: Arc::clone(outbox), options, id };
-            let first = tree.insert(filter, key, subscription).first;
+            let is_shared = key.share.is_some();
+            let Inserted { first, replaced } = tree.insert(filter, key, subscription);
+            self.shared.fetch_add(usize::from(is_shared && replaced.is_none()), Ordering::Relaxed);
             // Under the tree's lock, so that the others hear of first and last in the order in which they were.
             if let Some(bus) = self.bus.as_ref().filter(|_| first) {
                 bus.announce(filter, true);
@@ -219,7 +229,9 @@ impl Hub {
         let mut tree = self.subscriptions.write();
         for text in filters {
             let (filter, key) = self.place_of(text, outbox.id);
-            let last = tree.remove(filter, &key).is_some_and(|removed| removed.last);
+            let Some(removed) = tree.remove(filter, &key) else { continue };
+            self.shared.fetch_sub(usize::from(key.share.is_some()), Ordering::Relaxed);
+            let last = removed.last;
             if let Some(bus) = self.bus.as_ref().filter(|_| last) {
                 bus.announce(filter, false);
             }

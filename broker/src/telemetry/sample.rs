@@ -21,6 +21,8 @@ pub struct Sample {
     pub process: Process,
     pub clients: Clients,
     pub subscriptions: u64,
+    /// Of these, those to shared subscriptions.
+    pub shared_subscriptions: u64,
     /// Without the broker's own `$SYS` topics.
     pub retained: u64,
     pub listeners: Vec<ListenerSample>,
@@ -95,6 +97,7 @@ pub fn take(node: &Node) -> Sample {
         process: Process::now(),
         clients: clients(node),
         subscriptions: node.hub.subscribed() as u64,
+        shared_subscriptions: node.hub.subscribed_shared() as u64,
         retained: node.hub.retained.read().len() as u64,
         listeners: listeners.collect(),
         cluster,

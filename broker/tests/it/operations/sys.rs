@@ -44,6 +44,9 @@ fn both_families_are_there_for_who_subscribes_and_follow_what_happens() {
     dashboard.subscribe("$SYS/#", Qos::AtMostOnce);
     let mut other = broker.client(Version::V311, "other");
     other.subscribe("a", Qos::AtMostOnce);
+    for filter in ["$share/one/a", "$share/two/a", "$share/one/a"] {
+        other.subscribe(filter, Qos::AtMostOnce);
+    }
     other.publish_as(Publish { qos: Qos::AtLeastOnce, ..Publish::new("b", b"123") });
     other.retain("c", b"x", Qos::AtLeastOnce);
     let mut last = HashMap::new();
@@ -54,6 +57,7 @@ fn both_families_are_there_for_who_subscribes_and_follow_what_happens() {
             ("$SYS/broker/clients/connected", "2"),
             ("$SYS/broker/clients/maximum", "2"),
             ("$SYS/broker/subscriptions/count", "2"),
+            ("$SYS/broker/shared_subscriptions/count", "2"),
             ("$SYS/broker/publish/messages/received", "2"),
             ("$SYS/broker/publish/bytes/received", "4"),
             ("$SYS/broker/retained messages/count", "1"),
@@ -65,7 +69,12 @@ fn both_families_are_there_for_who_subscribes_and_follow_what_happens() {
     expect(
         &mut dashboard,
         &mut last,
-        &[("$SYS/broker/clients/connected", "1"), ("$SYS/n1/clients/maximum", "2")],
+        &[
+            ("$SYS/broker/clients/connected", "1"),
+            ("$SYS/broker/subscriptions/count", "1"),
+            ("$SYS/broker/shared_subscriptions/count", "0"),
+            ("$SYS/n1/clients/maximum", "2"),
+        ],
     );
 }
 
