@@ -151,6 +151,10 @@ pub const MATCH_CACHE: usize = 8192;
 pub const MATCH_CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// How often it is looked at what all clients hold.
 pub const MEMORY_PACE: Duration = Duration::from_millis(250);
+/// How often it is looked for retained messages that have expired, and at how many topics: a million of them take a few
+/// minutes.
+pub const EXPIRED_PACE: Duration = Duration::from_secs(1);
+pub const EXPIRED_SLICE: usize = 4096;
 /// Bytes waiting in one lane toward other nodes above which publishers wait, and twice that where QoS 0 is dropped.
 pub const LANE_MARK: usize = 4 * 1024 * 1024;
 /// Bytes packed into one message between nodes.

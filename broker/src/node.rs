@@ -359,6 +359,15 @@ impl Node {
         }
     }
 
+    /// Removes retained messages that have expired, for ever. In a cluster they are the store's.
+    pub async fn look_after_the_expired(self: Arc<Self>) {
+        let mut after = None;
+        while self.hub.bus.is_none() {
+            tokio::time::sleep(limits::EXPIRED_PACE).await;
+            after = self.hub.clear_expired(after.as_deref());
+        }
+    }
+
     /// Publishes a will that the shared store has given this node to publish, under this name.
     pub fn publish_owed(&self, message: &Message, name: Box<str>) {
         self.publish_from(message, Origin { owed: Some(name), ..Origin::default() });

@@ -101,6 +101,7 @@ pub async fn start(settings: &Settings) -> Result<Server, ServeError> {
     server.follow_access();
     tokio::spawn(Arc::clone(&server.node).look_after_the_absent());
     tokio::spawn(Arc::clone(&server.node).look_after_the_memory());
+    tokio::spawn(Arc::clone(&server.node).look_after_the_expired());
     // Ready before the first client can come: who comes to one that is not is sent away.
     server.node.set_ready(true);
     server.change_listeners(&settings.listen).await?;

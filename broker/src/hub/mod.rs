@@ -27,7 +27,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
-use nsd_wire::{ReasonCode, SubscribeOptions, SubscriptionId, topic};
+use nsd_wire::{Publish, ReasonCode, SubscribeOptions, SubscriptionId, topic};
 use parking_lot::{Mutex, RwLock};
 
 use clients::Clients;
@@ -154,11 +154,36 @@ impl Hub {
     /// Retains a message, or removes what is retained for its topic. With a store it is not sure before the journal was
     /// told of it and has stored it. `false`: there is no room.
     pub fn retain(&self, message: Arc<Message>, since: SystemTime) -> bool {
-        let mut retained = self.retained.write();
+        self.keep(&mut self.retained.write(), message, since)
+    }
+
+    fn keep(&self, retained: &mut Retained, message: Arc<Message>, since: SystemTime) -> bool {
         match &self.journal {
             Some(_) => retained.set_unsure(message, since),
             None => retained.set(message, since),
         }
+    }
+
+    /// Looks behind this topic for retained messages that have expired, and removes them: nobody gets them any more, and
+    /// nobody is told. The topic to go on behind; `None`: that was all.
+    pub fn clear_expired(&self, after: Option<&str>) -> Option<Box<str>> {
+        let now = SystemTime::now();
+        let (mut found, next) = self.retained.read().slice("#", after, limits::EXPIRED_SLICE);
+        found.retain(|kept| kept.waited(now).is_none() && self.clear(kept, now));
+        if let Some(journal) = self.journal.as_ref().filter(|_| !found.is_empty()) {
+            found.iter().for_each(|kept| journal.owe_retained(kept.message.publish().topic));
+            journal.flush();
+        }
+        next
+    }
+
+    /// `false`: another one has taken its place.
+    fn clear(&self, kept: &Arc<Kept>, now: SystemTime) -> bool {
+        let topic = kept.message.publish().topic;
+        let nothing = Message::new(&Publish { retain: true, ..Publish::new(topic, b"") });
+        let mut retained = self.retained.write();
+        let is_there = retained.get(topic).is_some_and(|there| Arc::ptr_eq(there, kept));
+        nothing.filter(|_| is_there).is_some_and(|nothing| self.keep(&mut retained, Arc::new(nothing), now))
     }
 
     pub fn routes_changed(&self) {

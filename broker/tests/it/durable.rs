@@ -56,6 +56,42 @@ fn everything_is_there_after_a_crash() {
     assert_eq!(client.message().payload, b"later");
 }
 
+#[test]
+fn what_expires_while_the_broker_is_down_is_gone_and_the_rest_has_less_time() {
+    let mut broker = Broker::on_disk();
+    let mut client = Client::connect(broker.address, &keeping("c"));
+    client.subscribe("t", Qos::AtLeastOnce);
+    client.disconnect();
+    let mut publisher = broker.client(Version::V5, "p");
+    let mut say = |topic: &str, retain: bool, expiry: u32| {
+        let mut publish = Publish { qos: Qos::AtLeastOnce, retain, ..Publish::new(topic, b"x") };
+        publish.properties.message_expiry = Some(expiry);
+        assert_eq!(publisher.publish_as(publish), ReasonCode::Success);
+    };
+    for (topic, retain) in [("t", false), ("kept", true), ("kept too", true)] {
+        say(topic, retain, if topic == "kept too" { 1000 } else { 2 });
+    }
+    say("t", false, 1000);
+    broker.kill();
+    std::thread::sleep(Duration::from_millis(2500));
+    broker.restart();
+    let mut client = Client::connect(broker.address, &keeping("c"));
+    let mut left = || {
+        client.expect(|packet| match packet {
+            Packet::Publish(publish) => Some((publish.topic.to_owned(), publish.properties.message_expiry)),
+            _ => None,
+        })
+    };
+    let (topic, seconds) = left();
+    assert!(topic == "t" && seconds.is_some_and(|seconds| seconds <= 998), "{topic} {seconds:?}");
+    let mut asks = broker.client(Version::V5, "asks");
+    asks.subscribe("+", Qos::AtMostOnce);
+    assert_eq!(asks.message().topic, "kept too");
+    asks.ping();
+    crate::support::eventually("no room is kept for it", SOON, || broker.ask("stats").1["retained"] == 1);
+    assert_eq!(broker.ask("stats").1["queued"], 0);
+}
+
 /// [MQTT-4.8.0-2]
 #[test]
 fn a_full_disk_is_said_and_passes() {

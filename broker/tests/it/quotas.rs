@@ -153,6 +153,106 @@ fn what_is_retained_has_so_many_bytes() {
 }
 
 #[test]
+fn so_many_topics_are_retained_and_what_is_deleted_or_has_expired_makes_room() {
+    for store in ["memory\"", "disk\"\ndirectory = \"STORE\""] {
+        let mut broker = Broker::start(&format!(
+            "allow_anonymous = true\n[limits]\nretained = 2\n[store]\nkind = \"{store}\n"
+        ));
+        let retained = |broker: &Broker| broker.ask("stats").1["retained"].as_u64().unwrap();
+        let mut client = broker.client(Version::V5, "c");
+        let mut keep = |topic: &str, payload: &[u8], expiry: Option<u32>| {
+            let mut publish = Publish { retain: true, qos: Qos::AtLeastOnce, ..Publish::new(topic, payload) };
+            publish.properties.message_expiry = expiry;
+            client.publish_as(publish)
+        };
+        assert_eq!([keep("a", b"x", None), keep("b", b"x", None)], [ReasonCode::Success; 2]);
+        assert_eq!(keep("c", b"x", None), ReasonCode::QuotaExceeded);
+        assert_eq!(keep("a", b"another", None), ReasonCode::Success, "who is there may be replaced");
+        assert_eq!(retained(&broker), 2);
+        assert_eq!([keep("b", b"", None), keep("c", b"x", Some(1))], [ReasonCode::Success; 2]);
+        assert_eq!(keep("d", b"x", None), ReasonCode::QuotaExceeded);
+        eventually("what has expired is gone", SOON, || retained(&broker) == 1);
+        assert_eq!(keep("d", b"x", None), ReasonCode::Success);
+        assert_eq!(keep("c", b"x", None), ReasonCode::QuotaExceeded);
+        if store.starts_with("disk") {
+            // Nor does it come back.
+            broker.kill();
+            broker.restart();
+            assert_eq!(retained(&broker), 2);
+        }
+    }
+}
+
+/// A client with a session of ten places, away, and 25 messages for it; what was answered.
+fn overrun(policy: &str) -> (Broker, Vec<ReasonCode>) {
+    let broker = limited(&format!("queue_messages = 10\nqueue_policy = \"{policy}\""));
+    let mut client = lasting(&broker, "c").unwrap();
+    client.subscribe("t", Qos::AtLeastOnce);
+    client.disconnect();
+    let mut publisher = broker.client(Version::V5, "p");
+    let answers = (0..25_u8).map(|number| publisher.publish("t", &[number], Qos::AtLeastOnce)).collect();
+    (broker, answers)
+}
+
+#[test]
+fn a_full_queue_drops_what_its_policy_says() {
+    for (policy, kept) in [("drop-oldest", 15..25_u8), ("drop-newest", 0..10)] {
+        let (broker, answers) = overrun(policy);
+        assert!(answers.iter().all(|answer| *answer == ReasonCode::Success), "{policy}: {answers:?}");
+        assert_eq!(broker.ask("stats").1["messages"]["dropped"], 15, "{policy}");
+        let mut client = lasting(&broker, "c").unwrap();
+        for number in kept {
+            assert_eq!(client.message().payload, [number], "{policy}");
+        }
+        // What comes now has room again.
+        broker.client(Version::V5, "later").publish("t", b"later", Qos::AtLeastOnce);
+        assert_eq!(client.message().payload, b"later", "{policy}");
+    }
+}
+
+#[test]
+fn a_full_queue_may_end_the_session() {
+    let (broker, _) = overrun("disconnect");
+    let mut connect = Connect { clean_start: false, ..Connect::new(Version::V5, "c") };
+    connect.properties.session_expiry = Some(600);
+    let mut client = Client::open(broker.address, Version::V5);
+    client.send(&Packet::Connect(connect));
+    let present = client.expect(|packet| match packet {
+        Packet::ConnAck(ack) => Some(ack.session_present),
+        _ => None,
+    });
+    assert!(!present, "the session is over");
+}
+
+#[test]
+fn who_is_connected_and_acknowledges_nothing_is_told_that_its_session_ends() {
+    let broker = limited("queue_bytes = 16_384\nqueue_policy = \"disconnect\"");
+    let mut client = lasting(&broker, "c").unwrap();
+    client.subscribe("t", Qos::AtLeastOnce);
+    let mut publisher = broker.client(Version::V5, "p");
+    // Four times its limit, and more: publishers wait for it, but not for ever.
+    let payload = [b'x'; 8192];
+    for _ in 0..40 {
+        let packet_id = Some(publisher.id());
+        let publish = Publish { qos: Qos::AtLeastOnce, packet_id, ..Publish::new("t", &payload) };
+        publisher.send(&Packet::Publish(publish));
+    }
+    let until = Instant::now() + SOON * 6;
+    let reason = loop {
+        assert!(Instant::now() < until, "it is kept");
+        let heard = client.next(SOON, |packet| match packet {
+            Packet::Disconnect(disconnect) => Some(disconnect.reason),
+            _ => None,
+        });
+        if let Ok(Some(reason)) = heard {
+            break reason;
+        }
+    };
+    assert_eq!(reason, ReasonCode::QuotaExceeded);
+    eventually("the session is over", SOON, || broker.ask("stats").1["subscriptions"] == 0);
+}
+
+#[test]
 fn a_refused_exactly_once_is_not_taken_for_known_later() {
     let broker = limited("retained_bytes = 1000");
     let mut client = lasting(&broker, "c").unwrap();
