@@ -310,6 +310,9 @@ impl Node {
             let will = wills.remove(&session.client_id);
             self.hub.restore(session, will, now);
         }
+        if let Some(journal) = &self.hub.journal {
+            journal.flush();
+        }
         wills.into_iter().collect()
     }
 

@@ -45,10 +45,12 @@ pub struct Away {
 }
 
 impl Away {
-    /// A will whose delay is longer than the session lives is published at its end [MQTT5-3.1.3-9].
-    pub fn from((now, since): (Instant, SystemTime), expiry: u32, will: Option<Will>) -> Self {
-        let ends = now + seconds(expiry);
-        Self { since, ends, will: will.map(|will| ((now + seconds(will.delay)).min(ends), will)) }
+    /// Of a client that went away at `since`, which was so long ago by now. A will whose delay is longer than the session
+    /// lives is published at its end [MQTT5-3.1.3-9].
+    pub fn from(since: SystemTime, (now, ago): (Instant, Duration), expiry: u32, will: Option<Will>) -> Self {
+        let after = |seconds: u32| now + Duration::from_secs(seconds.into()).saturating_sub(ago);
+        let ends = after(expiry);
+        Self { since, ends, will: will.map(|will| (after(will.delay).min(ends), will)) }
     }
 
     pub fn next(&self) -> Instant {
@@ -69,10 +71,6 @@ fn fits<'s>(
     let mut topics = entries.into_iter().map(|entry| entry.message.publish().topic);
     filters.into_iter().all(|filter| grant.may_subscribe(filter))
         && topics.all(|topic| grant.may_subscribe(topic))
-}
-
-fn seconds(seconds: u32) -> Duration {
-    Duration::from_secs(seconds.into())
 }
 
 impl Persistent {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use nsd_wire::ReasonCode;
 use parking_lot::Mutex;
@@ -155,12 +155,12 @@ impl Hub {
             self.forget_subscriptions(outbox, parting.filters.iter().map(|filter| &**filter));
             return will;
         }
-        let now = (Instant::now(), SystemTime::now());
         let at_once = will.as_ref().is_none_or(|will| will.delay == 0);
         let away = |persistent: &mut Persistent| {
             persistent.expiry = parting.expiry.unwrap_or(persistent.expiry);
             let later = will.clone().filter(|_| !at_once && persistent.expiry > 0);
-            let away = Away::from(now, persistent.expiry, later);
+            let now = (Instant::now(), Duration::ZERO);
+            let away = Away::from(SystemTime::now(), now, persistent.expiry, later);
             let next = away.next();
             persistent.away = Some(away);
             (persistent.expiry, next)
@@ -254,13 +254,13 @@ impl Hub {
         will
     }
 
-    /// A session that the store has kept; its client is away.
+    /// A session that the store has kept; its client is away. What is due is due at the time that was known before the
+    /// process ended; if the clock was put back since, it takes its full time from now, and no longer.
     pub fn restore(&self, stored: StoredSession, will: Option<Will>, now: SystemTime) {
-        let (client_id, expiry) = (stored.client_id.clone(), stored.expiry);
-        let since = stored.parted.unwrap_or(now);
-        let gone = now.duration_since(since).unwrap_or_default().as_secs();
-        let left = expiry.saturating_sub(u32::try_from(gone).unwrap_or(u32::MAX));
-        let away = Away::from((Instant::now(), since), left, will);
+        let (client_id, expiry, parted) = (stored.client_id.clone(), stored.expiry, stored.parted);
+        let since = parted.unwrap_or(now);
+        let ago = now.duration_since(since).unwrap_or_default();
+        let away = Away::from(since, (Instant::now(), ago), expiry, will);
         let next = away.next();
         let wanted = stored.subscriptions.clone();
         let persistent = Persistent { away: Some(away), ..Persistent::restored(stored) };
@@ -268,6 +268,10 @@ impl Hub {
         self.subscribe(&outbox, wanted.iter().map(|(filter, options, id)| (&**filter, *options, *id)));
         self.clients.lock().put(Arc::clone(&outbox));
         self.agenda.add(next, &outbox);
+        // Whose connection the end of the process has cut: after another such end, it counts from this one still.
+        if parted.is_none() {
+            self.session_changed(&outbox);
+        }
     }
 
     /// The store is told, where there is one.
@@ -279,7 +283,7 @@ impl Hub {
 }
 
 /// When there is nothing to wait for.
-const NEVER: std::time::Duration = std::time::Duration::from_secs(86_400);
+const NEVER: Duration = Duration::from_secs(86_400);
 
 impl Agenda {
     fn add(&self, at: Instant, outbox: &Arc<Outbox>) {

@@ -1,9 +1,11 @@
 //! The store on the disk under a broker: what is there after a crash, and where nothing can be stored, that is said.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use nsd_broker::store::change::Change;
 use nsd_wire::{Ack, Connect, Packet, Publish, Qos, ReasonCode, Version, Will};
 
+use crate::disk::opened;
 use crate::support::{Broker, Client, SOON};
 
 fn keeping(id: &str) -> Connect<'_> {
@@ -54,6 +56,52 @@ fn everything_is_there_after_a_crash() {
     let mut client = Client::connect(broker.address, &keeping("c"));
     broker.client(Version::V5, "p").publish("t/y", b"later", Qos::AtLeastOnce);
     assert_eq!(client.message().payload, b"later");
+}
+
+/// The store is told in between when each client went away: nobody waits for the delays.
+#[test]
+fn the_delay_of_a_will_goes_on_after_a_crash() {
+    let mut broker = Broker::on_disk();
+    let mut watcher = Client::connect(broker.address, &keeping("watcher"));
+    watcher.subscribe("wills/#", Qos::AtLeastOnce);
+    watcher.disconnect();
+    let doomed = [
+        ("passed", 1000, Some(1001)),
+        ("waits", 1000, Some(500)),
+        ("put back", 1, Some(-5000)),
+        ("cut off", 1000, None),
+    ];
+    let clients = doomed.map(|(id, delay, _)| {
+        let topic = format!("wills/{id}");
+        let mut will = Will { qos: Qos::AtLeastOnce, ..Will::new(&topic, b"gone") };
+        will.properties.delay = Some(delay);
+        let mut connect = Connect { will: Some(will), ..keeping(id) };
+        connect.properties.session_expiry = Some(10_000);
+        Client::connect(broker.address, &connect)
+    });
+    broker.kill();
+    drop(clients);
+    let (mut store, stored) = opened(&broker.store());
+    let now = SystemTime::now();
+    for (id, _, ago) in doomed {
+        let kept = stored.sessions.iter().find(|session| &*session.client_id == id).unwrap();
+        let Some(ago) = ago else { continue };
+        let seconds = Duration::from_secs(i64::unsigned_abs(ago));
+        let at = if ago > 0 { now - seconds } else { now + seconds };
+        store.commit(&[Change::Part { session: kept.session, at }]).unwrap();
+    }
+    drop(store);
+    broker.restart();
+    let mut watcher = Client::connect(broker.address, &keeping("watcher"));
+    assert_eq!(watcher.message().topic, "wills/passed");
+    assert_eq!(watcher.message().topic, "wills/put back");
+    assert_eq!(watcher.message_within(Duration::from_millis(300)), None);
+    // Another crash does not begin the delay anew.
+    broker.kill();
+    let (_, stored) = opened(&broker.store());
+    assert!(
+        stored.sessions.iter().all(|session| session.parted.is_some() || &*session.client_id == "watcher")
+    );
 }
 
 #[test]
