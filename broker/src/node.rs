@@ -269,6 +269,8 @@ impl Node {
         }
         match journal.stored().await {
             ReasonCode::Success => Ok(entered),
+            // On a full disk: it takes what waits, which makes room. What it says anew, its will above all, is owed.
+            ReasonCode::QuotaExceeded if entered.resumed.is_some() => Ok(entered),
             reason => {
                 let parting = Parting { filters: &[], expiry: Some(0), keep_will: false };
                 self.hub.part(&entered.outbox, entered.attachment, &parting);

@@ -274,15 +274,27 @@ impl Journal {
 }
 
 impl Work {
-    /// Of what is about the same, only the last stays, in its place. Messages are not about anything.
+    /// Of what is about the same, only the last stays, in its place: for a writer that is told how it is.
     pub(crate) fn keep_last(work: &mut Vec<Self>) {
-        let last: Vec<bool> = {
-            let mut known = HashSet::new();
-            let each = work.iter().rev();
-            each.map(|work| matches!(work, Self::Message(_)) || known.insert(work.subject())).collect()
-        };
-        let mut last = last.into_iter().rev();
+        let mut last = Self::new_subjects(work.iter().rev()).into_iter().rev();
         work.retain(|_| last.next() == Some(true));
+    }
+
+    /// Only the first stays: for a writer that looks up how it is by now.
+    pub(crate) fn keep_first(work: &mut Vec<Self>) {
+        let mut first = Self::new_subjects(work.iter()).into_iter();
+        work.retain(|_| first.next() == Some(true));
+    }
+
+    /// Messages are not about anything.
+    fn new_subjects<'w>(work: impl Iterator<Item = &'w Self>) -> Vec<bool> {
+        let mut known = HashSet::new();
+        work.map(|work| matches!(work, Self::Message(_)) || known.insert(work.subject())).collect()
+    }
+
+    /// It needs no room, and is over once it is stored.
+    pub(crate) fn is_step(&self) -> bool {
+        matches!(self, Self::Released(..) | Self::Received(..) | Self::Done(..))
     }
 
     fn subject(&self) -> Subject<'_> {

@@ -1,6 +1,6 @@
 //! The writer: a thread that takes what all others have said, stores it, and answers.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,47 +104,49 @@ impl Writer {
             messages.extend(load.messages);
             steps.extend(load.steps);
         }
-        let batch = self.prepare(&work);
-        let outcome = self.commit(&batch.changes);
-        let reason = match outcome {
-            Ok(()) => {
-                batch.hand_over(&self.hub);
-                ReasonCode::Success
-            }
-            Err(reason) => {
-                batch.take_back(&self.hub);
-                reason
-            }
-        };
-        messages.answer(reason);
-        waiters.into_iter().for_each(|waiter| waiter.answer(reason));
-        if outcome.is_ok() || self.commit_steps(&mut work).is_ok() {
+        let mut outcome = self.commit(&work);
+        messages.answer(reason(outcome));
+        if outcome.is_err() {
+            // Without messages, which are refused, less room is needed, and what is done with makes some.
+            work.retain(|work| !matches!(work, Work::Message(_) | Work::Retained { owed: false, .. }));
+            Work::keep_first(&mut work);
+            outcome = self.commit(&work);
+        }
+        waiters.into_iter().for_each(|waiter| waiter.answer(reason(outcome)));
+        if outcome.is_ok() {
             return steps.answer(ReasonCode::Success);
         }
         if self.journal.broken().is_some() {
             // It never will again: who waits for such an answer goes elsewhere, or comes back to the next process.
             return steps.send_away(ReasonCode::UnspecifiedError);
         }
+        if self.make_room(&work).is_ok() {
+            work.retain(|work| !work.is_step());
+            std::mem::take(&mut steps).answer(ReasonCode::Success);
+        }
         // Those who wait for these answers wait until it works again; others are told at once that it does not.
         (self.owed, self.owed_answers) = (work, steps);
     }
 
-    /// Without messages, which were refused, less room is needed, and what is done with makes some.
-    fn commit_steps(&mut self, work: &mut Vec<Work>) -> Result<(), ReasonCode> {
-        work.retain(|work| !matches!(work, Work::Message(_) | Work::Retained { owed: false, .. }));
-        let new: Vec<bool> = {
-            let mut known = HashSet::new();
-            work.iter().map(|work| known.insert(work.subject())).collect()
-        };
-        let mut new = new.into_iter();
-        work.retain(|_| new.next() == Some(true));
-        let batch = self.prepare(work);
-        self.commit(&batch.changes)?;
-        batch.hand_over(&self.hub);
-        Ok(())
+    /// What makes room does not wait for what needs some.
+    fn make_room(&mut self, work: &[Work]) -> Result<(), CommitError> {
+        let mut changes = self.prepare(work).changes;
+        changes.retain(|change| !change.needs_room());
+        self.store.commit(&changes)
     }
 
-    fn commit(&mut self, changes: &[Change]) -> Result<(), ReasonCode> {
+    /// All of it, or nothing.
+    fn commit(&mut self, work: &[Work]) -> Result<(), ReasonCode> {
+        let batch = self.prepare(work);
+        let outcome = self.store(&batch.changes);
+        match outcome {
+            Ok(()) => batch.hand_over(&self.hub),
+            Err(_) => batch.take_back(&self.hub),
+        }
+        outcome
+    }
+
+    fn store(&mut self, changes: &[Change]) -> Result<(), ReasonCode> {
         if changes.is_empty() {
             return Ok(());
         }
@@ -204,6 +206,10 @@ impl Writer {
         }
         batch
     }
+}
+
+fn reason(outcome: Result<(), ReasonCode>) -> ReasonCode {
+    outcome.err().unwrap_or(ReasonCode::Success)
 }
 
 impl Batch {

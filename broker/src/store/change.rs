@@ -93,6 +93,30 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// What can be stored only if there is room; all else makes some, or takes next to nothing.
+    pub fn needs_room(&self) -> bool {
+        match self {
+            Self::Open { .. }
+            | Self::Subscribe { .. }
+            | Self::Enqueue { .. }
+            | Self::Hold { .. }
+            | Self::Retain { .. }
+            | Self::Will { .. }
+            | Self::Device { .. } => true,
+            Self::Part { .. }
+            | Self::Close { .. }
+            | Self::Unsubscribe { .. }
+            | Self::Received { .. }
+            | Self::Done { .. }
+            | Self::Release { .. }
+            | Self::Forget { .. }
+            | Self::WillDone { .. }
+            | Self::NoDevice { .. } => false,
+        }
+    }
+}
+
 /// A message in a session's queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {

@@ -196,6 +196,52 @@ fn a_full_disk_is_said_and_passes() {
     assert_eq!(asks.message().payload, b"before");
 }
 
+/// What it says anew takes room that there is not: neither that nor others who want some keep it from what waits.
+#[test]
+fn who_comes_back_on_a_full_disk_makes_room() {
+    let disk = crate::support::SmallDisk::mount("24m");
+    let store =
+        format!("[store]\nkind = \"disk\"\ndirectory = \"{}\"\n", disk.path().join("store").display());
+    let limits = "[limits]\nqueue_messages = 100000\nqueue_bytes = 1000000000\n";
+    let mut broker = Broker::start(&format!("allow_anonymous = true\n{store}{limits}"));
+    let mut absent = Client::connect(broker.address, &keeping("absent"));
+    absent.subscribe("t", Qos::AtLeastOnce);
+    absent.disconnect();
+    let mut publisher = broker.client(Version::V5, "p");
+    let mut stored = 0;
+    // The smaller they are, the less room is left, until there is none for a single byte.
+    for size in [64 << 10, 4 << 10, 256, 1] {
+        let payload = vec![b'x'; size];
+        while publisher.publish("t", &payload, Qos::AtLeastOnce) == ReasonCode::Success {
+            stored += 1;
+            assert!(stored < 10_000, "the disk is never full");
+        }
+    }
+    let words = vec![b'w'; 4 << 10];
+    let will = Some(Will { qos: Qos::AtLeastOnce, ..Will::new("will", &words) });
+    for refused in [
+        keeping("one that comes for the first time and would have its session kept"),
+        Connect { will, ..Connect::new(Version::V5, "clean") },
+    ] {
+        assert_eq!(Client::refused(broker.address, &refused), ReasonCode::QuotaExceeded);
+    }
+    let mut absent = Client::open(broker.address, Version::V5);
+    assert!(absent.login(&Connect { will, ..keeping("absent") }), "the session goes on");
+    for _ in 0..stored {
+        absent.message();
+    }
+    crate::support::eventually("there is room again", SOON * 2, || {
+        publisher.publish("t", b"small", Qos::AtLeastOnce) == ReasonCode::Success
+    });
+    while absent.message().payload != b"small" {}
+    // Its will has found room, too, and what it took is gone from the disk.
+    publisher.publish("t", b"last", Qos::AtLeastOnce);
+    broker.kill();
+    let (_, left) = opened(&disk.path().join("store"));
+    assert_eq!(left.wills.iter().map(|(id, _)| &**id).collect::<Vec<_>>(), ["absent"]);
+    assert!(left.sessions[0].queue.len() < 3, "{}", left.sessions[0].queue.len());
+}
+
 #[test]
 fn a_damaged_store_is_not_begun_anew() {
     let mut broker = Broker::on_disk();

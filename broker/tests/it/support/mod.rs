@@ -415,14 +415,15 @@ impl Client {
         Ok(client)
     }
 
-    /// Sends a CONNECT, which must be accepted.
-    pub(crate) fn login(&mut self, connect: &Connect<'_>) {
+    /// Sends a CONNECT, which must be accepted; whether its session was there.
+    pub(crate) fn login(&mut self, connect: &Connect<'_>) -> bool {
         self.send(&Packet::Connect(*connect));
-        let reason = self.expect(|packet| match packet {
-            Packet::ConnAck(ack) => Some(ack.reason),
+        let (reason, present) = self.expect(|packet| match packet {
+            Packet::ConnAck(ack) => Some((ack.reason, ack.session_present)),
             _ => None,
         });
         assert_eq!(reason, ReasonCode::Success);
+        present
     }
 
     pub(crate) fn connect(address: SocketAddr, connect: &Connect<'_>) -> Self {
