@@ -14,8 +14,8 @@ use crate::message::Message;
 pub struct Retained {
     /// Sorted, so that the part of a filter before its first wildcard narrows the search.
     by_topic: BTreeMap<Box<str>, Arc<Kept>>,
-    /// Of topics whose message is not stored yet: what the store has.
-    unsure: HashMap<Box<str>, Option<Arc<Kept>>>,
+    /// Of topics whose message is not stored yet.
+    unsure: HashMap<Box<str>, Unsure>,
     /// How many topics are taken, and how many bytes.
     most: usize,
     most_bytes: usize,
@@ -28,6 +28,14 @@ pub struct Retained {
 pub struct Kept {
     pub message: Arc<Message>,
     pub since: SystemTime,
+}
+
+#[derive(Debug)]
+struct Unsure {
+    /// What the store has.
+    stored: Option<Arc<Kept>>,
+    /// How many messages have no answer yet.
+    open: usize,
 }
 
 impl Kept {
@@ -94,27 +102,24 @@ impl Retained {
         let before = self.by_topic.get(&topic).cloned();
         let set = self.set(message, since);
         if set {
-            self.unsure.entry(topic).or_insert(before);
+            self.unsure.entry(topic).or_insert(Unsure { stored: before, open: 0 }).open += 1;
         }
         set
     }
 
-    /// What was to be stored for a topic is stored, or is refused and has no effect: what the store has is back, unless a
-    /// later message, whose own answer comes, has taken its place.
-    pub fn settle(&mut self, topic: &str, tried: Option<Arc<Kept>>, stored: bool) {
-        let is_last = match (self.by_topic.get(topic), &tried) {
-            (Some(now), Some(tried)) => Arc::ptr_eq(now, tried),
-            (now, tried) => now.is_none() && tried.is_none(),
-        };
-        match (is_last, stored) {
-            (true, true) => drop(self.unsure.remove(topic)),
-            (false, true) => drop(self.unsure.insert(topic.into(), tried)),
-            (true, false) => {
-                if let Some(before) = self.unsure.remove(topic) {
-                    self.put_back(topic, before);
-                }
-            }
-            (false, false) => {}
+    /// So many messages for a topic have their answer: what was tried is stored, or is refused and has no effect. Then
+    /// what the store has is back, unless there are later messages, whose own answer comes.
+    pub fn settle(&mut self, topic: &str, answered: usize, tried: Option<Arc<Kept>>, stored: bool) {
+        let Some(unsure) = self.unsure.get_mut(topic) else { return };
+        unsure.open = unsure.open.saturating_sub(answered);
+        if stored {
+            unsure.stored = tried;
+        }
+        if unsure.open == 0
+            && let Some(unsure) = self.unsure.remove(topic)
+            && !stored
+        {
+            self.put_back(topic, unsure.stored);
         }
     }
 
@@ -245,26 +250,33 @@ mod tests {
             retained.get("t").cloned()
         };
         let first = say(&mut retained, b"first");
-        retained.settle("t", first, true);
+        retained.settle("t", 1, first, true);
         let bytes = retained.bytes();
         // One after the other, while the first of them is being stored.
         let second = say(&mut retained, b"second one");
         let third = say(&mut retained, b"third");
-        retained.settle("t", second, false);
+        retained.settle("t", 1, second, false);
         assert_eq!(shown(&retained).as_deref(), Some(&b"third"[..]), "its own answer is not there yet");
-        retained.settle("t", third, false);
+        retained.settle("t", 1, third, false);
         assert_eq!((shown(&retained).as_deref(), retained.bytes()), (Some(&b"first"[..]), bytes));
         let second = say(&mut retained, b"second");
         let gone = say(&mut retained, b"");
-        retained.settle("t", second, true);
-        retained.settle("t", gone, false);
+        retained.settle("t", 1, second, true);
+        retained.settle("t", 1, gone, false);
         assert_eq!(shown(&retained).as_deref(), Some(&b"second"[..]));
         let gone = say(&mut retained, b"");
-        retained.settle("t", gone, true);
+        retained.settle("t", 1, gone, true);
         assert_eq!((shown(&retained), retained.bytes(), retained.unsure.len()), (None, 0, 0));
         let new = say(&mut retained, b"new");
-        retained.settle("t", new, false);
+        retained.settle("t", 1, new, false);
         assert_eq!((shown(&retained), retained.bytes()), (None, 0));
+        // The second was there before the writer looked what there is, and was said after it had begun.
+        say(&mut retained, b"first");
+        let second = say(&mut retained, b"second");
+        retained.settle("t", 1, second.clone(), false);
+        assert_eq!(shown(&retained).as_deref(), Some(&b"second"[..]), "it is refused with the first");
+        retained.settle("t", 1, second, true);
+        assert_eq!((shown(&retained).as_deref(), retained.unsure.len()), (Some(&b"second"[..]), 0));
     }
 
     #[test]

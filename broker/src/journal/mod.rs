@@ -86,14 +86,12 @@ pub(crate) enum Work {
 /// What a piece of work is about: the same again adds nothing.
 #[derive(PartialEq, Eq, Hash)]
 enum Subject<'w> {
-    Message,
     Session(u64),
     Part(u64),
     Filter(u64, &'w str),
     Released(u64, PacketId),
     Received(u64, Seq),
     Done(u64, Seq),
-    Retained(&'w str),
     Will(&'w str),
     Device(&'w str),
 }
@@ -286,10 +284,9 @@ impl Work {
         work.retain(|_| first.next() == Some(true));
     }
 
-    /// Messages are not about anything.
     fn new_subjects<'w>(work: impl Iterator<Item = &'w Self>) -> Vec<bool> {
         let mut known = HashSet::new();
-        work.map(|work| matches!(work, Self::Message(_)) || known.insert(work.subject())).collect()
+        work.map(|work| work.subject().is_none_or(|subject| known.insert(subject))).collect()
     }
 
     /// It needs no room, and is over once it is stored.
@@ -297,19 +294,19 @@ impl Work {
         matches!(self, Self::Released(..) | Self::Received(..) | Self::Done(..))
     }
 
-    fn subject(&self) -> Subject<'_> {
-        match self {
-            Self::Message(_) => Subject::Message,
+    /// `None`: each is answered, also where it is about the same.
+    fn subject(&self) -> Option<Subject<'_>> {
+        Some(match self {
+            Self::Message(_) | Self::Retained { .. } => return None,
             Self::Session(outbox) => Subject::Session(outbox.id),
             Self::Part(outbox, _) => Subject::Part(outbox.id),
             Self::Filter(outbox, filter, _) => Subject::Filter(outbox.id, filter),
             Self::Released(outbox, id) => Subject::Released(outbox.id, *id),
             Self::Received(outbox, seq) => Subject::Received(outbox.id, *seq),
             Self::Done(outbox, seq) => Subject::Done(outbox.id, *seq),
-            Self::Retained { topic, .. } => Subject::Retained(topic),
             Self::Will(client_id) => Subject::Will(client_id),
             Self::Device(id) => Subject::Device(id),
-        }
+        })
     }
 }
 

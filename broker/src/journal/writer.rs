@@ -50,10 +50,19 @@ struct Batch {
     changes: Vec<Change>,
     /// To be handed over once they are safe.
     entries: Vec<(Arc<Outbox>, Entry)>,
-    /// Of each topic, and whether it is owed all the same when this batch is refused.
-    retained: Vec<(Box<str>, Option<Arc<Kept>>, bool)>,
+    retained: Vec<Tried>,
     /// Taken back when the messages of this batch are refused.
     held: Vec<(Arc<Outbox>, nsd_wire::PacketId)>,
+}
+
+/// What is to be stored for a topic.
+struct Tried {
+    topic: Box<str>,
+    kept: Option<Arc<Kept>>,
+    /// How many messages it answers, whether it is stored or refused.
+    answers: usize,
+    /// How many besides it answers only when it is stored.
+    owed: usize,
 }
 
 impl Writer {
@@ -174,7 +183,7 @@ impl Writer {
 
     fn prepare(&self, work: &[Work]) -> Batch {
         let mut batch = Batch::default();
-        let mut topics: HashMap<&str, bool> = HashMap::new();
+        let mut topics: HashMap<&str, (usize, usize)> = HashMap::new();
         for work in work {
             match work {
                 Work::Message(to_store) => batch.add(to_store, &self.limits.load()),
@@ -190,19 +199,22 @@ impl Writer {
                 Work::Done(outbox, seq) => {
                     batch.of(outbox, |session| Change::Done { session, seq: *seq });
                 }
-                Work::Retained { topic, owed } => *topics.entry(topic).or_default() |= owed,
+                Work::Retained { topic, owed } => {
+                    let (answers, owes) = topics.entry(topic).or_default();
+                    *if *owed { owes } else { answers } += 1;
+                }
                 Work::Will(client_id) => batch.add_will(client_id, &self.hub),
                 Work::Device(id) => batch.add_device(id, &self.devices),
             }
         }
         let retained = self.hub.retained.read();
-        for (topic, owed) in topics {
+        for (topic, (answers, owed)) in topics {
             let kept = retained.get(topic).cloned();
             batch.changes.push(match &kept {
                 Some(kept) => Change::Retain { message: Arc::clone(&kept.message), since: kept.since },
                 None => Change::Forget { topic: topic.into() },
             });
-            batch.retained.push((topic.into(), kept, owed));
+            batch.retained.push(Tried { topic: topic.into(), kept, answers, owed });
         }
         batch
     }
@@ -294,8 +306,9 @@ impl Batch {
     fn settle(&self, hub: &Hub, stored: bool) {
         if !self.retained.is_empty() {
             let mut retained = hub.retained.write();
-            for (topic, kept, _) in self.retained.iter().filter(|(.., owed)| stored || !owed) {
-                retained.settle(topic, kept.clone(), stored);
+            for Tried { topic, kept, answers, owed } in &self.retained {
+                let answered = if stored { answers + owed } else { *answers };
+                retained.settle(topic, answered, kept.clone(), stored);
             }
         }
     }
