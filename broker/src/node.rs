@@ -404,7 +404,8 @@ impl Node {
         }
         if !routed.lasting.is_empty() {
             let lasting = routed.lasting;
-            journal.send(ToStore { message, since: now, lasting, retained: false, hold: None }, None);
+            let (retained, hold, answered) = (false, None, false);
+            journal.send(ToStore { message, since: now, lasting, retained, hold, answered }, None);
         }
         journal.flush();
     }

@@ -269,7 +269,8 @@ impl Hands {
             room &= journal.retained(publish.topic, if last { receipt.take() } else { None });
         }
         if !lasting.is_empty() || hold.is_some() {
-            room &= journal.send(ToStore { message, since: now, lasting, retained: false, hold }, receipt);
+            let (retained, answered) = (false, receipt.is_some());
+            room &= journal.send(ToStore { message, since: now, lasting, retained, hold, answered }, receipt);
         }
         self.journal_full |= !room;
         self.unflushed = true;
@@ -521,7 +522,8 @@ impl Hands {
         match &self.node.hub.journal {
             Some(journal) => {
                 let since = kept.since;
-                let to_store = ToStore { message, since, lasting, retained: true, hold: None };
+                let (retained, hold, answered) = (true, None, false);
+                let to_store = ToStore { message, since, lasting, retained, hold, answered };
                 self.journal_full |= !journal.send(to_store, None);
                 self.unflushed = true;
             }

@@ -138,7 +138,8 @@ impl Hub {
             match self.journal.as_ref().filter(|_| lasts) {
                 Some(journal) => {
                     let message = Arc::clone(&message);
-                    journal.send(ToStore { message, since, lasting, retained: false, hold: None }, None);
+                    let (retained, hold, answered) = (false, None, false);
+                    journal.send(ToStore { message, since, lasting, retained, hold, answered }, None);
                     journal.flush();
                 }
                 None => {

@@ -107,6 +107,8 @@ pub struct ToStore {
     pub retained: bool,
     /// QoS 2 from a persistent session: the same identifier again is a repetition.
     pub hold: Option<(Arc<Outbox>, PacketId)>,
+    /// Somebody is told if it is refused. If not, as of a will, it is lost then, counted.
+    pub answered: bool,
 }
 
 /// Who wants to know when all that was said before is stored.

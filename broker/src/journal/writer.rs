@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use nsd_wire::ReasonCode;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{Journal, ToStore, Work};
 use crate::access::DeviceRecord;
@@ -16,6 +16,7 @@ use crate::limits::Limits;
 use crate::node::Node;
 use crate::store::change::{Change, Entry};
 use crate::store::{CommitError, Keep, Store};
+use crate::telemetry::{Cause, Count, count_many};
 
 /// Between two attempts to store what must not be lost.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -51,6 +52,8 @@ struct Batch {
     /// To be handed over once they are safe.
     entries: Vec<(Arc<Outbox>, Entry)>,
     retained: Vec<Tried>,
+    /// How many of the entries are lost when this batch is refused.
+    unanswered: usize,
     /// Taken back when the messages of this batch are refused.
     held: Vec<(Arc<Outbox>, nsd_wire::PacketId)>,
 }
@@ -233,13 +236,14 @@ impl Batch {
     }
 
     fn add(&mut self, to_store: &ToStore, limits: &Limits) {
-        let ToStore { message, since, lasting, retained, hold } = to_store;
+        let ToStore { message, since, lasting, retained, hold, answered } = to_store;
         let kept = Keepsake { message, since: *since, retained: *retained };
         lasting.place(&kept, limits, |outbox, placed| {
             let session = placed.session;
             self.changes.push(Change::Enqueue { session, entry: placed.entry.clone() });
             self.changes.extend(placed.instead_of.into_iter().map(|seq| Change::Done { session, seq }));
             self.entries.push((Arc::clone(outbox), placed.entry));
+            self.unanswered += usize::from(!answered);
         });
         if let Some((outbox, id)) = hold {
             self.of(outbox, |session| Change::Hold { session, id: *id });
@@ -315,6 +319,10 @@ impl Batch {
 
     fn take_back(self, hub: &Hub) {
         self.settle(hub, false);
+        if self.unanswered > 0 {
+            warn!(messages = self.unanswered, "lost: the store has no room, and there is nobody to tell");
+            count_many(Count::Dropped(Cause::NotStored), self.unanswered as u64);
+        }
         for (outbox, entry) in self.entries {
             outbox.give_back(&entry.message);
         }

@@ -85,6 +85,8 @@ pub enum Cause {
     RetainedFull,
     /// QoS 0 that could not be handed to other nodes.
     OtherNodes,
+    /// The store refused it, and there was no publisher to tell.
+    NotStored,
 }
 
 impl Early {
@@ -99,7 +101,7 @@ impl Early {
 }
 
 impl Cause {
-    pub const ALL: [(Self, &str); 7] = [
+    pub const ALL: [(Self, &str); 8] = [
         (Self::SlowReceiver, "slow_receiver"),
         (Self::QueueFull, "queue_full"),
         (Self::Expired, "expired"),
@@ -107,6 +109,7 @@ impl Cause {
         (Self::TooLarge, "too_large"),
         (Self::RetainedFull, "retained_full"),
         (Self::OtherNodes, "other_nodes"),
+        (Self::NotStored, "not_stored"),
     ];
 }
 

@@ -143,11 +143,7 @@ fn what_expires_while_the_broker_is_down_is_gone_and_the_rest_has_less_time() {
 /// [MQTT-4.8.0-2]
 #[test]
 fn a_full_disk_is_said_and_passes() {
-    let disk = crate::support::SmallDisk::mount("24m");
-    let store =
-        format!("[store]\nkind = \"disk\"\ndirectory = \"{}\"\n", disk.path().join("store").display());
-    let limits = "[limits]\nqueue_messages = 100000\nqueue_bytes = 1000000000\n";
-    let mut broker = Broker::start(&format!("allow_anonymous = true\n{store}{limits}"));
+    let (_disk, mut broker) = on_small_disk();
     let mut client = Client::connect(broker.address, &keeping("c"));
     client.subscribe("t", Qos::AtLeastOnce);
     client.disconnect();
@@ -197,26 +193,62 @@ fn a_full_disk_is_said_and_passes() {
 }
 
 /// What it says anew takes room that there is not: neither that nor others who want some keep it from what waits.
-#[test]
-fn who_comes_back_on_a_full_disk_makes_room() {
-    let disk = crate::support::SmallDisk::mount("24m");
-    let store =
-        format!("[store]\nkind = \"disk\"\ndirectory = \"{}\"\n", disk.path().join("store").display());
-    let limits = "[limits]\nqueue_messages = 100000\nqueue_bytes = 1000000000\n";
-    let mut broker = Broker::start(&format!("allow_anonymous = true\n{store}{limits}"));
-    let mut absent = Client::connect(broker.address, &keeping("absent"));
-    absent.subscribe("t", Qos::AtLeastOnce);
-    absent.disconnect();
-    let mut publisher = broker.client(Version::V5, "p");
+/// Fills a queue to the last byte: how many messages there are.
+fn fill(publisher: &mut Client, topic: &str) -> usize {
     let mut stored = 0;
     // The smaller they are, the less room is left, until there is none for a single byte.
     for size in [64 << 10, 4 << 10, 256, 1] {
         let payload = vec![b'x'; size];
-        while publisher.publish("t", &payload, Qos::AtLeastOnce) == ReasonCode::Success {
+        while publisher.publish(topic, &payload, Qos::AtLeastOnce) == ReasonCode::Success {
             stored += 1;
             assert!(stored < 10_000, "the disk is never full");
         }
     }
+    stored
+}
+
+/// A broker with a small disk, which it can fill.
+fn on_small_disk() -> (crate::support::SmallDisk, Broker) {
+    let disk = crate::support::SmallDisk::mount("24m");
+    let store =
+        format!("[store]\nkind = \"disk\"\ndirectory = \"{}\"\n", disk.path().join("store").display());
+    let limits = "[limits]\nqueue_messages = 100000\nqueue_bytes = 1000000000\n";
+    let broker = Broker::start(&format!("allow_anonymous = true\n{store}{limits}"));
+    (disk, broker)
+}
+
+#[test]
+fn what_a_group_cannot_hand_over_on_a_full_disk_is_counted() {
+    let (_disk, broker) = on_small_disk();
+    for id in ["a", "b"] {
+        let mut member = Client::connect(broker.address, &keeping(id));
+        member.subscribe("$share/g/t", Qos::AtLeastOnce);
+        member.disconnect();
+    }
+    let stored = fill(&mut broker.client(Version::V5, "p"), "t");
+    // This ends one's session; it was one batch with what the other should have had.
+    broker.client(Version::V5, "a").disconnect();
+    let not_stored = || {
+        let stats = broker.ask("stats").1;
+        stats["messages"]["dropped_by_cause"]["not_stored"].as_u64().unwrap() as usize
+    };
+    crate::support::eventually("the loss is counted", SOON, || not_stored() > 0);
+    let mut other = Client::connect(broker.address, &keeping("b"));
+    for _ in 0..stored - not_stored() {
+        other.message();
+    }
+    other.ping();
+    assert!(broker.log().contains("lost: the store has no room"));
+}
+
+#[test]
+fn who_comes_back_on_a_full_disk_makes_room() {
+    let (disk, mut broker) = on_small_disk();
+    let mut absent = Client::connect(broker.address, &keeping("absent"));
+    absent.subscribe("t", Qos::AtLeastOnce);
+    absent.disconnect();
+    let mut publisher = broker.client(Version::V5, "p");
+    let stored = fill(&mut publisher, "t");
     let words = vec![b'w'; 4 << 10];
     let will = Some(Will { qos: Qos::AtLeastOnce, ..Will::new("will", &words) });
     for refused in [
