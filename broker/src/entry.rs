@@ -107,6 +107,15 @@ impl Entry {
         })
     }
 
+    /// Goes on counting where the one before was: who came in through that is still there.
+    pub fn succeed(&mut self, before: &Self, rules: &GateRules) {
+        self.turned_away = AtomicU64::new(before.turned_away.load(Ordering::Relaxed));
+        if let (Some(gate), Some(counted)) = (&mut self.gate, &before.gate) {
+            counted.set_rules(rules.clone());
+            *gate = Arc::clone(counted);
+        }
+    }
+
     /// Waits until one more may begin; nobody else is accepted meanwhile. What it returns is dropped when that one has become a client, or not.
     pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
         // A closed semaphore cannot be: nobody closes it.

@@ -199,7 +199,8 @@ impl Open {
     fn alter(&mut self, listen: Listen, entry: Option<Entry>) {
         match entry {
             None => self.connections.entry.load().limits.store(Arc::clone(&listen.limits)),
-            Some(entry) => {
+            Some(mut entry) => {
+                entry.succeed(&self.connections.entry.load(), &listen.gate);
                 info!(address = %self.connections.address, tls = entry.tls.is_some(), "listener changed");
                 let _ = entry.address.set(self.connections.address);
                 self.follower = Follower::of(&entry);

@@ -180,6 +180,27 @@ fn limits_of_one_listener_change_for_its_new_clients_only() {
 }
 
 #[test]
+fn who_is_in_counts_after_a_listener_has_changed_too() {
+    let broker = Broker::listening("connections = 2");
+    eventually("who looked whether the broker listens is gone", SOON, || {
+        let listener = &broker.ask("stats").1["listeners"][0];
+        listener["accepted"] == 1 && listener["open"] == 0
+    });
+    let _inside = ["first", "second"].map(|id| broker.client(Version::V5, id));
+    let turned_away = || broker.ask("stats").1["listeners"][0]["turned_away"].as_u64().unwrap();
+    for (from, to) in [("connections = 2", "connections = 2\nhandshake_deadline = \"7s\""), ("7s", "8s")] {
+        let before = turned_away();
+        edit(&broker, from, to);
+        assert_eq!(broker.admin(&["reload"]).0, 0);
+        assert!(Client::open(broker.address, Version::V5).is_closed(SOON));
+        assert_eq!(turned_away(), before + 1);
+    }
+    edit(&broker, "connections = 2", "connections = 3");
+    assert_eq!(broker.admin(&["reload"]).0, 0);
+    broker.client(Version::V5, "third").ping();
+}
+
+#[test]
 fn changed_settings_do_not_end_a_drain() {
     let broker = Broker::start("allow_anonymous = true\n[limits]\npacket_bytes = 5000");
     let second: SocketAddr = ([127, 0, 0, 1], port()).into();
