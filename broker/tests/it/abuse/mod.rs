@@ -63,13 +63,16 @@ impl Siege {
         self.broker.peak_kib().saturating_sub(self.before_kib)
     }
 
+    /// The abuse is over: prints its row of the table in `docs/broker-limits.md`, all memory in MiB.
     #[expect(clippy::print_stdout, reason = "the figures of docs/broker-limits.md, shown with --nocapture")]
     fn end(self, what: &str, most_kib: u64) {
-        let exchanges = self.witness.end();
-        let grown = self.broker.peak_kib().saturating_sub(self.before_kib);
-        println!("abuse | {what} | {grown} KiB of {most_kib} | {exchanges}");
-        assert!(grown < most_kib, "{what}: the broker grew by {grown} KiB, {most_kib} is the most");
+        let slowest = self.witness.end().as_millis();
         assert!(self.broker.ask("health").0, "{what}: it is not well after it");
+        let (before, after, peak) = (self.before_kib, self.broker.resident_kib(), self.broker.peak_kib());
+        let (grown, bound) = (peak.saturating_sub(before), most_kib / MIB);
+        let [before, peak, after, grew] = [before, peak, after, grown].map(|kib| kib as f64 / MIB as f64);
+        println!("| {what} | {before:.1} | {peak:.1} | {after:.1} | {grew:.1} | {bound} | {slowest} |");
+        assert!(grown < most_kib, "{what}: the broker grew by {grown} KiB, {most_kib} is the most");
     }
 }
 

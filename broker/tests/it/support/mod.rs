@@ -21,6 +21,11 @@ pub(crate) fn port() -> u16 {
     free.expect("the kernel has a free port").port()
 }
 
+/// The broker under test: the one that was built with these tests, or one of a release build, for figures.
+fn program() -> String {
+    std::env::var("NSD_BROKER").unwrap_or_else(|_| env!("CARGO_BIN_EXE_nsd-broker").into())
+}
+
 pub(crate) fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
     let until = Instant::now() + limit;
     while !holds() {
@@ -133,17 +138,17 @@ impl Broker {
 
     /// A broker with these settings; listener and admin socket are added.
     pub(crate) fn start(settings: &str) -> Self {
-        Self::launch(settings, "", Command::new(env!("CARGO_BIN_EXE_nsd-broker")))
+        Self::launch(settings, "", Command::new(program()))
     }
 
     /// A broker with these settings, whose listener has more of them.
     pub(crate) fn with(settings: &str, listener: &str) -> Self {
-        Self::launch(settings, listener, Command::new(env!("CARGO_BIN_EXE_nsd-broker")))
+        Self::launch(settings, listener, Command::new(program()))
     }
 
     /// An open broker whose listener has more settings.
     pub(crate) fn listening(listener: &str) -> Self {
-        let command = Command::new(env!("CARGO_BIN_EXE_nsd-broker"));
+        let command = Command::new(program());
         Self::launch("allow_anonymous = true", listener, command)
     }
 
@@ -156,7 +161,7 @@ impl Broker {
     pub(crate) fn with_files_listening(limit: u32, listener: &str) -> Self {
         let mut shell = Command::new("sh");
         let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
-        shell.args(["-c", &script, env!("CARGO_BIN_EXE_nsd-broker")]);
+        shell.args(["-c", &script, &program()]);
         Self::launch("allow_anonymous = true", listener, shell)
     }
 
@@ -211,7 +216,7 @@ impl Broker {
     fn start_again(&self) -> Child {
         let file = self.directory.path().join("broker.toml");
         let log = std::fs::OpenOptions::new().append(true).open(self.directory.path().join("log")).unwrap();
-        Command::new(env!("CARGO_BIN_EXE_nsd-broker"))
+        Command::new(program())
             .args(["--config", &file.display().to_string()])
             .env("RUST_LOG", "debug")
             .stderr(log)
@@ -265,11 +270,8 @@ impl Broker {
     /// `nsd-broker admin …` as a person types it: exit code, what it prints, what it complains about.
     pub(crate) fn admin(&self, words: &[&str]) -> (i32, String, String) {
         let socket = self.socket.display().to_string();
-        let output = Command::new(env!("CARGO_BIN_EXE_nsd-broker"))
-            .args(["admin", "--socket", &socket])
-            .args(words)
-            .output()
-            .unwrap();
+        let output =
+            Command::new(program()).args(["admin", "--socket", &socket]).args(words).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
     }
@@ -280,7 +282,7 @@ impl Broker {
     }
 
     pub(crate) fn order(&self, words: &[&str]) -> (bool, serde_json::Value) {
-        let output = Command::new(env!("CARGO_BIN_EXE_nsd-broker"))
+        let output = Command::new(program())
             .args(["admin", "--socket", &self.socket.display().to_string(), "--json"])
             .args(words)
             .output()
