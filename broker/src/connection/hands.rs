@@ -170,27 +170,29 @@ impl Hands {
 
     /// `wire`: the packet that these effects come from, as it was sent.
     pub(super) fn carry_out(&mut self, effects: Effects<'_>, wire: Option<(&[u8], Version)>) {
-        for effect in effects {
-            match effect {
-                Effect::Route { publish, receipt } => self.route(&publish, receipt, wire),
-                Effect::Send(reply) => self.reply(&reply),
-                Effect::Settle { kind, id, reason } => self.settle(kind, id, reason),
-                Effect::Release(receipt) => self.release(receipt),
-                Effect::Subscribe(subscribing) => self.subscribe(subscribing),
-                Effect::Unsubscribe(unsubscribing) => self.unsubscribe(unsubscribing),
-                Effect::Admit(opening) => {
-                    self.proving = false;
-                    self.work.opening = Some(opening);
-                }
-                Effect::Challenge(first) => {
-                    self.work.first = Some(first);
-                    self.proving = true;
-                }
-                Effect::Leave { keep_will, expiry, filters } => {
-                    self.leave(&Parting { filters: &filters, expiry, keep_will });
-                }
-                Effect::Close => self.closing = true,
+        effects.each(|effect| self.carry_out_one(effect, wire));
+    }
+
+    fn carry_out_one(&mut self, effect: Effect<'_>, wire: Option<(&[u8], Version)>) {
+        match effect {
+            Effect::Route { publish, receipt } => self.route(&publish, receipt, wire),
+            Effect::Send(reply) => self.reply(&reply),
+            Effect::Settle { kind, id, reason } => self.settle(kind, id, reason),
+            Effect::Release(receipt) => self.release(receipt),
+            Effect::Subscribe(subscribing) => self.subscribe(subscribing),
+            Effect::Unsubscribe(unsubscribing) => self.unsubscribe(unsubscribing),
+            Effect::Admit(opening) => {
+                self.proving = false;
+                self.work.opening = Some(opening);
             }
+            Effect::Challenge(first) => {
+                self.work.first = Some(first);
+                self.proving = true;
+            }
+            Effect::Leave { keep_will, expiry, filters } => {
+                self.leave(&Parting { filters: &filters, expiry, keep_will });
+            }
+            Effect::Close => self.closing = true,
         }
     }
 
@@ -313,9 +315,10 @@ impl Hands {
     /// Our own part of a client's QoS 2 message is over.
     fn release(&mut self, receipt: Receipt) {
         let Some(outbox) = &self.outbox else { return };
-        let held = outbox.with_persistent(|persistent| persistent.held.remove(&receipt.id));
+        let held = outbox.session.is_some()
+            && outbox.with_persistent(|persistent| persistent.held.remove(&receipt.id)) == Some(true);
         match &self.node.hub.journal {
-            Some(journal) if held == Some(true) => {
+            Some(journal) if held => {
                 journal.released(self.caller(outbox), receipt);
                 self.unflushed = true;
             }

@@ -1,5 +1,6 @@
 //! The session's state while its client is connected, and what each packet means to it.
 
+use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
@@ -150,14 +151,14 @@ impl Connected {
             self.unsafe_yet += 1;
             return Verdict::Route(Some(Receipt { id, kind: AckKind::PubAck }));
         }
-        match self.receiving.get(&id) {
+        match self.receiving.entry(id) {
             // Sent again: it is on its way, or only its PUBREC was lost.
-            Some(Receiving::AwaitingStored) => Verdict::Ignore,
-            Some(Receiving::AwaitingReleased) => {
+            Entry::Occupied(known) if *known.get() == Receiving::AwaitingStored => Verdict::Ignore,
+            Entry::Occupied(_) => {
                 Verdict::Answer(Reply::Ack { kind: AckKind::PubRec, id, reason: ReasonCode::Success })
             }
-            None => {
-                self.receiving.insert(id, Receiving::AwaitingStored);
+            Entry::Vacant(place) => {
+                place.insert(Receiving::AwaitingStored);
                 self.unsafe_yet += 1;
                 Verdict::Route(Some(Receipt { id, kind: AckKind::PubRec }))
             }
@@ -217,14 +218,17 @@ impl Connected {
 
     /// The identifier is free before PUBCOMP says so: else its next message would be taken for this one again.
     fn on_release(&mut self, id: PacketId) -> Effects<'static> {
-        // Released before we said that we have it: PUBCOMP would be a lie, and the PUBREC is on its way.
-        if self.receiving.get(&id) == Some(&Receiving::AwaitingStored) {
-            return Effects::none();
-        }
         let kind = AckKind::PubComp;
-        Effects::one(match self.receiving.remove(&id) {
-            Some(_) => Effect::Release(Receipt { id, kind }),
-            None => Effect::Send(Reply::Ack { kind, id, reason: ReasonCode::PacketIdentifierNotFound }),
+        Effects::one(match self.receiving.entry(id) {
+            // Released before we said that we have it: PUBCOMP would be a lie, and the PUBREC is on its way.
+            Entry::Occupied(known) if *known.get() == Receiving::AwaitingStored => return Effects::none(),
+            Entry::Occupied(known) => {
+                known.remove();
+                Effect::Release(Receipt { id, kind })
+            }
+            Entry::Vacant(_) => {
+                Effect::Send(Reply::Ack { kind, id, reason: ReasonCode::PacketIdentifierNotFound })
+            }
         })
     }
 

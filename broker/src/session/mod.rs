@@ -147,18 +147,18 @@ impl Session {
 
     pub fn on_packet<'p>(&'p mut self, packet: Packet<'p>, now: Instant) -> Effects<'p> {
         let version = self.version;
-        match (&mut self.phase, packet) {
+        match (&mut self.phase, &packet) {
             (Phase::AwaitingConnect { deadline }, Packet::Connect(connect)) => {
                 let deadline = *deadline;
-                self.on_connect(&connect, deadline)
+                self.on_connect(connect, deadline)
             }
-            (Phase::AwaitingProof(..), packet) => self.on_proof(&packet),
+            (Phase::AwaitingProof(..), packet) => self.on_proof(packet),
             (Phase::AwaitingConnect { .. }, _) => {
                 self.phase = Phase::Closed;
                 Effects::one(Effect::Close)
             }
             (Phase::Connected(_), Packet::Publish(publish)) => self.on_publish(publish, now),
-            (Phase::Connected(client), packet) => match client.on_other(&packet, &self.limits, now) {
+            (Phase::Connected(client), packet) => match client.on_other(packet, &self.limits, now) {
                 Ok(effects) => effects,
                 Err(Done::Left { keep_will, expiry }) => {
                     let expiry = expiry.map(|asked| self.limits.expiry(asked));
@@ -340,19 +340,19 @@ impl Session {
         Effects::one(Effect::Send(Reply::Refused { version: self.version, reason })).and(Effect::Close)
     }
 
-    fn on_publish<'p>(&'p mut self, publish: Publish<'p>, now: Instant) -> Effects<'p> {
+    fn on_publish<'p>(&'p mut self, publish: &Publish<'p>, now: Instant) -> Effects<'p> {
         let version = self.version;
         let Phase::Connected(client) = &mut self.phase else { return Effects::none() };
         client.heard = now;
-        let receipt = match client.judge_publish(version, &publish, &self.limits) {
+        let receipt = match client.judge_publish(version, publish, &self.limits) {
             Verdict::Route(receipt) => receipt,
             Verdict::Answer(reply) => return Effects::one(Effect::Send(reply)),
             Verdict::Ignore => return Effects::none(),
             Verdict::End(reason) => return self.leave(true, None, version.is_v5().then_some(reason)),
         };
         let Phase::Connected(client) = &self.phase else { return Effects::none() };
-        let topic = client.topic_of(&publish);
-        Effects::one(Effect::Route { publish: Publish { topic, ..publish }, receipt })
+        let topic = client.topic_of(publish);
+        Effects::one(Effect::Route { publish: Publish { topic, ..*publish }, receipt })
     }
 
     fn leave(
