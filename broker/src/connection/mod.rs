@@ -8,6 +8,7 @@ mod explanation;
 mod hands;
 mod leeway;
 mod line;
+mod partial;
 mod tally;
 mod work;
 
@@ -153,7 +154,7 @@ impl Connection {
 
     fn account(&mut self) {
         let work = &*self.hands.work;
-        let bytes = work.partial.len() + work.unsent.len() - work.sent + work.replies.len();
+        let bytes = work.partial.held() + work.unsent.len() - work.sent + work.replies.len();
         if self.held.set(bytes)
             && let Some(outbox) = &self.hands.outbox
         {
@@ -175,41 +176,20 @@ impl Connection {
         if self.hands.work.replies.len() > limits::REPLIES_MARK {
             return false;
         }
-        if !self.hands.work.partial.is_empty() && self.session.may_read() {
-            let partial = std::mem::take(&mut self.hands.work.partial);
-            let used = self.act_on(&partial, now);
-            self.hands.work.partial = partial;
-            self.hands.work.partial.drain(..used);
-            if used > 0 {
-                return true;
-            }
+        if !self.hands.work.partial.is_empty()
+            && self.session.may_read()
+            && act_on_partial(&mut self.session, &mut self.hands, now) > 0
+        {
+            return true;
         }
         if !self.session.may_read() || self.hands.closing {
             self.session.excuse(now);
             return false;
         }
-        let Self { line, session, hands, .. } = self;
-        let polled = poll_read_scratch(Pin::new(line), context, |bytes| {
-            if bytes.is_empty() {
-                return false;
-            }
-            hands.tally.received(bytes.len(), now);
-            if hands.work.partial.is_empty() {
-                let used = act_on(session, hands, bytes, now);
-                if used < bytes.len() {
-                    hands.work.partial = bytes[used..].to_vec();
-                }
-                return true;
-            }
-            let mut partial = std::mem::take(&mut hands.work.partial);
-            partial.extend_from_slice(bytes);
-            let used = act_on(session, hands, &partial, now);
-            partial.drain(..used);
-            if !partial.is_empty() {
-                hands.work.partial = partial;
-            }
-            true
-        });
+        let polled = match self.hands.work.partial.wanted(self.session.max_packet()) {
+            0 => self.poll_read(context, now),
+            wanted => self.poll_read_on(context, wanted, now),
+        };
         match polled {
             Poll::Pending => false,
             Poll::Ready(Ok(true)) => true,
@@ -218,8 +198,38 @@ impl Connection {
         }
     }
 
-    fn act_on(&mut self, bytes: &[u8], now: Instant) -> usize {
-        act_on(&mut self.session, &mut self.hands, bytes, now)
+    /// Whatever comes; `false` is the end.
+    fn poll_read(&mut self, context: &mut Context<'_>, now: Instant) -> Poll<io::Result<bool>> {
+        let Self { line, session, hands, .. } = self;
+        poll_read_scratch(Pin::new(line), context, |mut bytes| {
+            if bytes.is_empty() {
+                return false;
+            }
+            hands.tally.received(bytes.len(), now);
+            while !bytes.is_empty() && !hands.work.partial.is_empty() {
+                bytes = hands.work.partial.complete(bytes, session.max_packet());
+                act_on_partial(session, hands, now);
+            }
+            let used = act_on(session, hands, bytes, now);
+            if used < bytes.len() {
+                hands.work.partial.begin(&bytes[used..], session.max_packet());
+            }
+            true
+        })
+    }
+
+    /// More of a large packet; `false` is the end.
+    fn poll_read_on(
+        &mut self,
+        context: &mut Context<'_>,
+        wanted: usize,
+        now: Instant,
+    ) -> Poll<io::Result<bool>> {
+        let Self { line, session, hands, .. } = self;
+        let read = ready!(hands.work.partial.poll_read(line, context, wanted))?;
+        hands.tally.received(read, now);
+        act_on_partial(session, hands, now);
+        Poll::Ready(Ok(read > 0))
     }
 
     fn lost(&mut self, error: Option<&io::Error>) -> bool {
@@ -371,6 +381,15 @@ impl Connection {
     }
 }
 
+/// Acts on what was put together; returns how many bytes were used.
+fn act_on_partial(session: &mut Session, hands: &mut Hands, now: Instant) -> usize {
+    let mut partial = std::mem::take(&mut hands.work.partial);
+    let used = act_on(session, hands, partial.bytes(), now);
+    partial.used(used);
+    hands.work.partial = partial;
+    used
+}
+
 /// Acts on every whole packet in `bytes`; returns how many bytes were used.
 fn act_on(session: &mut Session, hands: &mut Hands, bytes: &[u8], now: Instant) -> usize {
     let mut rest = bytes;
@@ -383,16 +402,18 @@ fn act_on(session: &mut Session, hands: &mut Hands, bytes: &[u8], now: Instant) 
                 let wire = &rest[..frame.len()];
                 rest = &rest[frame.len()..];
                 hands.tally.packet(frame.kind);
+                // Checked where it is: packets are large values.
                 let packet = nsd_wire::decode(version, frame, body);
+                let known = packet.as_ref().map_err(|error| *error);
                 let checked =
-                    packet.and_then(|packet| packet.check_sender(Sender::Client, version).map(|()| packet));
+                    known.and_then(|packet| packet.check_sender(Sender::Client, version).map(|()| packet));
                 match checked {
                     Ok(packet) => {
-                        if let (true, Packet::Connect(connect)) = (session.awaits_connect(), &packet) {
+                        if let (true, Packet::Connect(connect)) = (session.awaits_connect(), packet) {
                             hands.hear_connect(connect);
                         }
-                        session.pay(&packet, wire.len(), now);
-                        let effects = session.on_packet(packet, now);
+                        session.pay(packet, wire.len(), now);
+                        let effects = session.on_packet(*packet, now);
                         hands.carry_out(effects, Some((wire, version)));
                         while let Some((receipt, reason)) = hands.next_stored() {
                             let effects = session.on_stored(receipt, reason);

@@ -7,14 +7,14 @@ use std::time::Instant;
 use nsd_wire::ReasonCode;
 
 use super::leeway::Leeway;
+use super::partial::Partial;
 use crate::busy::Idle;
 use crate::hub::{Outbox, Terms};
 use crate::session::{Opening, Receipt, Subscribing, Unsubscribing};
 
 #[derive(Default)]
 pub(super) struct Work {
-    /// The beginning of a packet whose end has not come, or packets that must wait for a decision.
-    pub(super) partial: Vec<u8>,
+    pub(super) partial: Partial,
     /// Being written; `sent` of it is.
     pub(super) unsent: Vec<u8>,
     pub(super) sent: usize,
@@ -79,7 +79,7 @@ impl Idle for Work {
     fn is_idle(&self) -> bool {
         self.is_all_sent()
             && self.is_silent()
-            && self.partial.is_empty()
+            && self.partial.is_idle()
             && self.patience.is_none()
             && self.farewell.is_none()
             && self.opening.is_none()

@@ -30,6 +30,29 @@ fn every_version_reaches_every_other_at_the_lower_qos() {
 }
 
 #[test]
+fn packets_of_all_sizes_come_whole_however_they_are_cut() {
+    let broker = Broker::anonymous();
+    let mut subscriber = broker.client(Version::V311, "s");
+    subscriber.subscribe("t", Qos::AtMostOnce);
+    let mut publisher = broker.client(Version::V311, "p");
+    // What one read takes is 64 KiB.
+    let sizes = [3, 40_000, 65_530, 65_531, 3, 3, 70_000, 70_000, 70_000, 5, 300_000, 66_000, 131_072, 1, 2];
+    let payload = |number: usize| vec![b'a' + number as u8; sizes[number]];
+    let mut stream = Vec::new();
+    for number in 0..sizes.len() {
+        Publish::new("t", &payload(number)).encode(Version::V311, &mut stream).unwrap();
+    }
+    for cut in [997, 20_000, 65_536, 65_540, 100_000, stream.len()] {
+        for piece in stream.chunks(cut) {
+            publisher.send_raw(piece);
+        }
+        for number in 0..sizes.len() {
+            assert!(subscriber.message().payload == payload(number), "{number} in pieces of {cut}");
+        }
+    }
+}
+
+#[test]
 fn retained_messages_come_after_the_suback_and_can_be_removed() {
     let broker = Broker::anonymous();
     let mut publisher = broker.client(Version::V5, "p");
