@@ -306,6 +306,15 @@ pub fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
+/// As it can stand in a line, whatever is quoted in it.
+pub fn without_controls(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
+}
+
 /// The word that was probably meant.
 pub fn closest<'w>(given: &str, words: &[&'w str]) -> Option<&'w str> {
     let scored = words.iter().map(|word| (strsim::damerau_levenshtein(given, word), *word));

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use nsd_edge::config::{Problem, quoted};
+use nsd_edge::config::{Problem, quoted, without_controls};
 
 use super::section::{Kind, Section, Use};
 use super::{Converted, Draft};
@@ -52,15 +52,6 @@ pub(super) fn write(mut draft: Draft) -> Converted {
         }
     }
     Converted { toml: text, notes }
-}
-
-/// As it can stand in a line, whatever is quoted in it.
-fn without_controls(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
-    }
-    shown
 }
 
 fn is_only_statistics(section: &Section) -> bool {

@@ -7,6 +7,7 @@
 use std::fmt::Write;
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use nsd_edge::password::check_name;
 use serde_json::{Map, Value};
 
 use super::Note;
@@ -45,16 +46,7 @@ pub fn mosca(json: &str) -> Result<Credentials, String> {
 
 impl Credentials {
     fn add(&mut self, user: &str, record: &Value) -> Result<(), String> {
-        if user.is_empty()
-            || user.trim() != user
-            || user.starts_with('#')
-            || user.contains([':', '\n', '\r', '\0'])
-        {
-            return Err(
-                "a name that cannot stand in a line (empty, blanks around, `:`, `#` at its beginning)"
-                    .to_owned(),
-            );
-        }
+        check_name(user)?;
         let hash = hash(record)?;
         let publish = self.rule(user, record, "authorizePublish", Side::Publish)?;
         let subscribe = self.rule(user, record, "authorizeSubscribe", Side::Subscribe)?;

@@ -36,7 +36,7 @@ pub(super) struct Listener {
     pub(super) require_certificate: bool,
     pub(super) identity_as_username: bool,
     pub(super) tls13: bool,
-    pub(super) max_connections: Option<u64>,
+    pub(super) max_connections: Option<i64>,
     pub(super) topic_aliases: Option<u16>,
 }
 
@@ -80,7 +80,13 @@ impl Listener {
                 "tlsv1.2" => self.tls13 = false,
                 _ => return Err("only TLS 1.2 and 1.3 are spoken here".to_owned()),
             },
-            "max_connections" => self.max_connections = number(value).filter(|most| *most > 0),
+            "max_connections" => {
+                self.max_connections = match value.parse::<i64>() {
+                    Ok(..=0) => None,
+                    Ok(most @ 1..=10_000_000) => Some(most),
+                    _ => return Err("is no number up to 10000000".to_owned()),
+                }
+            }
             "max_topic_alias" => {
                 let most = number(value).and_then(|most| u16::try_from(most).ok());
                 self.topic_aliases = Some(most.ok_or("is no number up to 65535")?);

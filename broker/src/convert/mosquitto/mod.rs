@@ -143,9 +143,9 @@ impl Draft {
     fn note(&mut self, line: &Line, what: &str) {
         // Words of some lines are secrets, and those of plugins may be.
         let shown = if options::may_be_secret(&line.key) || line.value.is_empty() {
-            line.key.escape_debug().to_string()
+            line.key.clone()
         } else {
-            format!("{} {}", line.key.escape_debug(), line.value.escape_debug())
+            format!("{} {}", line.key, line.value)
         };
         self.notes.push(Note { at: line.at.clone(), what: format!("`{shown}`: {what}") });
     }

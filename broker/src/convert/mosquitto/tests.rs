@@ -75,6 +75,8 @@ fn what_a_listener_limits_stays_its_own() {
     assert_eq!(aliases, [crate::limits::Limits::default().topic_aliases, 3]);
     assert_eq!(settings.listen[1].gate.connections, Some(7));
     assert_eq!(notes("listener 1883\nmax_topic_alias 70000\n").len(), 1);
+    assert_eq!(notes("listener 1883\nmax_connections 10220001930080019330\n").len(), 1);
+    assert!(!convert("listener 1883\nmax_connections -1\n").toml.contains("connections"));
 }
 
 #[test]
@@ -122,7 +124,8 @@ fn values_that_cannot_be_are_told() {
 #[test]
 fn a_value_cannot_break_out_of_its_line() {
     let made = convert(
-        "listener 1883\npassword_file /p\"\\x\u{7f}é\nacl_file /a\u{1b}[1m\nodd\u{1b} \u{1b}]0;x\u{7}\n",
+        "listener 1883\npassword_file /p\"\\x\u{7f}é\nacl_file /a\u{1b}[1m\nodd\u{1b} \u{1b}]0;x\u{7}\n\
+         listener 8883\ncertfile /c\u{1b}\nkeyfile /k\u{7}\n",
     );
     assert!(made.toml.contains(r#"password_file = "/p\"\\x\u007fé""#), "{}", made.toml);
     assert!(!made.toml.contains('\u{1b}') && !made.toml.contains('\u{7}'), "{}", made.toml);

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use nsd_edge::config::quoted;
+use nsd_edge::config::{quoted, without_controls};
 
 use super::listener::Listener;
 use super::{Combined, Configuration, Draft};
@@ -37,6 +37,8 @@ impl Draft {
         table(&mut text, "sys", &sys);
         let log: Vec<_> = self.log_level.take().map(|level| ("level", quoted(level))).into_iter().collect();
         table(&mut text, "log", &log);
+        // They stand in comments, and go to a terminal.
+        self.notes.iter_mut().for_each(|note| note.what = without_controls(&note.what));
         if !self.notes.is_empty() {
             text.push_str("\n# Without a counterpart here:\n");
             for note in &self.notes {
@@ -78,7 +80,9 @@ impl Draft {
         let name = format!("{beside}/listener-{}.pem", address.port());
         let _ = writeln!(
             text,
-            "[listen.tls]\n# {chain} and {key}, one after the other; write it anew when they change."
+            "[listen.tls]\n# {} and {}, one after the other; write it anew when they change.",
+            quoted(chain),
+            quoted(key)
         );
         let _ = writeln!(text, "certificates = [{}]", quoted(&name));
         if given.tls13 {
