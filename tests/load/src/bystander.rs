@@ -8,9 +8,6 @@ use crate::mqtt::{self, Identity};
 use crate::run::{Desk, Phase};
 use crate::target::Target;
 
-/// Subscriptions of one of them.
-const FILTERS: u32 = 100;
-
 /// One of them.
 #[derive(Debug)]
 pub struct Bystander {
@@ -18,10 +15,10 @@ pub struct Bystander {
     pub filters: Vec<String>,
 }
 
-/// Pure: so many that they have `subscriptions` in all. Their filters stand beside the run's topics, so that a search
+/// Pure: so many that they have `subscriptions` in all, each `filters` of them. Their filters stand beside the run's topics, so that a search
 /// for those has to choose at every level.
 #[must_use]
-pub fn bystanders(subscriptions: u32, base: &str) -> Vec<Bystander> {
+pub fn bystanders(subscriptions: u32, filters: u32, base: &str) -> Vec<Bystander> {
     let filter = |number: u32| match number % 4 {
         0 => format!("{base}/by-{number}/state"),
         1 => format!("{base}/+/by-{number}"),
@@ -33,7 +30,7 @@ pub fn bystanders(subscriptions: u32, base: &str) -> Vec<Bystander> {
         number: number as u32,
         filters: share.iter().copied().map(filter).collect(),
     };
-    numbers.chunks(FILTERS as usize).enumerate().map(bystander).collect()
+    numbers.chunks(filters as usize).enumerate().map(bystander).collect()
 }
 
 impl Bystander {

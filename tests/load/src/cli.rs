@@ -173,6 +173,9 @@ pub struct Messages {
     /// Subscriptions of other clients, which match nothing
     #[arg(long, default_value = "0", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub bystanders: u32,
+    /// How many of them one of these clients has
+    #[arg(long, default_value = "100", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub bystander_filters: u32,
     /// Subscribers leave before anything is published, and come back to get it from their sessions
     #[arg(long)]
     pub away: bool,

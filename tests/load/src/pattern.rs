@@ -51,6 +51,8 @@ pub struct More {
     pub filters: u32,
     /// Subscriptions of others, which match nothing.
     pub bystanders: u32,
+    /// How many of them one client has.
+    pub bystander_filters: u32,
     /// Subscribers come for their messages after all were published.
     pub away: bool,
     /// Subscribers stay, and their sessions would outlive their connections.
@@ -73,7 +75,7 @@ impl From<Target> for Sides {
 
 impl Default for More {
     fn default() -> Self {
-        Self { topics: 1, filters: 1, bystanders: 0, away: false, kept: false }
+        Self { topics: 1, filters: 1, bystanders: 0, bystander_filters: 100, away: false, kept: false }
     }
 }
 
@@ -168,7 +170,9 @@ impl Load {
             self.rate.map(|rate| format!("{rate}/s")),
             (more.topics > 1).then(|| format!("{} topics each", more.topics)),
             (more.filters > 1).then(|| format!("{} filters each", more.filters)),
-            (more.bystanders > 0).then(|| format!("{} subscriptions of others", more.bystanders)),
+            (more.bystanders > 0).then(|| {
+                format!("{} subscriptions of others, {} each", more.bystanders, more.bystander_filters)
+            }),
             more.away.then(|| "subscribers away".to_owned()),
             more.kept.then(|| "sessions kept".to_owned()),
         ];
@@ -189,7 +193,7 @@ fn clients(load: &Load, identity: &Identity) -> Vec<Client> {
         None => (u64::MAX, 0),
     };
     let more = load.more;
-    let bystanders = bystander::bystanders(more.bystanders, &base);
+    let bystanders = bystander::bystanders(more.bystanders, more.bystander_filters, &base);
     let mut clients: Vec<_> = bystanders.into_iter().map(Client::Bystander).collect();
     for number in 0..load.pattern.subscribers() {
         let (name, hears) = match load.pattern {
@@ -302,11 +306,11 @@ mod tests {
         ] {
             let (topics, filters) = (topics(base, "all", more), filters(base, "all", more));
             assert_eq!(filters.iter().collect::<HashSet<_>>().len(), more.filters as usize);
-            let bystanders = bystander::bystanders(1000, base);
+            let bystanders = bystander::bystanders(1000, 30, base);
             for topic in &topics {
                 assert!(filters.iter().all(|filter| nsd_wire::topic::matches(filter, topic)), "{filters:?}");
                 let others = bystanders.iter().flat_map(|bystander| &bystander.filters);
-                assert!(others.clone().count() == 1000);
+                assert!(others.clone().count() == 1000 && bystanders.len() == 34);
                 for other in others {
                     assert!(!nsd_wire::topic::matches(other, topic), "{other} matches {topic}");
                 }

@@ -108,6 +108,7 @@ fn publish(pattern: Pattern, filters: u32, messages: &Messages) -> Result<Verdic
             topics: messages.topics,
             filters,
             bystanders: messages.bystanders,
+            bystander_filters: messages.bystander_filters,
             away: messages.away,
             kept: messages.kept,
         },

@@ -175,6 +175,13 @@ pub(crate) const BROKER: &[Row] = &[
         ..ROW
     },
     Row {
+        key: "wide-tree",
+        work: "50 pairs beside 100 k other subscriptions of 5000 clients",
+        load: &["pairs", "--bystanders", "100000", "--bystander-filters", "20"],
+        figures: CPU,
+        ..ROW
+    },
+    Row {
         key: "large-match",
         work: "one topic, 5000 subscribers of 20 matching filters each",
         load: &[
