@@ -6,7 +6,7 @@ use nsd_broker::store::change::Change;
 use nsd_wire::{Ack, Connect, Packet, Publish, Qos, ReasonCode, Version, Will};
 
 use crate::disk::opened;
-use crate::support::{Broker, Client, SOON};
+use crate::support::{Broker, Client, Keeping, SOON};
 
 fn keeping(id: &str) -> Connect<'_> {
     let mut connect = Connect::new(Version::V5, id);
@@ -17,7 +17,12 @@ fn keeping(id: &str) -> Connect<'_> {
 
 #[test]
 fn everything_is_there_after_a_crash() {
-    let mut broker = Broker::on_disk();
+    for mut broker in Keeping::lasting() {
+        crash(&mut broker);
+    }
+}
+
+fn crash(broker: &mut Broker) {
     let mut client = Client::connect(broker.address, &keeping("c"));
     client.subscribe("t/#", Qos::ExactlyOnce);
     client.disconnect();
@@ -26,7 +31,8 @@ fn everything_is_there_after_a_crash() {
     publisher.retain("old", b"x", Qos::AtLeastOnce);
     publisher.retain("old", b"", Qos::AtLeastOnce);
     for number in 0..20_u8 {
-        publisher.publish("t/x", &[number], Qos::AtLeastOnce);
+        let qos = if number % 3 == 0 { Qos::ExactlyOnce } else { Qos::AtLeastOnce };
+        assert_eq!(publisher.publish("t/x", &[number], qos), ReasonCode::Success);
     }
     let will = Will { qos: Qos::AtLeastOnce, ..Will::new("t/will", b"gone") };
     let doomed =
@@ -41,7 +47,9 @@ fn everything_is_there_after_a_crash() {
     for number in 0..=20_u8 {
         assert_eq!(client.message().payload, [number]);
     }
-    assert_eq!(client.message().topic, "t/will", "whoever was connected was cut off");
+    // A dead node of a cluster is found out when it has not been heard of for a while.
+    let will = client.message_within(SOON * 4).expect("whoever was connected was cut off");
+    assert_eq!(will.topic, "t/will");
     assert_eq!(client.message_within(Duration::from_millis(300)), None, "who left had no will any more");
     client.subscribe("#", Qos::AtMostOnce);
     let kept = client.message();

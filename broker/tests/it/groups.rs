@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nsd_wire::{Connect, Packet, PacketId, Publish, Qos, ReasonCode, Version};
 
-use crate::support::{Broker, Client, SOON};
+use crate::support::{Broker, Client, Keeping, SOON};
 
 const FILTER: &str = "$share/g/t";
 
@@ -34,7 +34,7 @@ fn holds(client: &mut Client, count: usize) {
 
 fn each(mut test: impl FnMut(&Broker, u32)) {
     for seconds in [0, 60] {
-        for broker in [Broker::anonymous(), Broker::on_disk()] {
+        for broker in Keeping::own() {
             test(&broker, seconds);
         }
     }

@@ -34,51 +34,6 @@ fn come(node: &Broker, connect: &Connect<'_>) -> (Client, bool) {
 }
 
 #[test]
-fn everything_is_there_after_a_crash() {
-    let redis = Redis::start();
-    let mut broker = Broker::node(&redis);
-    let (mut client, present) = come(&broker, &keeping("c"));
-    assert!(!present);
-    client.subscribe("t/#", Qos::ExactlyOnce);
-    client.disconnect();
-    let mut publisher = broker.client(Version::V5, "p");
-    publisher.retain("state", b"on", Qos::AtLeastOnce);
-    for number in 0..20_u8 {
-        let qos = if number % 3 == 0 { Qos::ExactlyOnce } else { Qos::AtLeastOnce };
-        assert_eq!(publisher.publish("t/x", &[number], qos), ReasonCode::Success);
-    }
-    let will = Will { qos: Qos::AtLeastOnce, ..Will::new("t/will", b"gone") };
-    let doomed =
-        Client::connect(broker.address, &Connect { will: Some(will), ..Connect::new(Version::V5, "d") });
-    let clean =
-        Client::connect(broker.address, &Connect { will: Some(will), ..Connect::new(Version::V5, "e") });
-    clean.disconnect();
-    publisher.publish("t/x", &[20], Qos::AtLeastOnce);
-    broker.kill();
-    broker.restart();
-    let (mut client, present) = come(&broker, &keeping("c"));
-    assert!(present);
-    for number in 0..=20_u8 {
-        assert_eq!(client.message().payload, [number]);
-    }
-    let will = client.message_within(REAPED).expect("a will");
-    assert_eq!(will.topic, "t/will", "whoever was connected was cut off");
-    assert_eq!(client.message_within(Duration::from_millis(300)), None, "who left had no will any more");
-    client.subscribe("#", Qos::AtMostOnce);
-    let kept = client.message();
-    assert_eq!((kept.topic.as_str(), kept.retain), ("state", true));
-    drop(doomed);
-    client.disconnect();
-    broker.signal("-TERM");
-    assert_eq!(broker.wait(), Some(0));
-    broker.restart();
-    let (mut client, present) = come(&broker, &keeping("c"));
-    assert!(present);
-    broker.client(Version::V5, "p").publish("t/y", b"later", Qos::AtLeastOnce);
-    assert_eq!(client.message().payload, b"later");
-}
-
-#[test]
 fn a_session_goes_from_node_to_node_with_all_that_waits() {
     let redis = Redis::start();
     let (a, b) = (Broker::node(&redis), Broker::node(&redis));

@@ -1,11 +1,11 @@
-//! Sessions that outlive their connections, in memory and on the disk: what was acknowledged is there afterwards.
+//! Sessions that outlive their connections, in each of the stores: what was acknowledged is there afterwards.
 
 use std::num::NonZeroU16;
 use std::time::Duration;
 
 use nsd_wire::{Ack, AckKind, Connect, Packet, Publish, Qos, ReasonCode, SubscribeOptions, Version, Will};
 
-use crate::support::{Broker, Client, SOON};
+use crate::support::{Broker, Client, Keeping, SOON};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -32,14 +32,9 @@ fn present(broker: &Broker, connect: &Connect<'_>) -> (Client, bool) {
     (client, present)
 }
 
-/// A broker in memory, and one with a store in a folder that lives as long.
-fn both() -> [Broker; 2] {
-    [Broker::anonymous(), Broker::on_disk()]
-}
-
 #[test]
 fn what_came_while_a_client_was_away_is_there_in_order() {
-    for broker in both() {
+    for broker in Keeping::each() {
         for connect in [keeping("c", 60), kept_v3("c3")] {
             let (mut client, was_there) = present(&broker, &connect);
             assert!(!was_there);
@@ -65,7 +60,7 @@ fn what_came_while_a_client_was_away_is_there_in_order() {
 
 #[test]
 fn what_was_not_acknowledged_is_sent_again_under_its_identifier() {
-    for broker in both() {
+    for broker in Keeping::each() {
         let (mut client, _) = present(&broker, &keeping("c", 60));
         client.subscribe("t", Qos::ExactlyOnce);
         let mut publisher = broker.client(Version::V5, "p");
@@ -107,7 +102,7 @@ fn what_was_not_acknowledged_is_sent_again_under_its_identifier() {
 
 #[test]
 fn a_qos_2_message_that_is_sent_again_on_another_connection_is_one_message() {
-    for broker in both() {
+    for broker in Keeping::each() {
         let mut receiver = broker.client(Version::V5, "r");
         receiver.subscribe("t", Qos::ExactlyOnce);
         let (mut client, _) = present(&broker, &keeping("c", 60));
@@ -133,14 +128,15 @@ fn a_qos_2_message_that_is_sent_again_on_another_connection_is_one_message() {
 
 #[test]
 fn a_session_ends_when_its_time_has_come_and_not_before() {
-    for broker in both() {
-        let (mut client, _) = present(&broker, &keeping("short", 1));
-        client.subscribe("t", Qos::AtLeastOnce);
-        client.disconnect();
-        crate::support::eventually("the session ends", SOON, || {
-            let (_, status) = broker.ask("stats");
-            status["subscriptions"] == 0
-        });
+    for broker in Keeping::each() {
+        // Its will comes at its end.
+        let mut watcher = broker.client(Version::V5, "w");
+        watcher.subscribe("over", Qos::AtLeastOnce);
+        let mut will = Will::new("over", b"");
+        will.properties.delay = Some(600);
+        let (client, _) = present(&broker, &Connect { will: Some(will), ..keeping("short", 1) });
+        client.vanish();
+        assert_eq!(watcher.message().topic, "over");
         let (client, was_there) = present(&broker, &keeping("short", 1));
         assert!(!was_there);
         // At its end the client says otherwise.
@@ -160,7 +156,7 @@ fn a_session_ends_when_its_time_has_come_and_not_before() {
 
 #[test]
 fn a_will_waits_and_is_not_wanted_when_the_client_is_back() {
-    for broker in both() {
+    for broker in Keeping::each() {
         let mut watcher = broker.client(Version::V5, "w");
         watcher.subscribe("wills/#", Qos::AtLeastOnce);
         let with_will = |id: &'static str, topic: &'static str, delay: u32, expiry: u32| {
@@ -187,7 +183,7 @@ fn a_will_waits_and_is_not_wanted_when_the_client_is_back() {
 
 #[test]
 fn a_connection_that_takes_a_session_over_goes_on_with_it() {
-    for broker in both() {
+    for broker in Keeping::each() {
         let (mut old, _) = present(&broker, &keeping("c", 60));
         old.subscribe("t", Qos::AtLeastOnce);
         let (mut new, was_there) = present(&broker, &keeping("c", 60));
@@ -203,29 +199,27 @@ fn a_connection_that_takes_a_session_over_goes_on_with_it() {
 
 #[test]
 fn a_full_queue_loses_the_oldest_and_says_how_many() {
-    let limits = "allow_anonymous = true\n[limits]\nqueue_messages = 10\n";
-    let broker = Broker::start(limits);
-    let (mut client, _) = present(&broker, &keeping("c", 60));
-    client.subscribe("t", Qos::AtLeastOnce);
-    client.disconnect();
-    let mut publisher = broker.client(Version::V5, "p");
-    for number in 0..25_u8 {
-        assert_eq!(publisher.publish("t", &[number], Qos::AtLeastOnce), ReasonCode::Success);
+    for broker in Keeping::each_limited("queue_messages = 10") {
+        let (mut client, _) = present(&broker, &keeping("c", 60));
+        client.subscribe("t", Qos::AtLeastOnce);
+        client.disconnect();
+        let mut publisher = broker.client(Version::V5, "p");
+        for number in 0..25_u8 {
+            assert_eq!(publisher.publish("t", &[number], Qos::AtLeastOnce), ReasonCode::Success);
+        }
+        let (_, status) = broker.ask("stats");
+        assert_eq!(status["messages"]["dropped"], 15);
+        let (mut client, _) = present(&broker, &keeping("c", 60));
+        for number in 15..25_u8 {
+            assert_eq!(client.message().payload, [number]);
+        }
+        assert_eq!(client.message_within(SHORT), None);
     }
-    let (_, status) = broker.ask("stats");
-    assert_eq!(status["messages"]["dropped"], 15);
-    let (mut client, _) = present(&broker, &keeping("c", 60));
-    for number in 15..25_u8 {
-        assert_eq!(client.message().payload, [number]);
-    }
-    assert_eq!(client.message_within(SHORT), None);
 }
 
 #[test]
 fn a_client_that_keeps_up_loses_nothing_however_short_its_queue() {
-    for settings in ["", "[store]\nkind = \"disk\"\ndirectory = \"STORE\"\n"] {
-        let broker =
-            Broker::start(&format!("allow_anonymous = true\n{settings}[limits]\nqueue_messages = 10\n"));
+    for broker in Keeping::each_limited("queue_messages = 10") {
         let (mut client, _) = present(&broker, &keeping("c", 60));
         client.subscribe("t", Qos::AtLeastOnce);
         let address = broker.address;
@@ -244,7 +238,7 @@ fn a_client_that_keeps_up_loses_nothing_however_short_its_queue() {
 
 #[test]
 fn retained_messages_to_a_session_are_part_of_it() {
-    for broker in both() {
+    for broker in Keeping::each() {
         let mut publisher = broker.client(Version::V5, "p");
         publisher.retain("r", b"kept", Qos::AtLeastOnce);
         let (mut client, _) = present(&broker, &keeping("c", 60));
@@ -265,7 +259,7 @@ fn retained_messages_to_a_session_are_part_of_it() {
 
 #[test]
 fn each_message_to_a_shared_subscription_goes_to_one_member() {
-    for broker in both() {
+    for broker in Keeping::own() {
         let mut members: Vec<Client> = ["m1", "m2"].map(|id| broker.client(Version::V5, id)).into();
         members.push(broker.client(Version::V311, "m3"));
         for member in &mut members {
@@ -300,7 +294,7 @@ fn each_message_to_a_shared_subscription_goes_to_one_member() {
 
 #[test]
 fn a_group_whose_members_are_away_keeps_its_messages() {
-    for broker in both() {
+    for broker in Keeping::own() {
         let (mut member, _) = present(&broker, &keeping("m", 60));
         member.subscribe("$share/g/t", Qos::AtLeastOnce);
         member.disconnect();
@@ -338,7 +332,7 @@ fn a_topic_that_comes_often_is_told_once() {
 
 #[test]
 fn no_local_and_identifiers_hold_for_sessions_that_are_away() {
-    for broker in both() {
+    for broker in Keeping::each() {
         let (mut client, _) = present(&broker, &keeping("c", 60));
         let no_local = SubscribeOptions { no_local: true, ..Qos::AtLeastOnce.into() };
         client.subscribe_with("t", no_local, Some(9));
@@ -353,7 +347,7 @@ fn no_local_and_identifiers_hold_for_sessions_that_are_away() {
 
 #[test]
 fn unknown_acknowledgements_are_answered_and_harmless() {
-    for broker in both() {
+    for broker in Keeping::each() {
         let (mut client, _) = present(&broker, &keeping("c", 60));
         let id = nsd_wire::PacketId::new(99).unwrap();
         for kind in [AckKind::PubAck, AckKind::PubComp] {
@@ -374,7 +368,7 @@ fn unknown_acknowledgements_are_answered_and_harmless() {
 #[test]
 fn many_publishers_fill_one_queue() {
     const EACH: u16 = 400;
-    for broker in both() {
+    for broker in Keeping::each() {
         let (mut client, _) = present(&broker, &keeping("c", 60));
         client.subscribe("t/#", Qos::ExactlyOnce);
         let address = broker.address;
@@ -406,7 +400,7 @@ fn publish_numbers(address: std::net::SocketAddr, publisher: u8, count: u16) {
 /// Many connections fight for a few client ids, clean starts among them, while messages come; then everybody leaves.
 #[test]
 fn a_storm_of_takeovers_leaves_every_session_whole() {
-    for broker in both() {
+    for broker in Keeping::each() {
         let address = broker.address;
         let stop = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {

@@ -295,6 +295,64 @@ impl Broker {
     }
 }
 
+/// A broker, and what its store needs besides it.
+pub(crate) struct Keeping {
+    broker: Broker,
+    _redis: Option<Redis>,
+}
+
+impl Keeping {
+    /// One in memory, one with a store in a folder that lives as long, one with a Redis of its own.
+    pub(crate) fn each() -> [Self; 3] {
+        Self::each_limited("")
+    }
+
+    /// The same with limits.
+    pub(crate) fn each_limited(limits: &str) -> [Self; 3] {
+        [Self::memory(limits), Self::disk(limits), Self::redis(limits)]
+    }
+
+    /// Those whose store is their own.
+    pub(crate) fn own() -> [Self; 2] {
+        [Self::memory(""), Self::disk("")]
+    }
+
+    /// Those whose store outlives them.
+    pub(crate) fn lasting() -> [Self; 2] {
+        [Self::disk(""), Self::redis("")]
+    }
+
+    fn memory(limits: &str) -> Self {
+        let broker = Broker::start(&format!("allow_anonymous = true\n[limits]\n{limits}\n"));
+        Self { broker, _redis: None }
+    }
+
+    fn disk(limits: &str) -> Self {
+        let store = "[store]\nkind = \"disk\"\ndirectory = \"STORE\"\n";
+        let broker = Broker::start(&format!("allow_anonymous = true\n{store}[limits]\n{limits}\n"));
+        Self { broker, _redis: None }
+    }
+
+    fn redis(limits: &str) -> Self {
+        let redis = Redis::start();
+        Self { broker: Broker::limited_node(&redis, limits), _redis: Some(redis) }
+    }
+}
+
+impl std::ops::Deref for Keeping {
+    type Target = Broker;
+
+    fn deref(&self) -> &Broker {
+        &self.broker
+    }
+}
+
+impl std::ops::DerefMut for Keeping {
+    fn deref_mut(&mut self) -> &mut Broker {
+        &mut self.broker
+    }
+}
+
 impl Drop for Broker {
     fn drop(&mut self) {
         if std::thread::panicking() {
