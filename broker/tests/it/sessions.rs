@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nsd_wire::{Ack, AckKind, Connect, Packet, Publish, Qos, ReasonCode, SubscribeOptions, Version, Will};
 
-use crate::support::{Broker, Client, Keeping, SOON};
+use crate::support::{Broker, Client, Gone, Keeping, SOON};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -416,7 +416,7 @@ fn a_storm_of_takeovers_leaves_every_session_whole() {
             }
             stop.store(true, std::sync::atomic::Ordering::Release);
         });
-        crate::support::eventually("all are gone", SOON, || broker.ask("stats").1["clients"] == 0);
+        crate::support::eventually("all are gone", SOON * 4, || broker.ask("stats").1["clients"] == 0);
         for id in ["a", "b"] {
             let (mut client, _) = present(&broker, &keeping(id, 60));
             while client.message_within(SHORT).is_some() {}
@@ -435,6 +435,7 @@ fn a_storm_of_takeovers_leaves_every_session_whole() {
 
 fn fight(address: std::net::SocketAddr, seed: u64, stop: &std::sync::atomic::AtomicBool) {
     let mut random = fastrand::Rng::with_seed(seed);
+    let mut unanswered = Vec::new();
     while !stop.load(std::sync::atomic::Ordering::Acquire) {
         let id = ["a", "b"][random.usize(..2)];
         let mut client = Client::open(address, Version::V5);
@@ -446,13 +447,23 @@ fn fight(address: std::net::SocketAddr, seed: u64, stop: &std::sync::atomic::Ato
         Packet::Subscribe(subscribe).encode(Version::V5, &mut bytes).unwrap();
         client.try_send_raw(&bytes);
         let until = std::time::Instant::now() + Duration::from_millis(random.u64(..20));
+        let mut answered = false;
         while std::time::Instant::now() < until {
-            if client.next(Duration::from_millis(5), |_| ()) == Err(crate::support::Gone::Closed) {
-                break;
+            match client.next(Duration::from_millis(5), |packet| matches!(packet, Packet::ConnAck(_))) {
+                Ok(is_answer) => answered |= is_answer,
+                Err(Gone::Silent) => {}
+                Err(Gone::Closed) => break,
             }
         }
         if random.bool() {
             client.try_send_raw(&[0xe0, 0]);
         }
+        if !answered {
+            unanswered.push(client);
+        }
+    }
+    // Whoever is let in late takes the session from who has it then.
+    for mut client in unanswered {
+        while client.next(SOON * 4, |packet| matches!(packet, Packet::ConnAck(_))) == Ok(false) {}
     }
 }
