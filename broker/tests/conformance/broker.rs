@@ -1,13 +1,15 @@
 //! The brokers under test: ours, and Mosquitto, which checks the suite.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+
+use crate::ports::port;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -35,9 +37,8 @@ pub(crate) struct Settings {
     pub(crate) websocket: bool,
 }
 
-/// An address of loopback that nobody listens on, chosen by the kernel.
 fn free_address() -> SocketAddr {
-    TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).unwrap()
+    ([127, 0, 0, 1], port()).into()
 }
 
 impl Broker {

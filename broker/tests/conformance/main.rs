@@ -11,6 +11,8 @@ mod answer;
 mod broker;
 mod client;
 mod packet;
+#[path = "../it/support/ports.rs"]
+mod ports;
 mod suite;
 mod table;
 

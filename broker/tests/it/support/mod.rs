@@ -1,7 +1,9 @@
 //! Real processes on loopback: brokers, Redis, and a small client that speaks through `nsd-wire`.
 
+mod ports;
+
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -12,14 +14,10 @@ use nsd_wire::{
     Version,
 };
 
+pub(crate) use ports::port;
+
 /// How long anything may take that should happen at once.
 pub(crate) const SOON: Duration = Duration::from_secs(5);
-
-/// A port that nobody listens on, chosen by the kernel: two runs of this suite at once do not meet.
-pub(crate) fn port() -> u16 {
-    let free = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
-    free.expect("the kernel has a free port").port()
-}
 
 /// The broker under test: the one that was built with these tests, or one of a release build, for figures.
 fn program() -> String {
