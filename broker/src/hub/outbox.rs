@@ -358,7 +358,11 @@ impl Outbox {
     /// A place in the queue of a persistent session; `None`: the session is over. A client that is there and keeps up
     /// is given more than its limit: its publishers are slowed down before anything is dropped.
     pub fn place(&self, message: &Message, limits: &Limits) -> Option<(SessionId, Place)> {
-        self.state.lock().place(message, self.is_attached(), limits)
+        let mut state = self.state.lock();
+        if self.is_overrun() {
+            return None;
+        }
+        state.place(message, self.is_attached(), limits)
     }
 
     /// A message whose place was given is safe: it may be sent.
@@ -398,6 +402,9 @@ impl Outbox {
     /// Both, for a message that has no place yet and needs no store.
     pub fn place_and_enqueue(&self, entry: Entry, limits: &Limits) -> Option<(Place, Put)> {
         let mut state = self.state.lock();
+        if self.is_overrun() {
+            return None;
+        }
         let (_, place) = state.place(&entry.message, self.is_attached(), limits)?;
         let put = match place {
             Place::Taken { seq, .. } => state.enqueue(Entry { seq, ..entry }, self.is_attached()),

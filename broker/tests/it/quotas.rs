@@ -224,6 +224,32 @@ fn a_full_queue_may_end_the_session() {
     assert!(!present, "the session is over");
 }
 
+/// What a member of a group cannot take any more, because it was sent too much of something else, another one gets.
+#[test]
+fn a_session_that_was_overrun_takes_nothing_from_its_group() {
+    for store in ["memory\"", "disk\"\ndirectory = \"STORE\""] {
+        let broker = Broker::start(&format!(
+            "allow_anonymous = true\n[limits]\nqueue_messages = 10\nqueue_policy = \"disconnect\"\n[store]\nkind = \"{store}\n"
+        ));
+        for (id, filters) in [("c", &["own", "$share/g/t"][..]), ("d", &["$share/g/t"])] {
+            let mut client = lasting(&broker, id).unwrap();
+            subscribe(&mut client, filters);
+            client.disconnect();
+        }
+        let mut publisher = broker.client(Version::V5, "p");
+        for number in 0..11_u8 {
+            publisher.publish("own", &[number], Qos::AtLeastOnce);
+        }
+        for number in 0..6_u8 {
+            assert_eq!(publisher.publish("t", &[number], Qos::AtLeastOnce), ReasonCode::Success);
+        }
+        let mut client = lasting(&broker, "d").unwrap();
+        for number in 0..6_u8 {
+            assert_eq!(client.message().payload, [number], "{store}");
+        }
+    }
+}
+
 #[test]
 fn who_is_connected_and_acknowledges_nothing_is_told_that_its_session_ends() {
     let broker = limited("queue_bytes = 16_384\nqueue_policy = \"disconnect\"");
