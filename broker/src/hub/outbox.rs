@@ -31,7 +31,7 @@ use super::writer::Writer;
 use crate::busy::Busy;
 use crate::limits::{self, Limits};
 use crate::message::{Message, Will};
-use crate::queue::{Next, Place};
+use crate::queue::{Displaced, Next, Place};
 use crate::session::{Outbound, Receipt, Settled};
 use crate::store::change::{Entry, Seq, SessionId};
 use crate::telemetry::{self, Cause, Count, count, count_many};
@@ -416,6 +416,11 @@ impl Outbox {
     /// A message whose place was given could not be made safe.
     pub fn give_back(&self, message: &Message) {
         self.with_persistent(|persistent| persistent.queue.give_back(message));
+    }
+
+    /// A message that had to go for one that could not be made safe.
+    pub fn put_back(&self, displaced: Displaced) {
+        self.with_persistent(|persistent| persistent.queue.put_back(displaced));
     }
 
     /// The client tells how far it is with a message; what becomes possible is put in.

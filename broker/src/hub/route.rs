@@ -12,8 +12,8 @@ use super::share::{Dealt, Share};
 use super::{Hub, Outbox, Parcel, Put, Subscription, Terms};
 use crate::limits::{self, Limits};
 use crate::message::Message;
-use crate::queue::Place;
-use crate::store::change::{Entry, Seq, SessionId};
+use crate::queue::{Displaced, Place};
+use crate::store::change::{Entry, SessionId};
 use crate::telemetry::{Cause, Count, count, count_many};
 
 /// What came of routing one message here.
@@ -81,7 +81,7 @@ pub struct Placed {
     pub session: SessionId,
     pub entry: Entry,
     /// What had to go for it.
-    pub instead_of: Vec<Seq>,
+    pub instead_of: Vec<Displaced>,
 }
 
 /// What a thread remembers between messages, and whom it still has to wake. Of one hub: tests have several.
@@ -269,10 +269,12 @@ impl Lasting {
     pub fn place(&self, kept: &Keepsake<'_>, limits: &Limits, mut placed: impl FnMut(&Arc<Outbox>, Placed)) {
         self.each(kept, |outbox, terms, qos| {
             let Some((session, place)) = outbox.place(kept.message, limits) else { return false };
-            count_dropped(outbox, &place);
-            if let Place::Taken { seq, instead_of } = place {
-                let entry = Entry { seq, ..kept.entry(terms, qos) };
-                placed(outbox, Placed { session, entry, instead_of });
+            match place {
+                Place::Taken { seq, instead_of } => {
+                    let entry = Entry { seq, ..kept.entry(terms, qos) };
+                    placed(outbox, Placed { session, entry, instead_of });
+                }
+                Place::Full | Place::Overrun => count_dropped(outbox, &place),
             }
             true
         });

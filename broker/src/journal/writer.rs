@@ -14,6 +14,7 @@ use crate::hub::{Away, Hub, Keepsake, Kept, Outbox};
 use crate::lanes::Receipts;
 use crate::limits::Limits;
 use crate::node::Node;
+use crate::queue::Displaced;
 use crate::store::change::{Change, Entry};
 use crate::store::{CommitError, Keep, Store};
 use crate::telemetry::{Cause, Count, count_many};
@@ -52,6 +53,8 @@ struct Batch {
     /// To be handed over once they are safe.
     entries: Vec<(Arc<Outbox>, Entry)>,
     retained: Vec<Tried>,
+    /// What had to go for the entries.
+    displaced: Vec<(Arc<Outbox>, Displaced)>,
     /// How many of the entries are lost when this batch is refused.
     unanswered: usize,
     /// Taken back when the messages of this batch are refused.
@@ -241,7 +244,10 @@ impl Batch {
         lasting.place(&kept, limits, |outbox, placed| {
             let session = placed.session;
             self.changes.push(Change::Enqueue { session, entry: placed.entry.clone() });
-            self.changes.extend(placed.instead_of.into_iter().map(|seq| Change::Done { session, seq }));
+            for displaced in placed.instead_of {
+                self.changes.push(Change::Done { session, seq: displaced.seq() });
+                self.displaced.push((Arc::clone(outbox), displaced));
+            }
             self.entries.push((Arc::clone(outbox), placed.entry));
             self.unanswered += usize::from(!answered);
         });
@@ -294,6 +300,7 @@ impl Batch {
 
     fn hand_over(self, hub: &Hub) {
         self.settle(hub, true);
+        count_many(Count::Dropped(Cause::QueueFull), self.displaced.len() as u64);
         let mut woken: Option<Arc<Outbox>> = None;
         for (outbox, entry) in self.entries {
             if woken.as_ref().is_some_and(|last| last.id != outbox.id)
@@ -325,6 +332,9 @@ impl Batch {
         }
         for (outbox, entry) in self.entries {
             outbox.give_back(&entry.message);
+        }
+        for (outbox, displaced) in self.displaced {
+            outbox.put_back(displaced);
         }
         for (outbox, id) in self.held {
             outbox.with_persistent(|persistent| persistent.held.remove(&id));

@@ -34,7 +34,7 @@ pub struct Queue {
     crowd: (usize, usize),
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Slot {
     seq: Seq,
     state: State,
@@ -58,11 +58,21 @@ enum State {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Place {
     /// Its place; these had to go for it.
-    Taken { seq: Seq, instead_of: Vec<Seq> },
+    Taken { seq: Seq, instead_of: Vec<Displaced> },
     /// There is none: the message is dropped.
     Full,
     /// There is none, and the policy is to end the session.
     Overrun,
+}
+
+/// A message that had to go for another one.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Displaced(Slot);
+
+impl Displaced {
+    pub fn seq(&self) -> Seq {
+        self.0.seq
+    }
 }
 
 /// What to send next.
@@ -134,7 +144,7 @@ impl Queue {
                 QueuePolicy::DropNewest => return Place::Full,
                 QueuePolicy::DropOldest if bytes > most_bytes => return Place::Full,
                 QueuePolicy::DropOldest => match self.drop_oldest() {
-                    Some(seq) => instead_of.push(seq),
+                    Some(displaced) => instead_of.push(displaced),
                     None if instead_of.is_empty() => return Place::Full,
                     None => break,
                 },
@@ -200,6 +210,18 @@ impl Queue {
     pub fn give_back(&mut self, message: &Message) {
         self.messages -= 1;
         self.bytes -= weight(message);
+    }
+
+    /// What had to go for a message that was given back has its old place. If others behind it were sent meanwhile, it comes
+    /// when the client is connected anew.
+    pub fn put_back(&mut self, Displaced(slot): Displaced) {
+        let Some(entry) = &slot.entry else { return };
+        self.messages += 1;
+        self.bytes += weight(&entry.message);
+        let at = self.slots.partition_point(|other| other.seq < slot.seq);
+        self.sent += usize::from(at < self.sent);
+        self.begun += usize::from(at < self.begun);
+        self.slots.insert(at, slot);
     }
 
     /// The client is connected anew: what it has not acknowledged is sent again.
@@ -331,11 +353,15 @@ impl Queue {
         }
     }
 
-    fn drop_oldest(&mut self) -> Option<Seq> {
+    fn drop_oldest(&mut self) -> Option<Displaced> {
         let at = (self.begun..self.slots.len())
             .find(|&at| self.slots[at].entry.as_ref().is_some_and(|entry| !entry.received))?;
-        self.forget(at);
-        self.slots.remove(at).map(|slot| slot.seq)
+        let slot = self.slots.remove(at)?;
+        if let Some(entry) = &slot.entry {
+            self.messages -= 1;
+            self.bytes -= weight(&entry.message);
+        }
+        Some(Displaced(slot))
     }
 
     /// What somebody else may get instead of this client: of QoS 2, only what was never sent [MQTT5-4.8.2].

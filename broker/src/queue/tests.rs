@@ -95,7 +95,8 @@ fn a_full_queue_drops_what_was_never_sent() {
     }
     assert_eq!(sent(&mut queue, 1), ["P1"]);
     let place = add_as(&mut queue, Qos::AtLeastOnce, message(b"x", None), &limits);
-    assert_eq!(place, Place::Taken { seq: 3, instead_of: vec![1] });
+    let Place::Taken { seq: 3, instead_of } = place else { panic!("{place:?}") };
+    assert_eq!(instead_of.iter().map(Displaced::seq).collect::<Vec<_>>(), [1]);
     queue.on_puback(id(1));
     assert_eq!(sent(&mut queue, 9), ["P3", "P4"]);
     // Everything is on its way: the new one has no place.
@@ -103,6 +104,34 @@ fn a_full_queue_drops_what_was_never_sent() {
     assert_eq!(sent(&mut queue, 9), ["P5"]);
     assert_eq!(add_as(&mut queue, Qos::AtLeastOnce, message(b"x", None), &limits), Place::Full);
     assert_eq!(queue.len(), 3);
+}
+
+#[test]
+fn what_was_displaced_for_nothing_has_its_old_place() {
+    let limits = limits(3, QueuePolicy::DropOldest);
+    for sent_meanwhile in [false, true] {
+        let mut queue = Queue::default();
+        for _ in 0..3 {
+            add_as(&mut queue, Qos::AtLeastOnce, message(b"x", None), &limits);
+        }
+        let (refused, bytes) = (message(b"x", None), queue.bytes());
+        let Place::Taken { instead_of, .. } = queue.place(&refused, false, &limits) else {
+            panic!("a place")
+        };
+        if sent_meanwhile {
+            assert_eq!(sent(&mut queue, 9), ["P2", "P3"]);
+        }
+        queue.give_back(&refused);
+        instead_of.into_iter().for_each(|displaced| queue.put_back(displaced));
+        assert_eq!((queue.len(), queue.bytes()), (3, bytes));
+        if sent_meanwhile {
+            assert_eq!(queue.on_puback(id(2)).0, Settled::Done);
+            queue.rewind();
+            assert_eq!(sent(&mut queue, 9), ["P1", "D3"]);
+        } else {
+            assert_eq!(sent(&mut queue, 9), ["P1", "P2", "P3"]);
+        }
+    }
 }
 
 #[test]

@@ -151,7 +151,7 @@ fn what_expires_while_the_broker_is_down_is_gone_and_the_rest_has_less_time() {
 /// [MQTT-4.8.0-2]
 #[test]
 fn a_full_disk_is_said_and_passes() {
-    let (_disk, mut broker) = on_small_disk();
+    let (_disk, mut broker) = on_small_disk(100_000);
     let mut client = Client::connect(broker.address, &keeping("c"));
     client.subscribe("t", Qos::AtLeastOnce);
     client.disconnect();
@@ -216,18 +216,46 @@ fn fill(publisher: &mut Client, topic: &str) -> usize {
 }
 
 /// A broker with a small disk, which it can fill.
-fn on_small_disk() -> (crate::support::SmallDisk, Broker) {
+fn on_small_disk(queue_messages: usize) -> (crate::support::SmallDisk, Broker) {
     let disk = crate::support::SmallDisk::mount("24m");
     let store =
         format!("[store]\nkind = \"disk\"\ndirectory = \"{}\"\n", disk.path().join("store").display());
-    let limits = "[limits]\nqueue_messages = 100000\nqueue_bytes = 1000000000\n";
+    let limits = format!("[limits]\nqueue_messages = {queue_messages}\nqueue_bytes = 1000000000\n");
     let broker = Broker::start(&format!("allow_anonymous = true\n{store}{limits}"));
     (disk, broker)
 }
 
 #[test]
+fn a_message_that_a_full_disk_refuses_displaces_none_from_a_full_queue() {
+    let (_disk, broker) = on_small_disk(10);
+    let mut absent = Client::connect(broker.address, &keeping("absent"));
+    absent.subscribe("t", Qos::AtLeastOnce);
+    absent.disconnect();
+    let mut publisher = broker.client(Version::V5, "p");
+    for number in 0..12_u8 {
+        assert_eq!(publisher.publish("t", &[number], Qos::AtLeastOnce), ReasonCode::Success);
+    }
+    let mut topics = (0..10_000).map(|number| format!("kept/{number}"));
+    for size in [64 << 10, 4 << 10, 256, 1] {
+        let payload = vec![b'x'; size];
+        while publisher.retain(&topics.next().unwrap(), &payload, Qos::AtLeastOnce) == ReasonCode::Success {}
+    }
+    let payload = vec![b'x'; 64 << 10];
+    for _ in 0..5 {
+        assert_eq!(publisher.publish("t", &payload, Qos::AtLeastOnce), ReasonCode::QuotaExceeded);
+    }
+    let dropped = broker.ask("stats").1["messages"]["dropped_by_cause"]["queue_full"].as_u64();
+    assert_eq!(dropped, Some(2), "by those that were taken");
+    let mut absent = Client::connect(broker.address, &keeping("absent"));
+    for number in 2..12_u8 {
+        assert_eq!(absent.message().payload, [number]);
+    }
+    absent.ping();
+}
+
+#[test]
 fn what_a_group_cannot_hand_over_on_a_full_disk_is_counted() {
-    let (_disk, broker) = on_small_disk();
+    let (_disk, broker) = on_small_disk(100_000);
     for id in ["a", "b"] {
         let mut member = Client::connect(broker.address, &keeping(id));
         member.subscribe("$share/g/t", Qos::AtLeastOnce);
@@ -251,7 +279,7 @@ fn what_a_group_cannot_hand_over_on_a_full_disk_is_counted() {
 
 #[test]
 fn who_comes_back_on_a_full_disk_makes_room() {
-    let (disk, mut broker) = on_small_disk();
+    let (disk, mut broker) = on_small_disk(100_000);
     let mut absent = Client::connect(broker.address, &keeping("absent"));
     absent.subscribe("t", Qos::AtLeastOnce);
     absent.disconnect();
