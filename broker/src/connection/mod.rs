@@ -413,7 +413,7 @@ fn act_on(session: &mut Session, hands: &mut Hands, bytes: &[u8], now: Instant) 
                             hands.hear_connect(connect);
                         }
                         session.pay(packet, wire.len(), now);
-                        let effects = session.on_packet(*packet, now);
+                        let effects = session.on_packet(packet, now);
                         hands.carry_out(effects, Some((wire, version)));
                         while let Some((receipt, reason)) = hands.next_stored() {
                             let effects = session.on_stored(receipt, reason);

@@ -211,7 +211,7 @@ pub(super) mod tests {
     /// A session that waits for its client's proof.
     fn challenged(now: Instant) -> Session {
         let mut session = new(now);
-        assert_eq!(names(session.on_packet(proving(), now)), ["challenge"]);
+        assert_eq!(names(session.on_packet(&proving(), now)), ["challenge"]);
         assert!(!session.may_read());
         let effects = names(session.on_challenge(Ok(exchange("user"))));
         assert!(
@@ -224,7 +224,7 @@ pub(super) mod tests {
 
     fn proven(now: Instant) -> Session {
         let mut session = challenged(now);
-        let opening = match session.on_packet(proof(), now).into_iter().next() {
+        let opening = match session.on_packet(&proof(), now).into_iter().next() {
             Some(Effect::Admit(opening)) => opening,
             other => panic!("{other:?}"),
         };
@@ -248,7 +248,7 @@ pub(super) mod tests {
         let mut connect = connect(Version::V5);
         connect.properties.authentication = Some(Authentication { method: "SCRAM-SHA-1", data: None });
         let now = Instant::now();
-        assert_eq!(names(new(now).on_packet(Packet::Connect(connect), now)), ["refused 8c", "close"]);
+        assert_eq!(names(new(now).on_packet(&Packet::Connect(connect), now)), ["refused 8c", "close"]);
     }
 
     #[test]
@@ -269,13 +269,13 @@ pub(super) mod tests {
             (Packet::Disconnect(Disconnect::new(ReasonCode::Success)), vec!["close"]),
         ] {
             let mut session = challenged(now);
-            assert_eq!(names(session.on_packet(packet, now)), expected, "{packet:?}");
+            assert_eq!(names(session.on_packet(&packet, now)), expected, "{packet:?}");
         }
         let mut session = challenged(now);
         assert!(names(session.on_tick(now + DEADLINE / 2)).is_empty());
         assert_eq!(names(session.on_tick(now + DEADLINE)), ["close"]);
         let mut session = new(now);
-        session.on_packet(proving(), now);
+        session.on_packet(&proving(), now);
         assert_eq!(names(session.on_challenge(Err(ReasonCode::NotAuthorized))), ["refused 87", "close"]);
     }
 
@@ -284,14 +284,17 @@ pub(super) mod tests {
         let now = Instant::now();
         let mut session = proven(now);
         for _ in 0..2 {
-            assert_eq!(names(session.on_packet(auth(ReasonCode::ReAuthenticate, FIRST), now)), ["challenge"]);
+            assert_eq!(
+                names(session.on_packet(&auth(ReasonCode::ReAuthenticate, FIRST), now)),
+                ["challenge"]
+            );
             assert_eq!(names(session.on_challenge(Ok(exchange("user")))).len(), 1);
             // Meanwhile it is who it was.
             assert_eq!(
-                names(session.on_packet(Packet::Publish(Publish::new("a", b"x")), now)),
+                names(session.on_packet(&Packet::Publish(Publish::new("a", b"x")), now)),
                 ["route a -"]
             );
-            let effects = names(session.on_packet(proof(), now));
+            let effects = names(session.on_packet(&proof(), now));
             assert!(effects[0].starts_with("Auth { reason: Success, data: \"v=6rri"), "{effects:?}");
         }
     }
@@ -304,11 +307,11 @@ pub(super) mod tests {
         let again = || auth(ReasonCode::ReAuthenticate, FIRST);
         let asked = || {
             let mut session = proven(now);
-            session.on_packet(again(), now);
+            session.on_packet(&again(), now);
             session
         };
-        assert_eq!(names(asked().on_packet(again(), now)), out("82"));
-        assert_eq!(names(asked().on_packet(proof(), now)), out("82"), "there was no challenge yet");
+        assert_eq!(names(asked().on_packet(&again(), now)), out("82"));
+        assert_eq!(names(asked().on_packet(&proof(), now)), out("82"), "there was no challenge yet");
         assert_eq!(names(asked().on_challenge(Err(ReasonCode::ServerUnavailable))), out("89"));
         assert_eq!(names(asked().on_challenge(Err(ReasonCode::NotAuthorized))), out("87"));
         assert_eq!(names(asked().on_tick(now + DEADLINE)), out("87"));
@@ -318,19 +321,19 @@ pub(super) mod tests {
             session
         };
         let wrong = auth(ReasonCode::ContinueAuthentication, b"c=biws,r=x,p=x");
-        assert_eq!(names(challenged("user").on_packet(wrong, now)), out("87"));
-        assert_eq!(names(challenged("other").on_packet(proof(), now)), out("87"));
+        assert_eq!(names(challenged("user").on_packet(&wrong, now)), out("87"));
+        assert_eq!(names(challenged("other").on_packet(&proof(), now)), out("87"));
         assert_eq!(names(challenged("user").on_tick(now + DEADLINE)), out("87"));
-        assert_eq!(names(proven(now).on_packet(proof(), now)), out("82"), "nobody asked");
+        assert_eq!(names(proven(now).on_packet(&proof(), now)), out("82"), "nobody asked");
     }
 
     #[test]
     fn who_came_in_otherwise_may_not_authenticate_again() {
         let now = Instant::now();
         let mut session = new(now);
-        session.on_packet(Packet::Connect(connect(Version::V5)), now);
+        session.on_packet(&Packet::Connect(connect(Version::V5)), now);
         session.on_admitted(Ok(admitted(open())), now);
-        let effects = names(session.on_packet(auth(ReasonCode::ReAuthenticate, FIRST), now));
+        let effects = names(session.on_packet(&auth(ReasonCode::ReAuthenticate, FIRST), now));
         assert_eq!(effects, ["disconnect 82", "leave with will", "close"]);
     }
 
@@ -343,10 +346,10 @@ pub(super) mod tests {
             (Version::V311, vec!["leave with will", "close"]),
         ] {
             let mut session = new(now);
-            session.on_packet(Packet::Connect(Connect { keep_alive: 0, ..connect(version) }), now);
+            session.on_packet(&Packet::Connect(Connect { keep_alive: 0, ..connect(version) }), now);
             session.on_admitted(Ok(admitted(open().until(Some(ends)))), now);
             assert_eq!(session.deadline(), Some(ends));
-            session.on_packet(Packet::PingReq, now + Duration::from_secs(29));
+            session.on_packet(&Packet::PingReq, now + Duration::from_secs(29));
             session.excuse(now + Duration::from_secs(29));
             assert_eq!(names(session.on_tick(ends)), expected);
         }

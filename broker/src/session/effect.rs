@@ -17,9 +17,10 @@ pub enum Effect<'p> {
     /// Find out how this client can prove itself, whose first message this is, then call `Session::on_challenge`.
     Challenge(Box<[u8]>),
     /// Deliver, keep for who is away, retain and hand to other nodes; with a receipt, call `Session::on_stored` once that
-    /// is safe.
+    /// is safe. `topic` is its name, also where the packet has an alias in place of it.
     Route {
-        publish: Publish<'p>,
+        publish: &'p Publish<'p>,
+        topic: &'p str,
         receipt: Option<Receipt>,
     },
     /// Subscribe, make it known, then send the SUBACK and after it what is retained.
@@ -185,7 +186,7 @@ impl<'p> Effects<'p> {
         self.first.is_none()
     }
 
-    /// In order. An iterator would move each of them twice, which for a PUBLISH is much of what it costs.
+    /// In order. An iterator would move each of them twice.
     pub fn each(self, mut carry_out: impl FnMut(Effect<'p>)) {
         let Self { first, rest } = self;
         if let Some(first) = first {

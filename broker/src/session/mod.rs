@@ -145,9 +145,9 @@ impl Session {
         }
     }
 
-    pub fn on_packet<'p>(&'p mut self, packet: Packet<'p>, now: Instant) -> Effects<'p> {
+    pub fn on_packet<'p>(&'p mut self, packet: &'p Packet<'_>, now: Instant) -> Effects<'p> {
         let version = self.version;
-        match (&mut self.phase, &packet) {
+        match (&mut self.phase, packet) {
             (Phase::AwaitingConnect { deadline }, Packet::Connect(connect)) => {
                 let deadline = *deadline;
                 self.on_connect(connect, deadline)
@@ -340,7 +340,7 @@ impl Session {
         Effects::one(Effect::Send(Reply::Refused { version: self.version, reason })).and(Effect::Close)
     }
 
-    fn on_publish<'p>(&'p mut self, publish: &Publish<'p>, now: Instant) -> Effects<'p> {
+    fn on_publish<'p>(&'p mut self, publish: &'p Publish<'p>, now: Instant) -> Effects<'p> {
         let version = self.version;
         let Phase::Connected(client) = &mut self.phase else { return Effects::none() };
         client.heard = now;
@@ -352,7 +352,7 @@ impl Session {
         };
         let Phase::Connected(client) = &self.phase else { return Effects::none() };
         let topic = client.topic_of(publish);
-        Effects::one(Effect::Route { publish: Publish { topic, ..*publish }, receipt })
+        Effects::one(Effect::Route { publish, topic, receipt })
     }
 
     fn leave(

@@ -35,12 +35,8 @@ pub(super) fn names(effects: Effects<'_>) -> Vec<String> {
         .map(|effect| match effect {
             Effect::Admit(_) => "admit".to_owned(),
             Effect::Challenge(_) => "challenge".to_owned(),
-            Effect::Route { publish, receipt } => {
-                format!(
-                    "route {} {}",
-                    publish.topic,
-                    receipt.map_or("-".to_owned(), |r| r.id.get().to_string())
-                )
+            Effect::Route { topic, receipt, .. } => {
+                format!("route {} {}", topic, receipt.map_or("-".to_owned(), |r| r.id.get().to_string()))
             }
             Effect::Subscribe(s) => {
                 format!(
@@ -71,7 +67,7 @@ pub(super) fn connect(version: Version) -> Connect<'static> {
 
 fn connected(version: Version, grant: Grant, now: Instant) -> Session {
     let mut session = new(now);
-    assert_eq!(names(session.on_packet(Packet::Connect(connect(version)), now)), ["admit"]);
+    assert_eq!(names(session.on_packet(&Packet::Connect(connect(version)), now)), ["admit"]);
     assert!(!session.may_read());
     assert_eq!(names(session.on_admitted(Ok(admitted(grant)), now)), ["accepted"]);
     session
@@ -81,7 +77,7 @@ fn connected(version: Version, grant: Grant, now: Instant) -> Session {
 fn before_a_connect_nothing_else_is_taken() {
     let now = Instant::now();
     for packet in [Packet::PingReq, Packet::Publish(publish("a", Qos::AtMostOnce))] {
-        assert_eq!(names(new(now).on_packet(packet, now)), ["close"]);
+        assert_eq!(names(new(now).on_packet(&packet, now)), ["close"]);
     }
     let mut session = new(now);
     assert!(names(session.on_tick(now + Limits::default().connect_deadline / 2)).is_empty());
@@ -92,7 +88,7 @@ fn before_a_connect_nothing_else_is_taken() {
 fn a_refusal_is_told_and_closes() {
     let now = Instant::now();
     let mut session = new(now);
-    session.on_packet(Packet::Connect(connect(Version::V5)), now);
+    session.on_packet(&Packet::Connect(connect(Version::V5)), now);
     assert_eq!(
         names(session.on_admitted(Err(ReasonCode::BadUserNameOrPassword), now)),
         ["refused 86", "close"]
@@ -114,7 +110,7 @@ fn who_takes_no_answer_is_not_let_in() {
     ] {
         let mut connect = Connect::new(Version::V5, name);
         connect.properties.maximum_packet_size = u32::try_from(takes).ok().and_then(NonZeroU32::new);
-        assert_eq!(names(new(now).on_packet(Packet::Connect(connect), now)), expected, "{name:?} {takes}");
+        assert_eq!(names(new(now).on_packet(&Packet::Connect(connect), now)), expected, "{name:?} {takes}");
     }
 }
 
@@ -171,7 +167,7 @@ fn every_packet_of_a_connected_client() {
     ] {
         for (version, expected) in [(Version::V31, &v3), (Version::V311, &v3), (Version::V5, &v5)] {
             let mut session = connected(version, open(), now);
-            assert_eq!(&names(session.on_packet(packet, now)), expected, "{packet:?} in {version:?}");
+            assert_eq!(&names(session.on_packet(&packet, now)), expected, "{packet:?} in {version:?}");
         }
     }
 }
@@ -199,18 +195,18 @@ fn a_session_that_goes_on_knows_what_the_client_has() {
     let mut session = new(now);
     let mut connect = connect(Version::V5);
     connect.properties.session_expiry = Some(60);
-    session.on_packet(Packet::Connect(connect), now);
+    session.on_packet(&Packet::Connect(connect), now);
     let resumed = Resumed { filters: vec!["a".into()], held: vec![id(7)] };
     let admitted = Admitted { resumed: Some(resumed), ..admitted(open()) };
     assert_eq!(names(session.on_admitted(Ok(admitted), now)), ["accepted"]);
     let again = Packet::Publish(publish("a", Qos::ExactlyOnce));
-    assert_eq!(names(session.on_packet(again, now)), ["PubRec 00"], "it was stored before");
-    assert_eq!(names(session.on_packet(Packet::PubRel(Ack::new(id(7))), now)), ["release 7"]);
+    assert_eq!(names(session.on_packet(&again, now)), ["PubRec 00"], "it was stored before");
+    assert_eq!(names(session.on_packet(&Packet::PubRel(Ack::new(id(7))), now)), ["release 7"]);
     let unsubscribe = Packet::Unsubscribe(Unsubscribe::new(id(1), &["a"]));
-    assert_eq!(names(session.on_packet(unsubscribe, now)), ["unsubscribe a"]);
+    assert_eq!(names(session.on_packet(&unsubscribe, now)), ["unsubscribe a"]);
     let mut goodbye = Disconnect::new(ReasonCode::Success);
     goodbye.properties.session_expiry = Some(5);
-    assert_eq!(names(session.on_packet(Packet::Disconnect(goodbye), now)), ["leave for 5", "close"]);
+    assert_eq!(names(session.on_packet(&Packet::Disconnect(goodbye), now)), ["leave for 5", "close"]);
 }
 
 #[test]
@@ -219,7 +215,7 @@ fn a_session_that_was_to_end_cannot_be_kept_after_all() {
     let mut session = connected(Version::V5, open(), now);
     let mut goodbye = Disconnect::new(ReasonCode::Success);
     goodbye.properties.session_expiry = Some(5);
-    let effects = names(session.on_packet(Packet::Disconnect(goodbye), now));
+    let effects = names(session.on_packet(&Packet::Disconnect(goodbye), now));
     assert_eq!(effects, ["disconnect 82", "leave with will", "close"]);
 }
 
@@ -237,7 +233,7 @@ fn a_client_gets_no_more_than_its_limits() {
     wish.properties.session_expiry = Some(3600);
     wish.properties.receive_maximum = NonZeroU16::new(100);
     wish.properties.topic_alias_maximum = Some(2);
-    let Some(Effect::Admit(opening)) = session.on_packet(Packet::Connect(wish), now).into_iter().next()
+    let Some(Effect::Admit(opening)) = session.on_packet(&Packet::Connect(wish), now).into_iter().next()
     else {
         panic!("it is decided about")
     };
@@ -247,7 +243,7 @@ fn a_client_gets_no_more_than_its_limits() {
     assert_eq!((expiry, &*told), (Some(60), &limits));
     let mut goodbye = Disconnect::new(ReasonCode::Success);
     goodbye.properties.session_expiry = Some(600);
-    assert_eq!(names(session.on_packet(Packet::Disconnect(goodbye), now)), ["leave for 60", "close"]);
+    assert_eq!(names(session.on_packet(&Packet::Disconnect(goodbye), now)), ["leave for 60", "close"]);
 }
 
 #[test]
@@ -264,7 +260,7 @@ fn a_longer_silence_than_the_limit_is_not_granted_which_only_v5_can_be_told() {
     ] {
         let mut session = Session::new(Arc::clone(&limits), now);
         let connect = Connect { keep_alive: asked, ..connect(version) };
-        session.on_packet(Packet::Connect(connect), now);
+        session.on_packet(&Packet::Connect(connect), now);
         let mut effects = session.on_admitted(Ok(admitted(open())), now).into_iter();
         let Some(Effect::Send(Reply::Accepted { keep_alive, .. })) = effects.next() else {
             panic!("accepted")
@@ -281,14 +277,14 @@ fn exactly_once_is_routed_once() {
     let message = Packet::Publish(publish("a", Qos::ExactlyOnce));
     let release = Packet::PubRel(Ack::new(id(7)));
     let receipt = Receipt { id: id(7), kind: AckKind::PubRec };
-    assert_eq!(names(session.on_packet(message, now)), ["route a 7"]);
-    assert!(names(session.on_packet(message, now)).is_empty(), "sent again while it is being stored");
+    assert_eq!(names(session.on_packet(&message, now)), ["route a 7"]);
+    assert!(names(session.on_packet(&message, now)).is_empty(), "sent again while it is being stored");
     assert_eq!(names(session.on_stored(receipt, ReasonCode::Success)), ["PubRec 00"]);
-    assert_eq!(names(session.on_packet(message, now)), ["PubRec 00"], "only the PUBREC was lost");
-    assert_eq!(names(session.on_packet(release, now)), ["release 7"]);
+    assert_eq!(names(session.on_packet(&message, now)), ["PubRec 00"], "only the PUBREC was lost");
+    assert_eq!(names(session.on_packet(&release, now)), ["release 7"]);
     let released = Receipt { kind: AckKind::PubComp, ..receipt };
     assert_eq!(names(session.on_stored(released, ReasonCode::Success)), ["PubComp 00"]);
-    assert_eq!(names(session.on_packet(message, now)), ["route a 7"], "the identifier is free again");
+    assert_eq!(names(session.on_packet(&message, now)), ["route a 7"], "the identifier is free again");
 }
 
 #[test]
@@ -299,11 +295,11 @@ fn exactly_once_is_not_complete_before_it_is_stored() {
         let message = Packet::Publish(publish("a", Qos::ExactlyOnce));
         let release = Packet::PubRel(Ack::new(id(7)));
         let receipt = Receipt { id: id(7), kind: AckKind::PubRec };
-        assert_eq!(names(session.on_packet(message, now)), ["route a 7"]);
-        assert!(names(session.on_packet(release, now)).is_empty(), "nothing was received yet");
-        assert!(names(session.on_packet(message, now)).is_empty(), "still the same message");
+        assert_eq!(names(session.on_packet(&message, now)), ["route a 7"]);
+        assert!(names(session.on_packet(&release, now)).is_empty(), "nothing was received yet");
+        assert!(names(session.on_packet(&message, now)).is_empty(), "still the same message");
         assert_eq!(names(session.on_stored(receipt, ReasonCode::Success)), ["PubRec 00"]);
-        assert_eq!(names(session.on_packet(release, now)), ["release 7"]);
+        assert_eq!(names(session.on_packet(&release, now)), ["release 7"]);
     }
 }
 
@@ -315,7 +311,7 @@ fn what_cannot_be_stored_is_not_acknowledged() {
         [(Version::V5, vec!["PubAck 80"]), (Version::V311, vec!["leave with will", "close"])]
     {
         let mut session = connected(version, open(), now);
-        session.on_packet(Packet::Publish(publish("a", Qos::AtLeastOnce)), now);
+        session.on_packet(&Packet::Publish(publish("a", Qos::AtLeastOnce)), now);
         assert_eq!(names(session.on_stored(receipt, ReasonCode::UnspecifiedError)), expected);
     }
 }
@@ -329,12 +325,12 @@ fn aliases_are_learnt_and_checked() {
         Packet::Publish(publish)
     };
     let mut session = connected(Version::V5, open(), now);
-    assert_eq!(names(session.on_packet(with("long/topic", 3), now)), ["route long/topic -"]);
-    assert_eq!(names(session.on_packet(with("", 3), now)), ["route long/topic -"]);
-    assert_eq!(names(session.on_packet(with("", 2), now))[0], "disconnect 82");
+    assert_eq!(names(session.on_packet(&with("long/topic", 3), now)), ["route long/topic -"]);
+    assert_eq!(names(session.on_packet(&with("", 3), now)), ["route long/topic -"]);
+    assert_eq!(names(session.on_packet(&with("", 2), now))[0], "disconnect 82");
     let mut session = connected(Version::V5, open(), now);
     assert_eq!(
-        names(session.on_packet(with("a", Limits::default().topic_aliases + 1), now))[0],
+        names(session.on_packet(&with("a", Limits::default().topic_aliases + 1), now))[0],
         "disconnect 94"
     );
 }
@@ -346,11 +342,11 @@ fn too_many_at_once_is_an_error_in_v5_and_a_pause_before() {
     let mut v5 = connected(Version::V5, open(), now);
     let message = Packet::Publish(publish("a", Qos::AtLeastOnce));
     for _ in 0..Limits::default().receive_maximum {
-        v3.on_packet(message, now);
-        v5.on_packet(message, now);
+        v3.on_packet(&message, now);
+        v5.on_packet(&message, now);
     }
     assert!(!v3.may_read());
-    assert_eq!(names(v5.on_packet(message, now))[0], "disconnect 93");
+    assert_eq!(names(v5.on_packet(&message, now))[0], "disconnect 93");
     v3.on_stored(Receipt { id: id(7), kind: AckKind::PubAck }, ReasonCode::Success);
     assert!(v3.may_read());
 }
@@ -363,7 +359,7 @@ fn only_what_is_not_safe_yet_stops_reading() {
         for number in 1..=Limits::default().receive_maximum {
             assert!(session.may_read());
             let publish = Publish { packet_id: Some(id(number)), ..publish("t", Qos::ExactlyOnce) };
-            assert!(!session.on_packet(Packet::Publish(publish), now).is_empty());
+            assert!(!session.on_packet(&Packet::Publish(publish), now).is_empty());
         }
         assert!(!session.may_read(), "none of them is safe");
         for number in 1..=Limits::default().receive_maximum {
@@ -420,7 +416,7 @@ fn random_input_never_panics_and_never_speaks_after_its_end() {
             let mut proving = connect(Version::V5);
             proving.properties.authentication = Some(by_scram);
             let effects = match random.u8(..20) {
-                0..=2 => names(session.on_packet(Packet::Connect(connect(version)), now)),
+                0..=2 => names(session.on_packet(&Packet::Connect(connect(version)), now)),
                 3 => names(session.on_admitted(Ok(admitted(open())), now)),
                 4 => names(session.on_admitted(Err(ReasonCode::ServerBusy), now)),
                 5 => names(session.on_stored(receipt, ReasonCode::Success)),
@@ -429,18 +425,18 @@ fn random_input_never_panics_and_never_speaks_after_its_end() {
                 8 => names(session.on_error(ReadError::Decode(DecodeError::Malformed("random")))),
                 9 if random.u8(..8) == 0 => names(session.on_end(Ending::Lost)),
                 10 => {
-                    names(session.on_packet(Packet::Subscribe(Subscribe::new(ack.packet_id, &filters)), now))
+                    names(session.on_packet(&Packet::Subscribe(Subscribe::new(ack.packet_id, &filters)), now))
                 }
                 11 => names(
-                    session.on_packet(Packet::Unsubscribe(Unsubscribe::new(ack.packet_id, &["#"])), now),
+                    session.on_packet(&Packet::Unsubscribe(Unsubscribe::new(ack.packet_id, &["#"])), now),
                 ),
-                12 => names(session.on_packet(Packet::PubRel(ack), now)),
-                13 => names(session.on_packet(Packet::PubRec(ack), now)),
-                14 => names(session.on_packet(Packet::Connect(proving), now)),
-                15 => names(session.on_packet(Packet::Auth(auth), now)),
+                12 => names(session.on_packet(&Packet::PubRel(ack), now)),
+                13 => names(session.on_packet(&Packet::PubRec(ack), now)),
+                14 => names(session.on_packet(&Packet::Connect(proving), now)),
+                15 => names(session.on_packet(&Packet::Auth(auth), now)),
                 16 => names(session.on_challenge(Ok(authenticating::tests::exchange("user")))),
                 17 => names(session.on_challenge(Err(reason))),
-                _ => names(session.on_packet(Packet::Publish(message), now)),
+                _ => names(session.on_packet(&Packet::Publish(message), now)),
             };
             let speaks = effects.iter().any(|effect| effect != "close");
             assert!(!over || !speaks, "after its end: {effects:?} (seed {seed})");

@@ -124,7 +124,7 @@ fn hear(session: &mut Session, model: &mut Model, bytes: &[u8], now: Instant) {
                     model.hear_version(connect.version);
                 }
                 session.pay(&packet, length, now);
-                model.carry_out(session.on_packet(packet, now), &cause);
+                model.carry_out(session.on_packet(&packet, now), &cause);
             }
             Err(error) => return model.carry_out(session.on_error(error), &Cause::Garbage),
         }

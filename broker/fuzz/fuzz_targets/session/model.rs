@@ -128,9 +128,9 @@ impl Model {
                 assert!(self.challenge.is_none() && !self.undecided && self.version.is_v5());
                 self.challenge = Some(first);
             }
-            Effect::Route { publish, receipt } => {
-                assert!(self.inside && !publish.topic.is_empty(), "{publish:?}");
-                assert!(publish.topic.split('/').count() <= self.limits.topic_levels, "{publish:?}");
+            Effect::Route { publish, topic, receipt } => {
+                assert!(self.inside && !topic.is_empty(), "{publish:?}");
+                assert!(topic.split('/').count() <= self.limits.topic_levels, "{publish:?}");
                 let Some(receipt) = receipt else { return assert_eq!(publish.qos, Qos::AtMostOnce) };
                 self.receipts.push(receipt);
                 assert_eq!(Some(receipt.id), publish.packet_id);
