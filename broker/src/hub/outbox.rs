@@ -385,7 +385,10 @@ impl Outbox {
         let Some(persistent) = state.persistent.as_deref_mut() else { return };
         change(persistent);
         state.crowded |= state.persistent.as_ref().is_some_and(|persistent| persistent.queue.is_crowded());
-        state.fill();
+        // To nobody nothing is sent: it would be repeated as if it had been.
+        if self.is_attached() {
+            state.fill();
+        }
         let _ = state.put();
     }
 

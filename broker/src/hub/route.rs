@@ -554,6 +554,21 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_from_other_nodes_while_the_client_is_away_is_not_sent() {
+        let outbox = attached(Some(Persistent { session: 1, ..Persistent::default() }));
+        let (message, terms) = (at_least_once(), Terms { qos: Qos::AtLeastOnce, ..Terms::default() });
+        let kept = Keepsake { message: &message, since: SystemTime::UNIX_EPOCH, retained: false };
+        let arrive = || {
+            let seq = outbox.next_place().unwrap();
+            outbox.arrive(Entry { seq, ..kept.entry(&terms, Qos::AtLeastOnce) }, &Limits::default());
+            (outbox.load().in_flight, outbox.load().queued)
+        };
+        assert_eq!(arrive(), (1, 0));
+        outbox.detach(1, |_| ()).unwrap();
+        assert_eq!(arrive(), (0, 2));
+    }
+
+    #[test]
     fn places_in_a_queue_are_filled_in_their_order_whoever_fills_them() {
         const EACH: usize = 20_000;
         let limits = Limits { queue_messages: usize::MAX, queue_bytes: usize::MAX, ..Limits::default() };
