@@ -154,6 +154,11 @@ impl Entry {
         Ok(Some(place))
     }
 
+    /// Whether anything comes before the first byte of MQTT.
+    pub fn takes_time(&self) -> bool {
+        self.beginning.is_some()
+    }
+
     /// `None`: what it asks for did not come, and the connection is closed.
     pub async fn open(
         &self,
@@ -162,12 +167,7 @@ impl Entry {
         pass: &mut Pass,
     ) -> Option<(Stream, Peer)> {
         let socket = tokio::net::TcpStream::from_std(socket).ok()?;
-        let peer = Peer { address, certified: None };
-        if self.beginning.is_none() {
-            return Some((Stream::from(socket), peer));
-        }
-        // Boxed: what a beginning needs is large and soon over.
-        match Box::pin(self.begin(socket, peer, pass)).await {
+        match self.begin(socket, Peer { address, certified: None }, pass).await {
             Ok((stream, peer)) => {
                 debug!(peer = %peer.address, certified = peer.certified.as_deref(), "begun");
                 Some((stream, peer))

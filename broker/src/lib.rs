@@ -19,6 +19,7 @@
 //! | [`passwd`] | the password file, written: `nsd-broker passwd` |
 //! | [`entry`] | everything before the first byte of MQTT: who may come, PROXY header, TLS, WebSocket |
 //! | [`node`] | what all connections of one broker share |
+//! | [`executor`] | runs the clients of a thread |
 //! | [`connection`] | one client: bytes in, session, effects, bytes out |
 //! | [`convert`] | pure: other brokers' files → ours |
 //! | [`listeners`] | where clients come in, also while that changes |
@@ -35,6 +36,7 @@ pub mod connection;
 pub mod convert;
 pub mod door;
 pub mod entry;
+pub mod executor;
 pub mod hub;
 pub mod journal;
 pub mod lanes;

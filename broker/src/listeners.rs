@@ -33,7 +33,6 @@ pub enum ListenError {
 pub(crate) struct Arrival {
     pub(crate) socket: TcpStream,
     pub(crate) peer: SocketAddr,
-    pub(crate) permit: OwnedSemaphorePermit,
     pub(crate) entry: Arc<Entry>,
     /// Dropped once it is a client.
     pub(crate) turn: Option<OwnedSemaphorePermit>,
@@ -173,7 +172,7 @@ impl Listeners {
         info!(%address, tls = entry.tls.is_some(), "listening");
         let _ = entry.address.set(address);
         let follower = Follower::of(&entry);
-        let connections = Arc::new(Connections::new(address, entry));
+        let connections = Arc::new(Connections::new(address, entry, Arc::clone(&self.permits)));
         let accepting =
             listeners.into_iter().zip(&*self.hands).enumerate().map(|(index, (listener, hand))| {
                 let accepting = accept(listener, Arc::clone(&connections), index, Arc::clone(&self.hands));
@@ -248,9 +247,9 @@ async fn accept(listener: Listener, connections: Arc<Connections>, index: usize,
         let turn = entry.turn().await;
         let hand = &hands[place(index, &hands)];
         hand.clients.fetch_add(1, Ordering::Relaxed);
-        let (socket, peer, permit) = (accepted.socket, accepted.peer, accepted.permit);
-        let counted = connections.enter();
-        let arrival = Arrival { socket, peer, permit, entry, turn, pass, counted };
+        let (socket, peer) = (accepted.socket, accepted.peer);
+        let counted = connections.enter(accepted.permit);
+        let arrival = Arrival { socket, peer, entry, turn, pass, counted };
         if hand.sockets.send(arrival).await.is_err() {
             return;
         }

@@ -7,20 +7,24 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nsd_edge::drain::{Drain, Watch};
+use nsd_edge::stream::Stream;
 use nsd_wire::ReasonCode;
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{info, warn};
 
 use crate::bus::{self, Bus, Flusher};
-use crate::connection::{self, Alarms};
+use crate::connection::{Client, Connection, Line, Peer};
 use crate::door::Door;
+use crate::entry::Pass;
+use crate::executor::{Executor, Spawner};
 use crate::journal::{Journal, Writer};
 use crate::limits;
 use crate::listeners::{Arrival, Hand, ListenError, Listeners};
 use crate::node::Node;
 use crate::settings::{Access, Listen, Settings, StoreSettings};
 use crate::store::{self, DiskStore, Link, MemoryStore, OpenError, RedisStore, StartError, Store};
+use crate::telemetry;
 
 /// New sockets waiting for one worker; beyond that they wait in the kernel.
 const HANDOVER: usize = 1024;
@@ -156,10 +160,7 @@ impl Server {
     /// Stops accepting, tells every client, writes what is waiting, leaves the cluster.
     pub async fn stop(mut self) {
         self.begin_drain().await;
-        let drained = self.drain.finish(limits::DRAIN_DEADLINE).await;
-        if drained.aborted > 0 {
-            warn!(clients = drained.aborted, "cut off: they did not go in time");
-        }
+        self.drain.finish(limits::DRAIN_DEADLINE).await;
         let threads: Vec<_> = self.workers.drain(..).filter_map(|worker| worker.thread).collect();
         let (cluster, writer, node) = (self.cluster.take(), self.writer.take(), Arc::clone(&self.node));
         let joined = tokio::task::spawn_blocking(move || {
@@ -185,61 +186,81 @@ impl Worker {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (node, count) = (Arc::clone(node), Arc::clone(&clients));
-        let work = move || runtime.block_on(serve_arrivals(arrivals, node, count, drain));
+        let executor = {
+            let _of_the_runtime = runtime.enter();
+            Executor::new()?
+        };
+        let work = move || runtime.block_on(serve_arrivals(arrivals, node, count, executor, drain));
         let thread = std::thread::Builder::new().name(format!("clients-{index}")).spawn(work)?;
         Ok(Self { hand: Hand { sockets, clients, runtime: handle }, thread: Some(thread) })
     }
 }
 
-/// The worker's life: every arrival becomes a task of this thread; the drain's deadline ends the thread and with it
-/// whoever is still there.
+/// The worker's life: its executor runs every arrival; the drain's deadline ends the thread and with it whoever is still
+/// there.
 async fn serve_arrivals(
     mut arrivals: mpsc::Receiver<Arrival>,
     node: Arc<Node>,
     clients: Arc<AtomicUsize>,
+    executor: Executor<Client<Held>>,
     mut drain: Watch,
 ) {
-    let alarms = Arc::new(Alarms::default());
-    let ringing = Arc::clone(&alarms);
-    tokio::spawn(async move { ringing.ring().await });
+    let spawner = executor.spawner();
+    tokio::spawn(executor.run());
     loop {
         let arrival = tokio::select! {
             arrival = arrivals.recv() => arrival,
             () = drain.draining() => break,
         };
-        let Some(Arrival { socket, peer, permit, entry, turn, mut pass, counted }) = arrival else { break };
-        let (node, alarms) = (Arc::clone(&node), Arc::clone(&alarms));
-        let held = (permit, counted, Counted(Arc::clone(&clients)), drain.clone());
-        // Apart and boxed: what a task holds for a beginning it would hold for as long as the client stays.
-        let opening = Box::pin(async move {
-            let (stream, peer) = entry.open(socket, peer, &mut pass).await?;
-            drop(turn);
-            let limits = entry.limits.load_full();
-            Some((connection::serve(stream, peer, node, alarms, limits), pass))
-        });
-        tokio::spawn(async move {
-            if let Some((serving, _pass)) = opening.await {
-                serving.await;
-            }
-            drop(held);
-        });
+        let Some(arrival) = arrival else { break };
+        begin(&spawner, arrival, Arc::clone(&node), Counted(Arc::clone(&clients)));
     }
     // Never begun: closed by being dropped.
     arrivals.close();
     while arrivals.recv().await.is_some() {
         clients.fetch_sub(1, Ordering::AcqRel);
     }
-    // Connections hold watches of their own; this one must not keep the drain waiting.
-    let aborted = drain.clone();
-    drop(drain);
-    wait_for_end(aborted, &clients).await;
+    wait_for_end(drain, &clients).await;
+}
+
+/// What a client holds until it is gone: its places among the connections of its worker, of its listener and of its
+/// source.
+type Held = (Counted, telemetry::Counted, Pass);
+
+fn begin(spawner: &Spawner<Client<Held>>, arrival: Arrival, node: Arc<Node>, counted: Counted) {
+    let Arrival { socket, peer, entry, turn, mut pass, counted: of_listener } = arrival;
+    spawner.spawn(|place| {
+        if !entry.takes_time() {
+            let line = Line::Plain(place.watch(socket).ok()?);
+            let peer = Peer { address: peer, certified: None };
+            let connection = Connection::new(line, peer, node, entry.limits.load_full());
+            return Some(Client::new(connection, (counted, of_listener, pass)));
+        }
+        Some(Client::arriving(async move {
+            let (stream, peer) = entry.open(socket, peer, &mut pass).await?;
+            drop(turn);
+            let line = match stream {
+                Stream::Plain(socket) => Line::Plain(place.watch(socket.into_std().ok()?).ok()?),
+                other => Line::Other(Box::new(other)),
+            };
+            let connection = Connection::new(line, peer, node, entry.limits.load_full());
+            Some((connection, (counted, of_listener, pass)))
+        }))
+    });
 }
 
 async fn wait_for_end(mut drain: Watch, clients: &AtomicUsize) {
-    while clients.load(Ordering::Acquire) > 0 {
+    loop {
+        let left = clients.load(Ordering::Acquire);
+        if left == 0 {
+            return;
+        }
         let pause = tokio::time::sleep(Duration::from_millis(5));
         tokio::select! {
-            () = drain.aborted() => return,
+            () = drain.aborted() => {
+                warn!(clients = left, "cut off: they did not go in time");
+                return;
+            }
             () = pause => {}
         }
     }

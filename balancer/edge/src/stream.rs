@@ -64,13 +64,9 @@ impl Stream {
     }
 
     /// Says goodbye where the protocol has a word for it, as far as the socket takes it without waiting.
-    pub async fn farewell(&mut self) {
+    pub fn farewell(&mut self, context: &mut Context<'_>) {
         if self.holds_back() {
-            let goodbye = |context: &mut Context<'_>| {
-                let _ = Pin::new(&mut *self).poll_shutdown(context);
-                Poll::Ready(())
-            };
-            std::future::poll_fn(goodbye).await;
+            let _ = Pin::new(self).poll_shutdown(context);
         }
     }
 }

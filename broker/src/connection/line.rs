@@ -1,4 +1,5 @@
-//! A client's stream. A plain one is shared with its outbox, where others write to it while the connection rests.
+//! A client's stream. A plain one is a socket of the executor's, shared with its outbox, where others write to it while
+//! the connection rests.
 
 use std::io;
 use std::pin::Pin;
@@ -6,24 +7,28 @@ use std::task::{Context, Poll, ready};
 
 use nsd_edge::stream::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::tcp::OwnedReadHalf;
 
+use crate::executor::{News, Socket};
 use crate::hub::Writer;
 
-pub(super) enum Line {
-    /// Read from as a half, for that is how the runtime reads without asking twice; written to as a whole.
-    Plain(OwnedReadHalf),
+pub enum Line {
+    Plain(Socket),
     Other(Box<Stream>),
 }
 
 impl Line {
-    pub(super) fn new(stream: Stream) -> (Self, Option<Writer>) {
-        match stream {
-            Stream::Plain(socket) => {
-                let (reader, writer) = socket.into_split();
-                (Self::Plain(reader), Some(writer.into()))
-            }
-            other => (Self::Other(Box::new(other)), None),
+    /// For others, while the connection rests.
+    pub(super) fn writer(&self) -> Option<Writer> {
+        match self {
+            Self::Plain(socket) => Some(socket.share().into()),
+            Self::Other(_) => None,
+        }
+    }
+
+    pub(super) fn hear(&mut self, news: News) -> bool {
+        match self {
+            Self::Plain(socket) => socket.hear(news),
+            Self::Other(_) => false,
         }
     }
 
@@ -32,22 +37,15 @@ impl Line {
         matches!(self, Self::Other(stream) if stream.holds_back())
     }
 
-    pub(super) async fn farewell(&mut self) {
+    pub(super) fn farewell(&mut self, context: &mut Context<'_>) {
         if let Self::Other(stream) = self {
-            stream.farewell().await;
+            stream.farewell(context);
         }
     }
 
     pub(super) fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
-            Self::Plain(half) => loop {
-                let socket = half.as_ref();
-                ready!(socket.poll_write_ready(context))?;
-                match socket.try_write(bytes) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    written => return Poll::Ready(written),
-                }
-            },
+            Self::Plain(socket) => socket.poll_write(bytes),
             Self::Other(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
@@ -67,7 +65,11 @@ impl AsyncRead for Line {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(half) => Pin::new(half).poll_read(context, buffer),
+            Self::Plain(socket) => {
+                let read = ready!(socket.poll_read(buffer.initialize_unfilled()))?;
+                buffer.advance(read);
+                Poll::Ready(Ok(()))
+            }
             Self::Other(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }

@@ -1,9 +1,8 @@
 //! One client: bytes in, the session decides, effects are carried out, bytes out.
 //!
-//! All of a connection happens in `poll_turn`: read what is there, act, take what others left in the outbox, write it
+//! All of a connection happens in [`Connection::next`]: read what is there, act, take what others left in the outbox, write it
 //! with one call. While a client is idle it holds no buffer, and what only a beginning or an end needs is not there.
 
-mod alarm;
 mod explanation;
 mod hands;
 mod leeway;
@@ -19,20 +18,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use nsd_edge::stream::{Stream, poll_read_scratch};
+use nsd_edge::stream::poll_read_scratch;
 use nsd_wire::packet::Sender;
 use nsd_wire::{Packet, ReadError, ReasonCode, frame};
 use tracing::debug;
 
+use crate::executor::{self, News, Turn};
 use crate::hub::{self, Event};
 use crate::limits::{self, Limits};
 use crate::node::Node;
 use crate::session::{Effects, Ending, Opening, Session};
 use crate::telemetry::Ended;
 use hands::Hands;
-use line::Line;
 
-pub use alarm::{Alarm, Alarms};
+pub use line::Line;
 
 /// Reads of one connection before the others of its thread get their turn.
 const READS_A_TURN: usize = 4;
@@ -45,83 +44,148 @@ pub struct Peer {
     pub certified: Option<Box<str>>,
 }
 
-struct Connection {
+/// One client, from its coming until it is gone. It is most of what an idle client takes: its connection and little else,
+/// and what is large and soon over is boxed. `H`: what it holds meanwhile.
+pub struct Client<H> {
+    phase: Phase<H>,
+    /// What its socket told while nobody listened.
+    heard: News,
+    held: Option<H>,
+}
+
+enum Phase<H> {
+    Arriving(Soon<Option<(Connection, H)>>),
+    Talking(Connection),
+    /// Whether it may come in, or how it can prove itself.
+    Deciding(Soon<(Connection, Effects<'static>)>),
+    Gone,
+}
+
+type Soon<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+pub struct Connection {
     line: Line,
     session: Session,
     hands: Hands,
-    alarm: Alarm,
     /// What all of the above hold.
     held: hub::Held,
 }
 
 enum Next {
+    Turn(Turn),
     Admit(Box<Opening>),
     Challenge(Box<[u8]>),
-    /// There is more to do, after the others of this thread had their turn.
-    Again,
     End,
 }
 
-/// Serves one client until it is gone. The future is most of what an idle client takes: it is the connection and little
-/// else, and what is large and soon over is boxed.
-pub fn serve(
-    stream: Stream,
-    peer: Peer,
-    node: Arc<Node>,
-    alarms: Arc<Alarms>,
-    limits: Arc<Limits>,
-) -> impl Future<Output = ()> + Send {
-    let (line, writer) = Line::new(stream);
-    let mut connection = Connection {
-        line,
-        session: Session::new(limits, Instant::now()),
-        hands: Hands::new(node, peer, writer),
-        alarm: Alarm::new(alarms),
-        held: hub::Held::default(),
-    };
-    async move {
-        loop {
-            let next = std::future::poll_fn(|context| {
-                let next = connection.poll_turn(context);
-                connection.account();
-                connection.hands.work.rest();
-                next
-            });
-            let deciding: Pin<Box<dyn Future<Output = Effects<'static>> + Send>> = match next.await {
-                Next::Admit(opening) => Box::pin(connection.admit(opening)),
-                Next::Challenge(first) => Box::pin(connection.challenge(first)),
-                // Not by waking itself: the runtime looks at its sockets only once in many turns, and a client that
-                // keeps its task ready would be all that the thread sees.
-                Next::Again => {
-                    tokio::task::yield_now().await;
-                    continue;
-                }
-                Next::End => break,
-            };
-            let effects = deciding.await;
-            connection.hands.carry_out(effects, None);
+impl<H> Client<H> {
+    pub fn new(connection: Connection, held: H) -> Self {
+        Self { phase: Phase::Talking(connection), heard: News::default(), held: Some(held) }
+    }
+
+    /// One that is not a client yet, and may never be.
+    pub fn arriving(arriving: impl Future<Output = Option<(Connection, H)>> + Send + 'static) -> Self {
+        Self { phase: Phase::Arriving(Box::pin(arriving)), heard: News::default(), held: None }
+    }
+
+    fn go_on(&mut self, mut connection: Connection) {
+        connection.line.hear(std::mem::take(&mut self.heard));
+        self.phase = Phase::Talking(connection);
+    }
+
+    fn decide<F>(&mut self, deciding: impl FnOnce(Connection) -> F)
+    where
+        F: Future<Output = (Connection, Effects<'static>)> + Send + 'static,
+    {
+        if let Phase::Talking(connection) = std::mem::replace(&mut self.phase, Phase::Gone) {
+            self.phase = Phase::Deciding(Box::pin(deciding(connection)));
         }
-        Box::pin(connection.depart()).await;
+    }
+
+    fn depart(&mut self, context: &mut Context<'_>) {
+        if let Phase::Talking(connection) = std::mem::replace(&mut self.phase, Phase::Gone) {
+            connection.depart(context);
+        }
+    }
+}
+
+impl<H: Send + 'static> executor::Client for Client<H> {
+    fn hear(&mut self, news: News) -> bool {
+        match &mut self.phase {
+            Phase::Talking(connection) => connection.line.hear(news),
+            Phase::Arriving(_) | Phase::Deciding(_) | Phase::Gone => {
+                self.heard.add(news);
+                false
+            }
+        }
+    }
+
+    fn turn(&mut self, context: &mut Context<'_>) -> Turn {
+        loop {
+            match &mut self.phase {
+                Phase::Arriving(arriving) => match arriving.as_mut().poll(context) {
+                    Poll::Ready(Some((connection, held))) => {
+                        self.held = Some(held);
+                        self.go_on(connection);
+                    }
+                    Poll::Ready(None) => self.phase = Phase::Gone,
+                    Poll::Pending => return Turn::Rest(None),
+                },
+                Phase::Talking(connection) => match connection.turn(context) {
+                    Next::Turn(turn) => return turn,
+                    Next::Admit(opening) => self.decide(|connection| connection.admit(opening)),
+                    Next::Challenge(first) => self.decide(|connection| connection.challenge(first)),
+                    Next::End => self.depart(context),
+                },
+                Phase::Deciding(deciding) => match deciding.as_mut().poll(context) {
+                    Poll::Ready((mut connection, effects)) => {
+                        connection.hands.carry_out(effects, None);
+                        self.go_on(connection);
+                    }
+                    Poll::Pending => return Turn::Rest(None),
+                },
+                Phase::Gone => return Turn::Over,
+            }
+        }
     }
 }
 
 impl Connection {
-    async fn admit(&mut self, opening: Box<Opening>) -> Effects<'static> {
+    pub fn new(line: Line, peer: Peer, node: Arc<Node>, limits: Arc<Limits>) -> Self {
+        let writer = line.writer();
+        Self {
+            line,
+            session: Session::new(limits, Instant::now()),
+            hands: Hands::new(node, peer, writer),
+            held: hub::Held::default(),
+        }
+    }
+
+    async fn admit(mut self, opening: Box<Opening>) -> (Self, Effects<'static>) {
         let decision = self.hands.admit(&opening).await;
-        self.session.on_admitted(decision, Instant::now())
+        let effects = self.session.on_admitted(decision, Instant::now());
+        (self, effects)
     }
 
-    async fn challenge(&mut self, first: Box<[u8]>) -> Effects<'static> {
+    async fn challenge(mut self, first: Box<[u8]>) -> (Self, Effects<'static>) {
         let outcome = self.hands.challenge(&first).await;
-        self.session.on_challenge(outcome)
+        let effects = self.session.on_challenge(outcome);
+        (self, effects)
     }
 
-    async fn depart(mut self) {
-        self.line.farewell().await;
+    fn depart(mut self, context: &mut Context<'_>) {
+        self.line.farewell(context);
         self.hands.depart();
     }
 
-    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Next> {
+    fn turn(&mut self, context: &mut Context<'_>) -> Next {
+        let next = self.next(context);
+        self.account();
+        self.hands.work.rest();
+        next
+    }
+
+    fn next(&mut self, context: &mut Context<'_>) -> Next {
         let now = Instant::now();
         for _ in 0..READS_A_TURN {
             let mut progress = self.read(context, now);
@@ -131,25 +195,25 @@ impl Connection {
             progress |= self.write(context);
             if let Some(work) = self.hands.work.held() {
                 if let Some(opening) = work.opening.take() {
-                    return Poll::Ready(Next::Admit(opening));
+                    return Next::Admit(opening);
                 }
                 if let Some(first) = work.first.take() {
-                    return Poll::Ready(Next::Challenge(first));
+                    return Next::Challenge(first);
                 }
             }
             if self.hands.closing {
                 let work = &mut self.hands.work;
                 let farewell = *work.farewell.get_or_insert(now + limits::FAREWELL);
                 if (work.is_all_sent() && work.is_silent()) || now >= farewell {
-                    return Poll::Ready(Next::End);
+                    return Next::End;
                 }
             }
-            progress |= self.tick(context, now);
+            progress |= self.tick(now);
             if !progress {
-                return Poll::Pending;
+                return Next::Turn(Turn::Rest(self.deadline(now)));
             }
         }
-        Poll::Ready(Next::Again)
+        Next::Turn(Turn::Again)
     }
 
     fn account(&mut self) {
@@ -359,8 +423,8 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
-    /// One alarm for all deadlines. What was due is handled here or by the turn that the alarm begins.
-    fn tick(&mut self, context: &Context<'_>, now: Instant) -> bool {
+    /// What is due is handled here or by the turn that begins then.
+    fn tick(&mut self, now: Instant) -> bool {
         let effects = self.session.on_tick(now);
         let progress = !effects.is_empty();
         self.hands.carry_out(effects, None);
@@ -368,16 +432,13 @@ impl Connection {
             // v5 was told why a moment ago; v3 is closed for this reason alone.
             self.hands.tally.ends(Ended::ByServer(ReasonCode::KeepAliveTimeout));
         }
-        let wanted = [
-            self.session.deadline(),
-            self.session.rests_until(now),
-            self.hands.work.patience,
-            self.hands.work.farewell,
-        ];
-        if let Some(wanted) = wanted.into_iter().flatten().min() {
-            self.alarm.set(wanted, now, context);
-        }
         progress
+    }
+
+    fn deadline(&self, now: Instant) -> Option<Instant> {
+        let (session, work) = (&self.session, &self.hands.work);
+        let all = [session.deadline(), session.rests_until(now), work.patience, work.farewell];
+        all.into_iter().flatten().min()
     }
 }
 
@@ -442,13 +503,19 @@ mod tests {
     use super::*;
 
     /// A fleet is idle most of the time, so this is most of a broker's memory. A field too many shows here, not in a
-    /// benchmark months later. The task around it holds 64 bytes more and rounds up to 384.
+    /// benchmark months later.
     #[test]
     fn an_idle_client_is_small() {
-        fn served<S, P, N, A, L, F>(_: impl FnOnce(S, P, N, A, L) -> F) -> usize {
-            size_of::<F>()
-        }
-        assert!(served(serve) <= 208);
+        eprintln!(
+            "client {} connection {} line {} session {} hands {} outbox {}",
+            size_of::<Client<()>>(),
+            size_of::<Connection>(),
+            size_of::<Line>(),
+            size_of::<Session>(),
+            size_of::<Hands>(),
+            size_of::<hub::Outbox>()
+        );
+        assert!(size_of::<Connection>() <= 208);
         assert!(size_of::<hub::Outbox>() <= 256);
     }
 }

@@ -2,40 +2,37 @@
 //! not be woken then, which mostly means another thread. What is read, and all else that is written, is the
 //! connection's.
 
-use std::io;
+use std::io::{self, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
 
-use tokio::net::tcp::OwnedWriteHalf;
+use mio::net::TcpStream;
 
 #[derive(Debug)]
-pub struct Writer(Option<OwnedWriteHalf>);
+pub struct Writer(Arc<TcpStream>);
 
 impl Writer {
     /// As much as the socket takes now.
     pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.as_ref().map_or(Err(io::ErrorKind::NotConnected.into()), |half| half.try_write(bytes))
+        (&*self.0).write(bytes)
     }
 
     /// Nothing is written any more, by anybody.
-    pub(super) fn cut(mut self) {
-        drop(self.0.take());
+    pub(super) fn cut(self) {
+        // Whose other end is gone already needs it no more.
+        let _ = self.0.shutdown(Shutdown::Write);
     }
 }
 
-impl From<OwnedWriteHalf> for Writer {
-    fn from(half: OwnedWriteHalf) -> Self {
-        Self(Some(half))
-    }
-}
-
-impl Drop for Writer {
-    /// The connection may still have something to say: it ends by closing the socket.
-    fn drop(&mut self) {
-        self.0.take().into_iter().for_each(OwnedWriteHalf::forget);
+impl From<Arc<TcpStream>> for Writer {
+    fn from(socket: Arc<TcpStream>) -> Self {
+        Self(socket)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::net::SocketAddr;
     use std::sync::Arc;
     use std::task::{Context, Waker};
@@ -51,8 +48,12 @@ mod tests {
     async fn attached() -> (TcpStream, Outbox) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (_reader, half) = listener.accept().await.unwrap().0.into_split();
-        (client, introduced(half.into()))
+        (client, introduced(accepted(&listener).await.into()))
+    }
+
+    async fn accepted(listener: &TcpListener) -> Arc<mio::net::TcpStream> {
+        let socket = listener.accept().await.unwrap().0.into_std().unwrap();
+        Arc::new(mio::net::TcpStream::from_std(socket))
     }
 
     fn introduced(writer: super::Writer) -> Outbox {
@@ -96,8 +97,8 @@ mod tests {
     async fn behind_half_a_packet_nothing_is_written_any_more() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (reader, half) = listener.accept().await.unwrap().0.into_split();
-        let outbox = introduced(half.into());
+        let socket = accepted(&listener).await;
+        let outbox = introduced(Arc::clone(&socket).into());
         take(&outbox, true);
         // Each is written at once, but for the last one.
         loop {
@@ -111,7 +112,7 @@ mod tests {
         assert!(outbox.close().is_empty());
         let mut came = Vec::new();
         client.read_to_end(&mut came).await.unwrap();
-        let written = reader.as_ref().try_write(b"a last word");
+        let written = (&*socket).write(b"a last word");
         assert_eq!(written.unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::entry::Entry;
 
@@ -16,12 +17,14 @@ pub struct Connections {
     pub entry: ArcSwap<Entry>,
     open: AtomicU64,
     accepted: AtomicU64,
+    /// For connections of all listeners.
+    permits: Arc<Semaphore>,
 }
 
 impl Connections {
-    pub fn new(address: SocketAddr, entry: Arc<Entry>) -> Self {
+    pub fn new(address: SocketAddr, entry: Arc<Entry>, permits: Arc<Semaphore>) -> Self {
         let entry = ArcSwap::from(entry);
-        Self { address, entry, open: AtomicU64::new(0), accepted: AtomicU64::new(0) }
+        Self { address, entry, open: AtomicU64::new(0), accepted: AtomicU64::new(0), permits }
     }
 
     pub fn open(&self) -> u64 {
@@ -32,8 +35,9 @@ impl Connections {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// One more, until the answer is dropped.
-    pub fn enter(self: &Arc<Self>) -> Counted {
+    /// One more, with its permit, until the answer is dropped.
+    pub fn enter(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Counted {
+        permit.forget();
         self.accepted.fetch_add(1, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
         Counted(Arc::clone(self))
@@ -47,5 +51,6 @@ pub struct Counted(Arc<Connections>);
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.permits.add_permits(1);
     }
 }
