@@ -87,7 +87,7 @@ mod tests {
             deadlines.ring(after(now), |slot| due.push(slot));
             due
         };
-        assert_eq!(ring(&mut deadlines, 99), []);
+        assert_eq!(ring(&mut deadlines, 99), [0; 0]);
         assert_eq!(deadlines.next(), Some(after(199)), "not gone through again at once");
         assert_eq!(ring(&mut deadlines, 100), [1]);
         // Later than it is to have a turn anyway.
@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(ring(&mut deadlines, 400), [0, 1]);
         assert_eq!(deadlines.next(), Some(after(900)));
         deadlines.unset(2);
-        assert_eq!(ring(&mut deadlines, 1000), []);
+        assert_eq!(ring(&mut deadlines, 1000), [0; 0]);
         assert_eq!(deadlines.next(), None);
     }
 }

@@ -154,10 +154,11 @@ impl<C: Client> Executor<C> {
                 news.clear_ready();
                 look(news.get_inner_mut(), &mut self.events, &self.shared)
             });
-            let is_news = match news {
-                Poll::Ready(looked) => looked.map(|()| true)?,
-                Poll::Pending => self.poll_deadlines(context).is_ready(),
-            };
+            let mut is_news = self.poll_deadlines(context).is_ready();
+            if let Poll::Ready(looked) = news {
+                looked?;
+                is_news = true;
+            }
             let mut ready = self.shared.ready.lock();
             ready.queue.extend(self.again.drain(..));
             if !self.queue.is_empty() || !ready.queue.is_empty() {
@@ -418,3 +419,6 @@ impl Socket {
         Poll::Pending
     }
 }
+
+#[cfg(test)]
+mod tests;
