@@ -18,8 +18,8 @@ pub(super) struct Aliases {
 
 impl Aliases {
     /// `None` for a client that takes none, which most are.
-    pub(super) fn new(most: u16) -> Option<Box<Self>> {
-        (most > 0).then(|| Box::new(Self { by_topic: HashMap::new(), most }))
+    pub(super) fn new(most: u16) -> Option<Self> {
+        (most > 0).then(|| Self { by_topic: HashMap::new(), most })
     }
 
     pub(super) fn of(&mut self, topic: &str) -> Option<Alias> {

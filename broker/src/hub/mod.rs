@@ -51,10 +51,9 @@ use crate::message::{Message, Will};
 use crate::store::change::SessionId;
 use crate::topic::{Inserted, Tree};
 
-/// One client's subscription to one filter.
-#[derive(Debug, Clone)]
+/// How a filter is subscribed to.
+#[derive(Debug, Clone, Copy)]
 pub struct Subscription {
-    pub outbox: Arc<Outbox>,
     pub options: SubscribeOptions,
     pub id: Option<SubscriptionId>,
 }
@@ -62,13 +61,13 @@ pub struct Subscription {
 /// Whose subscription it is. One client may have a filter for itself and as a member of any number of groups.
 #[derive(Debug, Clone)]
 struct Subscriber {
-    session: u64,
+    outbox: Arc<Outbox>,
     share: Option<Arc<share::Share>>,
 }
 
 impl Ord for Subscriber {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        let name = |one: &Self| (one.session, one.share.as_ref().map(|share| Arc::as_ptr(share).addr()));
+        let name = |one: &Self| (one.outbox.id, one.share.as_ref().map(|share| Arc::as_ptr(share).addr()));
         name(self).cmp(&name(other))
     }
 }
@@ -237,10 +236,9 @@ impl Hub {
             return;
         }
         for (text, options, id) in wishes {
-            let (filter, key) = self.place_of(text, outbox.id);
-            let subscription = Subscription { outbox: Arc::clone(outbox), options, id };
+            let (filter, key) = self.place_of(text, outbox);
             let is_shared = key.share.is_some();
-            let Inserted { first, replaced } = tree.insert(filter, key, subscription);
+            let Inserted { first, replaced } = tree.insert(filter, key, Subscription { options, id });
             self.shared.fetch_add(usize::from(is_shared && replaced.is_none()), Ordering::Relaxed);
             // Under the tree's lock, so that the others hear of first and last in the order in which they were.
             if let Some(bus) = self.bus.as_ref().filter(|_| first) {
@@ -253,7 +251,7 @@ impl Hub {
     pub fn unsubscribe<'f>(&self, outbox: &Arc<Outbox>, filters: impl IntoIterator<Item = &'f str>) {
         let mut tree = self.subscriptions.write();
         for text in filters {
-            let (filter, key) = self.place_of(text, outbox.id);
+            let (filter, key) = self.place_of(text, outbox);
             let Some(removed) = tree.remove(filter, &key) else { continue };
             self.shared.fetch_sub(usize::from(key.share.is_some()), Ordering::Relaxed);
             let last = removed.last;
@@ -265,11 +263,10 @@ impl Hub {
     }
 
     /// Where in the tree a subscription stands, and as whose.
-    fn place_of<'f>(&self, text: &'f str, session: u64) -> (&'f str, Subscriber) {
-        match topic::Shared::parse(text) {
-            Some(shared) => (shared.filter, Subscriber { session, share: Some(self.shares.get(text)) }),
-            None => (text, Subscriber { session, share: None }),
-        }
+    fn place_of<'f>(&self, text: &'f str, outbox: &Arc<Outbox>) -> (&'f str, Subscriber) {
+        let shared = topic::Shared::parse(text);
+        let share = shared.as_ref().map(|_| self.shares.get(text));
+        (shared.map_or(text, |shared| shared.filter), Subscriber { outbox: Arc::clone(outbox), share })
     }
 
     /// Everything subscribed to here. Changes announced before are part of it, so they are taken back.
@@ -308,7 +305,7 @@ impl Hub {
     pub fn filters_of(&self, outbox: &Outbox) -> Vec<(String, SubscribeOptions)> {
         let mut found = Vec::new();
         self.subscriptions.read().each(&mut |filter, key, subscription| {
-            if key.session == outbox.id {
+            if key.outbox.id == outbox.id {
                 let whole = key.share.as_ref().and_then(|share| self.shares.text_of(share));
                 found.push((whole.unwrap_or_else(|| filter.to_owned()), subscription.options));
             }

@@ -28,7 +28,7 @@ use super::pending::Pending;
 use super::persistent::Persistent;
 use super::share::Dealt;
 use super::writer::Writer;
-use crate::busy::Busy;
+use crate::busy::{Busy, Idle};
 use crate::limits::{self, Limits};
 use crate::message::{Message, Will};
 use crate::queue::{Displaced, Next, Place};
@@ -74,9 +74,7 @@ pub(super) struct State {
     capacity: Capacity,
     outbound: Outbound,
     pub(super) persistent: Option<Box<Persistent>>,
-    /// To be published should the connection of now end without a word.
-    will: Option<Box<Will>>,
-    aliases: Option<Box<Aliases>>,
+    seldom: Busy<Seldom>,
     pending: Busy<Pending>,
     waker: Option<Waker>,
     attachment: u64,
@@ -86,11 +84,30 @@ pub(super) struct State {
     /// The queue of a persistent session is on its way to its limit.
     crowded: bool,
     closed: bool,
-    /// Of those who wait or have waited; most receivers never make anybody wait.
-    patience: Option<Box<Patience>>,
     ownership: u64,
     card: Option<Arc<Card>>,
     held: Held,
+}
+
+/// What most clients never need; who has needed it keeps it until its next connection.
+#[derive(Debug, Default)]
+struct Seldom {
+    /// To be published should the connection of now end without a word.
+    will: Option<Will>,
+    aliases: Option<Aliases>,
+    /// Of those who wait or have waited for it.
+    patience: Option<Patience>,
+}
+
+impl Idle for Seldom {
+    fn idle() -> &'static Self {
+        static NOTHING: Seldom = Seldom { will: None, aliases: None, patience: None };
+        &NOTHING
+    }
+
+    fn is_idle(&self) -> bool {
+        self.will.is_none() && self.aliases.is_none() && self.patience.is_none()
+    }
 }
 
 /// Something for the connection other than bytes.
@@ -178,8 +195,7 @@ impl Outbox {
             capacity,
             outbound: Outbound::new(0),
             persistent: persistent.map(Box::new),
-            will: None,
-            aliases: None,
+            seldom: Busy::default(),
             pending: Busy::default(),
             waker: None,
             attachment: 0,
@@ -187,7 +203,6 @@ impl Outbox {
             lagging: false,
             crowded: false,
             closed: false,
-            patience: None,
             ownership: 0,
             card: None,
             held: Held::default(),
@@ -314,12 +329,12 @@ impl Outbox {
     pub fn take_will(&self, attachment: u64) -> Option<Will> {
         let mut state = self.state.lock();
         let mine = state.attachment == attachment;
-        state.will.take_if(|_| mine).map(|will| *will)
+        state.seldom.held().filter(|_| mine)?.will.take()
     }
 
     /// The will of the connection of now.
     pub fn will(&self) -> Option<Will> {
-        self.state.lock().will.as_deref().cloned()
+        self.state.lock().seldom.will.clone()
     }
 
     /// Puts one message in, written for this client. Not for QoS 1 and 2 toward persistent sessions.
@@ -399,7 +414,7 @@ impl Outbox {
 
     /// The will is somebody else's to publish.
     pub fn forget_will(&self) {
-        self.state.lock().will = None;
+        self.state.lock().seldom.held().into_iter().for_each(|seldom| seldom.will = None);
     }
 
     /// Both, for a message that has no place yet and needs no store.
@@ -534,7 +549,7 @@ impl Outbox {
         if state.closed || state.lagging || !self.is_attached() || !state.is_full() {
             return None;
         }
-        let until = state.patience.get_or_insert_with(|| Box::new(Patience::new(now))).wait(now);
+        let until = state.seldom.patience.get_or_insert_with(|| Patience::new(now)).wait(now);
         if now >= until {
             state.give_up();
             return None;
@@ -715,7 +730,7 @@ impl State {
 
     /// Patience is for who takes nothing: those who wait begin anew, once they look again.
     fn takes_something(&mut self) {
-        if let Some(patience) = &mut self.patience {
+        if let Some(patience) = self.seldom.held().and_then(|seldom| seldom.patience.as_mut()) {
             patience.go_on(Instant::now());
         }
     }
@@ -794,9 +809,14 @@ impl State {
         self.capacity = capacity;
         self.hang_up();
         self.outbound = Outbound::new(capacity.window);
-        self.aliases = Aliases::new(capacity.topic_aliases);
+        let (old_will, aliases) =
+            (self.seldom.held().and_then(|seldom| seldom.will.take()), Aliases::new(capacity.topic_aliases));
+        if will.is_some() || aliases.is_some() || self.seldom.aliases.is_some() {
+            (self.seldom.will, self.seldom.aliases) = (will, aliases);
+        }
         self.attachment += 1;
-        std::mem::replace(&mut self.will, will.map(Box::new)).map(|will| *will)
+        self.seldom.rest();
+        old_will
     }
 
     /// Everything that is a connection's own.
@@ -818,12 +838,12 @@ impl State {
 
     fn write(&mut self, parcel: &Parcel<'_>, mut delivery: Delivery<'_>) -> bool {
         self.ready();
-        if let Some(aliases) = &mut self.aliases {
+        if let Some(aliases) = self.seldom.held().and_then(|seldom| seldom.aliases.as_mut()) {
             delivery.alias = aliases.of(parcel.publish.topic);
         }
         let written =
             parcel.write(self.capacity.version, delivery, self.capacity.packet_bytes, &mut self.bytes);
-        if !written && let Some(aliases) = &mut self.aliases {
+        if !written && let Some(aliases) = self.seldom.held().and_then(|seldom| seldom.aliases.as_mut()) {
             aliases.unset(delivery.alias);
         }
         written

@@ -393,10 +393,10 @@ impl Receiver {
         if self.outbox.id == sender { self.own.as_ref() } else { Some(&self.terms) }
     }
 
-    pub(super) fn member(subscription: &Subscription) -> Self {
+    pub(super) fn member(outbox: &Arc<Outbox>, subscription: &Subscription) -> Self {
         let mut terms = Terms::default();
         terms.add(subscription.options, subscription.id);
-        Self { outbox: Arc::clone(&subscription.outbox), own: Some(terms.clone()), terms }
+        Self { outbox: Arc::clone(outbox), own: Some(terms.clone()), terms }
     }
 
     /// How many messages of this QoS wait for it to take one, if publishers need not wait for it.
@@ -418,18 +418,17 @@ fn find(hub: &Hub, topic: &str) -> Receivers {
     let mut groups: Vec<(Arc<Share>, Vec<Receiver>)> = Vec::new();
     let mut group_at: HashMap<*const Share, usize> = HashMap::new();
     hub.subscriptions.read().visit(topic, &mut |key, subscription| {
-        let outbox = || Arc::clone(&subscription.outbox);
         if let Some(share) = &key.share {
             let index = *group_at.entry(Arc::as_ptr(share)).or_insert(groups.len());
             if index == groups.len() {
                 groups.push((Arc::clone(share), Vec::new()));
             }
-            groups[index].1.push(Receiver::member(subscription));
+            groups[index].1.push(Receiver::member(&key.outbox, subscription));
             return;
         }
-        let index = *at.entry(key.session).or_insert(clients.len());
+        let index = *at.entry(key.outbox.id).or_insert(clients.len());
         if index == clients.len() {
-            clients.push(Receiver { outbox: outbox(), terms: Terms::default(), own: None });
+            clients.push(Receiver { outbox: Arc::clone(&key.outbox), terms: Terms::default(), own: None });
         }
         let receiver = &mut clients[index];
         receiver.terms.add(subscription.options, subscription.id);

@@ -154,7 +154,7 @@ impl Hub {
         let mut members = Vec::new();
         self.subscriptions.read().visit(topic, &mut |key, subscription| {
             if key.share.as_ref().is_some_and(|other| Arc::ptr_eq(other, share)) {
-                members.push(Receiver::member(subscription));
+                members.push(Receiver::member(&key.outbox, subscription));
             }
         });
         members.into()

@@ -99,9 +99,9 @@ impl Connected {
     ) -> Result<Effects<'static>, Done> {
         let wrong = Err(Done::Wrong(ReasonCode::ProtocolError));
         let Some(message) = message_of(auth).filter(|_| self.proven) else { return wrong };
-        match (auth.reason, std::mem::take(&mut self.again)) {
+        match (auth.reason, std::mem::take(&mut self.seldom.again)) {
             (ReasonCode::ReAuthenticate, Again::No) => {
-                self.again = Again::AwaitingChallenge { deadline: now + limits.connect_deadline };
+                self.seldom.again = Again::AwaitingChallenge { deadline: now + limits.connect_deadline };
                 Ok(Effects::one(Effect::Challenge(message.into())))
             }
             (ReasonCode::ContinueAuthentication, Again::AwaitingProof { exchange, .. }) => {
@@ -122,13 +122,13 @@ impl Connected {
         &mut self,
         outcome: Result<Exchange, ReasonCode>,
     ) -> Result<Effects<'static>, ReasonCode> {
-        let Again::AwaitingChallenge { deadline } = std::mem::take(&mut self.again) else {
+        let Again::AwaitingChallenge { deadline } = std::mem::take(&mut self.seldom.again) else {
             return Ok(Effects::none());
         };
         match outcome {
             Ok(exchange) => {
                 let effects = challenge(&exchange);
-                self.again = Again::AwaitingProof { deadline, exchange: Box::new(exchange) };
+                self.seldom.again = Again::AwaitingProof { deadline, exchange: Box::new(exchange) };
                 Ok(effects)
             }
             // A DISCONNECT has no word for "unavailable".

@@ -1,6 +1,7 @@
 //! The session's state while its client is connected, and what each packet means to it.
 
 use std::collections::hash_map::Entry;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
@@ -14,6 +15,7 @@ use super::effect::{Admitted, Effect, Effects, Receipt, Reply, Resumed, Subscrib
 use super::pace::Pace;
 use super::topics;
 use crate::access::Grant;
+use crate::busy::{Busy, Idle};
 use crate::limits::{Limits, SHARES_PER_CLIENT};
 use crate::topic::ByName;
 
@@ -26,7 +28,6 @@ pub(super) struct Connected {
     /// Seconds that the session is kept after the connection.
     expiry: u32,
     shares: bool,
-    aliases: Vec<Option<Box<str>>>,
     pub(super) filters: ByName<()>,
     filter_bytes: usize,
     /// How many of them are shared.
@@ -37,11 +38,29 @@ pub(super) struct Connected {
     pub(super) unacknowledged: u16,
     /// QoS 1 and 2 messages that are not safe yet.
     pub(super) unsafe_yet: u16,
-    /// QoS 2 messages between their PUBLISH and their PUBREL.
-    pub(super) receiving: HashMap<PacketId, Receiving>,
     /// It has proven itself by AUTH packets, and may do so again.
     pub(super) proven: bool,
+    pub(super) seldom: Busy<Seldom>,
+}
+
+/// What most clients never need; who has needed it keeps it.
+#[derive(Debug, Default)]
+pub(super) struct Seldom {
+    aliases: Vec<Option<Box<str>>>,
+    /// QoS 2 messages between their PUBLISH and their PUBREL.
+    pub(super) receiving: HashMap<PacketId, Receiving>,
     pub(super) again: Again,
+}
+
+impl Idle for Seldom {
+    fn idle() -> &'static Self {
+        static NOTHING: LazyLock<Seldom> = LazyLock::new(Seldom::default);
+        &NOTHING
+    }
+
+    fn is_idle(&self) -> bool {
+        self.aliases.is_empty() && self.receiving.is_empty() && matches!(self.again, Again::No)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,22 +93,24 @@ impl Connected {
     ) -> Self {
         let Admitted { grant, resumed, shares } = admitted;
         let Resumed { filters, held } = resumed.unwrap_or_default();
+        let mut seldom = Busy::<Seldom>::default();
+        if !held.is_empty() {
+            seldom.receiving = held.into_iter().map(|id| (id, Receiving::AwaitingReleased)).collect();
+        }
         Self {
             grant,
             keep_alive,
             heard,
             expiry,
             shares,
-            aliases: Vec::new(),
             filter_bytes: filters.iter().map(|filter| filter.len()).sum(),
             shared: filters.iter().filter(|filter| topic::Shared::is_shared(filter)).count(),
             filters: filters.into_iter().collect(),
             pace: None,
             unacknowledged: 0,
             unsafe_yet: 0,
-            receiving: held.into_iter().map(|id| (id, Receiving::AwaitingReleased)).collect(),
             proven,
-            again: Again::No,
+            seldom,
         }
     }
 
@@ -98,17 +119,18 @@ impl Connected {
         // Keep alive × 1.5 (MQTT-3.1.2-22).
         let silence = || self.heard + Duration::from_secs(self.keep_alive.into()) * 3 / 2;
         let silence = (self.keep_alive > 0).then(silence);
-        [silence, self.grant.expires(), self.again.deadline()].into_iter().flatten().min()
+        [silence, self.grant.expires(), self.seldom.again.deadline()].into_iter().flatten().min()
     }
 
     /// Why a client goes whose deadline has come.
     pub(super) fn overdue(&self, now: Instant) -> ReasonCode {
-        let ended = [self.grant.expires(), self.again.deadline()].into_iter().flatten().any(|end| end <= now);
+        let ended =
+            [self.grant.expires(), self.seldom.again.deadline()].into_iter().flatten().any(|end| end <= now);
         if ended { ReasonCode::NotAuthorized } else { ReasonCode::KeepAliveTimeout }
     }
 
     pub(super) fn unfinished(&self) -> usize {
-        usize::from(self.unacknowledged) + self.receiving.len()
+        usize::from(self.unacknowledged) + self.seldom.receiving.len()
     }
 
     /// What becomes of a message: a topic that cannot be and an alias never set end the connection, a topic that is
@@ -151,7 +173,7 @@ impl Connected {
             self.unsafe_yet += 1;
             return Verdict::Route(Some(Receipt { id, kind: AckKind::PubAck }));
         }
-        match self.receiving.entry(id) {
+        match self.seldom.receiving.entry(id) {
             // Sent again: it is on its way, or only its PUBREC was lost.
             Entry::Occupied(known) if *known.get() == Receiving::AwaitingStored => Verdict::Ignore,
             Entry::Occupied(_) => {
@@ -172,21 +194,24 @@ impl Connected {
             return Err(ReasonCode::TopicAliasInvalid);
         }
         if publish.topic.is_empty() {
-            let known = self.aliases.get(at).is_some_and(Option::is_some);
+            let known = self.seldom.aliases.get(at).is_some_and(Option::is_some);
             return if known { Ok(()) } else { Err(ReasonCode::ProtocolError) };
         }
-        if self.aliases.len() <= at {
-            self.aliases.resize(at + 1, None);
+        if self.seldom.aliases.len() <= at {
+            self.seldom.aliases.resize(at + 1, None);
         }
-        self.aliases[at] = Some(publish.topic.into());
+        self.seldom.aliases[at] = Some(publish.topic.into());
         Ok(())
     }
 
     pub(super) fn topic_of<'p>(&'p self, publish: &Publish<'p>) -> &'p str {
         match publish.properties.topic_alias {
-            Some(alias) if publish.topic.is_empty() => {
-                self.aliases.get(usize::from(alias.get()) - 1).and_then(Option::as_deref).unwrap_or_default()
-            }
+            Some(alias) if publish.topic.is_empty() => self
+                .seldom
+                .aliases
+                .get(usize::from(alias.get()) - 1)
+                .and_then(Option::as_deref)
+                .unwrap_or_default(),
             _ => publish.topic,
         }
     }
@@ -219,7 +244,7 @@ impl Connected {
     /// The identifier is free before PUBCOMP says so: else its next message would be taken for this one again.
     fn on_release(&mut self, id: PacketId) -> Effects<'static> {
         let kind = AckKind::PubComp;
-        Effects::one(match self.receiving.entry(id) {
+        Effects::one(match self.seldom.receiving.entry(id) {
             // Released before we said that we have it: PUBCOMP would be a lie, and the PUBREC is on its way.
             Entry::Occupied(known) if *known.get() == Receiving::AwaitingStored => return Effects::none(),
             Entry::Occupied(known) => {

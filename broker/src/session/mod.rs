@@ -206,9 +206,10 @@ impl Session {
             AckKind::PubRec => {
                 client.unsafe_yet = client.unsafe_yet.saturating_sub(1);
                 // A refused message is over with its PUBREC (MQTT-4.3.3-4).
+                let receiving = &mut client.seldom.receiving;
                 if reason.is_failure() {
-                    client.receiving.remove(&receipt.id);
-                } else if let Some(state) = client.receiving.get_mut(&receipt.id) {
+                    receiving.remove(&receipt.id);
+                } else if let Some(state) = receiving.get_mut(&receipt.id) {
                     *state = Receiving::AwaitingReleased;
                 }
             }

@@ -16,7 +16,7 @@ pub struct Tree<K, V> {
 #[derive(Debug)]
 struct Node<K, V> {
     /// Subscribers whose filter ends here, by their keys.
-    here: Vec<(K, V)>,
+    here: Subscribers<K, V>,
     below: Option<Box<Below<K, V>>>,
 }
 
@@ -25,7 +25,20 @@ struct Below<K, V> {
     children: ByName<Node<K, V>>,
     plus: Option<Node<K, V>>,
     /// Subscribers whose filter ends with `#` below this level; `a/#` matches `a` too (MQTT-4.7.1-2).
-    all: Vec<(K, V)>,
+    all: Subscribers<K, V>,
+}
+
+/// In the order of keys: a filter may have a hundred thousand, and each that comes is looked for. Most have one.
+#[derive(Debug, Default)]
+enum Subscribers<K, V> {
+    #[default]
+    None,
+    One(Box<(K, V)>),
+    #[expect(
+        clippy::box_collection,
+        reason = "few filters have many, and all would pay for what a list takes"
+    )]
+    Many(Box<Vec<(K, V)>>),
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -51,13 +64,13 @@ impl<K, V> Default for Tree<K, V> {
 
 impl<K, V> Default for Node<K, V> {
     fn default() -> Self {
-        Self { here: Vec::new(), below: None }
+        Self { here: Subscribers::default(), below: None }
     }
 }
 
 impl<K, V> Default for Below<K, V> {
     fn default() -> Self {
-        Self { children: ByName::default(), plus: None, all: Vec::new() }
+        Self { children: ByName::default(), plus: None, all: Subscribers::default() }
     }
 }
 
@@ -90,7 +103,7 @@ impl<K: Ord, V> Tree<K, V> {
         self.generation += 1;
         let place = if all { &mut node.below.get_or_insert_default().all } else { &mut node.here };
         let first = place.is_empty();
-        let replaced = put(place, key, value);
+        let replaced = place.put(key, value);
         self.subscriptions += usize::from(replaced.is_none());
         Inserted { replaced, first }
     }
@@ -132,10 +145,10 @@ impl<K: Ord, V> Tree<K, V> {
 
 impl<K: Ord, V> Node<K, V> {
     fn remove<'f>(&mut self, mut levels: impl Iterator<Item = &'f str>, key: &K) -> Option<Removed<V>> {
-        let Some(level) = levels.next() else { return take(&mut self.here, key) };
+        let Some(level) = levels.next() else { return self.here.take(key) };
         let below = self.below.as_deref_mut()?;
         let removed = match level {
-            "#" => take(&mut below.all, key)?,
+            "#" => below.all.take(key)?,
             "+" => {
                 let plus = below.plus.as_mut()?;
                 let removed = plus.remove(levels, key)?;
@@ -161,7 +174,7 @@ impl<K: Ord, V> Node<K, V> {
         visit: &mut impl FnMut(&'t K, &'t V),
     ) {
         let below = self.below.as_deref();
-        below.iter().flat_map(|below| &below.all).for_each(|(key, value)| visit(key, value));
+        below.iter().flat_map(|below| below.all.iter()).for_each(|(key, value)| visit(key, value));
         let Some(level) = levels.next() else {
             return self.here.iter().for_each(|(key, value)| visit(key, value));
         };
@@ -218,28 +231,66 @@ impl<K, V> Below<K, V> {
     }
 }
 
-/// In the order of keys: a filter may have a hundred thousand subscribers, and each that comes is looked for.
-fn put<K: Ord, V>(place: &mut Vec<(K, V)>, key: K, value: V) -> Option<V> {
-    match place.binary_search_by(|(known, _)| known.cmp(&key)) {
-        Ok(at) => Some(std::mem::replace(&mut place[at].1, value)),
-        Err(at) => {
-            // Most filters have one subscriber.
-            if place.is_empty() {
-                place.reserve_exact(1);
-            }
-            place.insert(at, (key, value));
-            None
+impl<K, V> Subscribers<K, V> {
+    fn as_slice(&self) -> &[(K, V)] {
+        match self {
+            Self::None => &[],
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(list) => list,
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::None)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &(K, V)> {
+        self.as_slice().iter()
     }
 }
 
-fn take<K: Ord, V>(place: &mut Vec<(K, V)>, key: &K) -> Option<Removed<V>> {
-    let at = place.binary_search_by(|(known, _)| known.cmp(key)).ok()?;
-    let (_, value) = place.remove(at);
-    if place.is_empty() {
-        *place = Vec::new();
+impl<K: Ord, V> Subscribers<K, V> {
+    fn position(&self, key: &K) -> Result<usize, usize> {
+        self.as_slice().binary_search_by(|(known, _)| known.cmp(key))
     }
-    Some(Removed { value, last: place.is_empty() })
+
+    fn put(&mut self, key: K, value: V) -> Option<V> {
+        let at = match (self.position(&key), &mut *self) {
+            (Ok(_), Self::One(one)) => return Some(std::mem::replace(&mut one.1, value)),
+            (Ok(at), Self::Many(list)) => return Some(std::mem::replace(&mut list[at].1, value)),
+            (Ok(at) | Err(at), _) => at,
+        };
+        let new = (key, value);
+        *self = match std::mem::take(self) {
+            Self::None => Self::One(Box::new(new)),
+            Self::One(one) => Self::Many(Box::new(if at == 0 { vec![new, *one] } else { vec![*one, new] })),
+            Self::Many(mut list) => {
+                list.insert(at, new);
+                Self::Many(list)
+            }
+        };
+        None
+    }
+
+    fn take(&mut self, key: &K) -> Option<Removed<V>> {
+        let at = self.position(key).ok()?;
+        let (_, value) = match std::mem::take(self) {
+            Self::None => return None,
+            Self::One(one) => *one,
+            Self::Many(mut list) => {
+                let taken = list.remove(at);
+                *self = match (list.len(), list.pop()) {
+                    (1, Some(one)) => Self::One(Box::new(one)),
+                    (_, last) => {
+                        list.extend(last);
+                        Self::Many(list)
+                    }
+                };
+                taken
+            }
+        };
+        Some(Removed { value, last: self.is_empty() })
+    }
 }
 
 #[cfg(test)]
