@@ -1,5 +1,6 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpStream as ClientSocket};
+use std::task::Waker;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -130,7 +131,7 @@ async fn we_say_goodbye_too() {
     let (mut client, server) = connected().await;
     let mut stream = Stream::WebSocket(Box::new(server));
     stream.write_all(b"x").await.unwrap();
-    stream.farewell().await;
+    stream.farewell(&mut Context::from_waker(Waker::noop()));
     drop(stream);
     let (first, second) = blocking(move || (client.read().unwrap(), client.read().unwrap())).await;
     assert_eq!(first, Message::binary("x"));
