@@ -176,8 +176,12 @@ impl Hands {
     fn carry_out_one(&mut self, effect: Effect<'_>, wire: Option<(&[u8], Version)>) {
         match effect {
             Effect::Route { publish, topic, receipt } => {
-                let named = publish.topic.is_empty().then(|| Publish { topic, ..*publish });
-                self.route(named.as_ref().unwrap_or(publish), receipt, wire);
+                if publish.topic.is_empty() {
+                    // The topic of an alias.
+                    self.route(&Publish { topic, ..*publish }, receipt, wire);
+                } else {
+                    self.route(publish, receipt, wire);
+                }
             }
             Effect::Send(reply) => self.reply(&reply),
             Effect::Settle { kind, id, reason } => self.settle(kind, id, reason),
