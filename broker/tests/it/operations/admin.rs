@@ -232,6 +232,7 @@ fn the_logs_level_changes_while_it_runs() {
     let broker = Broker::anonymous();
     assert_eq!(broker.admin(&["log", "warn"]).0, 0);
     drop(broker.client(Version::V5, "quiet"));
+    eventually("it is gone", SOON, || broker.ask("stats").1["clients"] == 0);
     assert_eq!(broker.admin(&["log", "nsd_broker=debug"]).1, "logging at `nsd_broker=debug`\n");
     drop(broker.client(Version::V5, "loud"));
     eventually("it is logged", SOON, || broker.log().contains("client=\"loud\""));
