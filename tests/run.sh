@@ -28,9 +28,10 @@ main() {
   step 'the lab checks itself' tests/lab/check.sh
   step 'machines for the whole-stack tests' tests/lab/up.sh 6
   export NSD_LAB_JSON=$LAB/lab.json
-  step 'tests: units, command line, documentation, whole stack' cargo test --workspace --features nsd/lab
-  step 'machines are taken down' tests/lab/down.sh
   # Nearly all of a test is waiting.
+  step 'tests: units, command line, documentation, whole stack' env RUST_TEST_THREADS=4 \
+    cargo test --workspace --features nsd/lab
+  step 'machines are taken down' tests/lab/down.sh
   step 'conformance again, with sessions on disk' env NSD_CONFORMANCE=ours NSD_CONFORMANCE_STORE=disk RUST_TEST_THREADS=8 \
     cargo test --workspace --features nsd/lab --test conformance
   step 'fuzzing, each target for a minute' tests/fuzz.sh "${NSD_FUZZ_SECONDS:-60}"
