@@ -1,5 +1,5 @@
-//! A map by names that mostly has few: the levels below a level, the filters of a client. Of few, a list is smaller than
-//! any hash map and searched as fast.
+//! A map by names that mostly has few: the levels below a level, the filters of a client. One needs no memory of its own;
+//! of few, a list is smaller than any hash map and searched as fast.
 
 use foldhash::HashMap;
 
@@ -8,6 +8,7 @@ const FEW: usize = 8;
 
 #[derive(Debug)]
 pub(crate) enum ByName<T> {
+    One(Box<str>, T),
     Few(Vec<(Box<str>, T)>),
     Many(Box<HashMap<Box<str>, T>>),
 }
@@ -21,6 +22,7 @@ impl<T> Default for ByName<T> {
 impl<T: Default> ByName<T> {
     pub(crate) fn is_empty(&self) -> bool {
         match self {
+            Self::One(..) => false,
             Self::Few(list) => list.is_empty(),
             Self::Many(map) => map.is_empty(),
         }
@@ -28,6 +30,7 @@ impl<T: Default> ByName<T> {
 
     pub(crate) fn len(&self) -> usize {
         match self {
+            Self::One(..) => 1,
             Self::Few(list) => list.len(),
             Self::Many(map) => map.len(),
         }
@@ -35,6 +38,7 @@ impl<T: Default> ByName<T> {
 
     pub(crate) fn get(&self, name: &str) -> Option<&T> {
         match self {
+            Self::One(known, child) => (**known == *name).then_some(child),
             Self::Few(list) => list.iter().find(|(known, _)| **known == *name).map(|(_, child)| child),
             Self::Many(map) => map.get(name),
         }
@@ -42,41 +46,43 @@ impl<T: Default> ByName<T> {
 
     pub(crate) fn get_mut(&mut self, name: &str) -> Option<&mut T> {
         match self {
+            Self::One(known, child) => (**known == *name).then_some(child),
             Self::Few(list) => list.iter_mut().find(|(known, _)| **known == *name).map(|(_, child)| child),
             Self::Many(map) => map.get_mut(name),
         }
     }
 
     pub(crate) fn get_or_add(&mut self, name: &str) -> &mut T {
-        if let Self::Few(list) = self
-            && list.len() >= FEW
-            && !list.iter().any(|(known, _)| **known == *name)
-        {
-            *self = Self::Many(Box::new(std::mem::take(list).into_iter().collect()));
+        if self.get(name).is_none() {
+            *self = std::mem::take(self).with((name.into(), T::default()));
         }
+        self.get_mut(name).expect("it was there, or was put there a moment ago")
+    }
+
+    fn with(self, new: (Box<str>, T)) -> Self {
         match self {
-            Self::Few(list) => {
-                let at = list.iter().position(|(known, _)| **known == *name).unwrap_or_else(|| {
-                    if list.is_empty() {
-                        list.reserve_exact(1);
-                    }
-                    list.push((name.into(), T::default()));
-                    list.len() - 1
-                });
-                &mut list[at].1
+            Self::One(name, child) => Self::Few(vec![(name, child), new]),
+            Self::Few(list) if list.is_empty() => Self::One(new.0, new.1),
+            Self::Few(mut list) if list.len() < FEW => {
+                list.push(new);
+                Self::Few(list)
             }
-            Self::Many(map) => {
-                // Not through an entry: it would copy a name that is there already.
-                if !map.contains_key(name) {
-                    map.insert(name.into(), T::default());
-                }
-                map.get_mut(name).expect("it was there, or was put there a moment ago")
+            Self::Few(list) => Self::Many(Box::new(list.into_iter().chain([new]).collect())),
+            Self::Many(mut map) => {
+                map.extend([new]);
+                Self::Many(map)
             }
         }
     }
 
     pub(crate) fn remove(&mut self, name: &str) -> Option<(Box<str>, T)> {
         let removed = match self {
+            Self::One(known, child) if **known == *name => {
+                let one = (std::mem::take(known), std::mem::take(child));
+                *self = Self::default();
+                return Some(one);
+            }
+            Self::One(..) => None,
             Self::Few(list) => {
                 let at = list.iter().position(|(known, _)| **known == *name)?;
                 Some(list.swap_remove(at))
@@ -90,18 +96,22 @@ impl<T: Default> ByName<T> {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
-        let (few, many) = match self {
-            Self::Few(list) => (Some(list), None),
-            Self::Many(map) => (None, Some(map)),
+        let (one, few, many) = match self {
+            Self::One(name, child) => (Some((&**name, child)), None, None),
+            Self::Few(list) => (None, Some(list), None),
+            Self::Many(map) => (None, None, Some(map)),
         };
         let few = few.into_iter().flatten().map(|(name, child)| (&**name, child));
-        few.chain(many.into_iter().flat_map(|map| map.iter()).map(|(name, child)| (&**name, child)))
+        one.into_iter()
+            .chain(few)
+            .chain(many.into_iter().flat_map(|map| map.iter()).map(|(name, child)| (&**name, child)))
     }
 }
 
 impl<T> ByName<T> {
     pub(crate) fn into_names(self) -> Vec<Box<str>> {
         match self {
+            Self::One(name, _) => vec![name],
             Self::Few(list) => list.into_iter().map(|(name, _)| name).collect(),
             Self::Many(map) => map.into_keys().collect(),
         }
