@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use foldhash::HashMap;
 use nsd_wire::{
     Ack, AckKind, Disconnect, Packet, PacketId, Publish, Qos, ReasonCode, Subscribe, Unsubscribe, Version,
-    topic,
+    suback, topic,
 };
 
 use super::authenticating::Again;
@@ -24,6 +24,8 @@ pub(super) struct Connected {
     pub(super) grant: Grant,
     /// Seconds; zero: it may be silent as long as it likes.
     keep_alive: u16,
+    /// The largest packet that it takes.
+    packet_bytes: u32,
     pub(super) heard: Instant,
     /// Seconds that the session is kept after the connection.
     expiry: u32,
@@ -88,6 +90,7 @@ impl Connected {
         admitted: Admitted,
         expiry: u32,
         keep_alive: u16,
+        packet_bytes: u32,
         proven: bool,
         heard: Instant,
     ) -> Self {
@@ -100,6 +103,7 @@ impl Connected {
         Self {
             grant,
             keep_alive,
+            packet_bytes,
             heard,
             expiry,
             shares,
@@ -225,6 +229,13 @@ impl Connected {
     ) -> Result<Effects<'static>, Done> {
         self.heard = now;
         match packet {
+            // Its answer has a code for each filter, and cannot leave any out [MQTT5-3.1.2-24].
+            Packet::Subscribe(Subscribe { filters, .. }) if !self.takes_codes(filters.len()) => {
+                Err(Done::Wrong(ReasonCode::PacketTooLarge))
+            }
+            Packet::Unsubscribe(Unsubscribe { filters, .. }) if !self.takes_codes(filters.len()) => {
+                Err(Done::Wrong(ReasonCode::PacketTooLarge))
+            }
             Packet::Subscribe(subscribe) => {
                 Ok(Effects::one(Effect::Subscribe(self.on_subscribe(subscribe, limits))))
             }
@@ -239,6 +250,10 @@ impl Connected {
             // A second CONNECT (MQTT-3.1.0-2), what only a server sends.
             _ => Err(Done::Wrong(ReasonCode::ProtocolError)),
         }
+    }
+
+    fn takes_codes(&self, count: usize) -> bool {
+        suback::bare_length(count).is_ok_and(|length| length <= self.packet_bytes as usize)
     }
 
     /// The identifier is free before PUBCOMP says so: else its next message would be taken for this one again.

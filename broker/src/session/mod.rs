@@ -7,6 +7,7 @@ mod effect;
 mod outbound;
 mod pace;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -47,6 +48,7 @@ enum Phase {
 #[derive(Debug)]
 struct Accepting {
     keep_alive: u16,
+    packet_bytes: u32,
     /// As the client asks for it.
     expiry: u32,
     assigned_id: Option<Box<str>>,
@@ -180,7 +182,8 @@ impl Session {
             Ok(admitted) => admitted,
             Err(reason) => return self.refuse(reason),
         };
-        let Accepting { keep_alive: asked, expiry: wanted, assigned_id, authentication } = *accepting;
+        let Accepting { keep_alive: asked, packet_bytes, expiry: wanted, assigned_id, authentication } =
+            *accepting;
         let expiry = self.limits.expiry(wanted);
         // Only v5 can be told another keep alive than it asked for; silence that lasts longer is suffered from nobody.
         let most = self.limits.keep_alive;
@@ -195,7 +198,8 @@ impl Session {
             authentication,
         };
         let proven = matches!(&accepted, Reply::Accepted { authentication: Some(_), .. });
-        self.phase = Phase::Connected(Box::new(Connected::new(admitted, expiry, keep_alive, proven, now)));
+        let client = Connected::new(admitted, expiry, keep_alive, packet_bytes, proven, now);
+        self.phase = Phase::Connected(Box::new(client));
         Effects::one(Effect::Send(accepted))
     }
 
@@ -319,6 +323,7 @@ impl Session {
         };
         let accepting = Box::new(Accepting {
             keep_alive: connect.keep_alive,
+            packet_bytes: connect.properties.maximum_packet_size.map_or(u32::MAX, NonZeroU32::get),
             expiry,
             assigned_id: assigned_id.then(|| client_id.clone()),
             authentication: None,

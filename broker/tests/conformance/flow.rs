@@ -233,6 +233,27 @@ fn v5_3_1_2_24_no_packet_at_all_is_larger_than_a_client_takes() {
     });
 }
 
+/// [MQTT5-3.1.2-24]
+#[test]
+fn v5_3_1_2_24_a_suback_that_a_client_does_not_take_is_not_sent() {
+    // Two bytes of header, an identifier, the length of no properties.
+    const MOST: usize = 100;
+    let subscribe = |count: usize| packet::subscribe(V5, 1, &[], &vec![("a", 0); count]);
+    let unsubscribe = |count: usize| packet::unsubscribe(V5, 1, &vec!["a"; count]);
+    both_but_mosquitto("sends what is larger", |broker| {
+        for ask in [&subscribe as &dyn Fn(usize) -> Vec<u8>, &unsubscribe] {
+            let mut client = Client::with(broker, &[long(id::MAXIMUM_PACKET, MOST as u32)]);
+            client.largest = MOST;
+            client.send(&ask(MOST - 5));
+            assert!(matches!(client.answer(), Answer::SubAck { .. } | Answer::UnsubAck { .. }));
+            client.send(&ask(MOST - 4));
+            let answer = client.answer();
+            assert!(matches!(answer, Answer::Disconnect { code: 0x95, .. }), "{answer:?}");
+            client.is_closed();
+        }
+    });
+}
+
 /// [MQTT5-3.1.2-24] [MQTT5-3.2.2-19] [MQTT5-3.2.2-20]
 #[test]
 fn v5_3_2_2_19_a_refusing_connack_is_no_larger_either() {

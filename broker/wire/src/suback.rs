@@ -14,7 +14,7 @@ use crate::{
     reader::Reader,
     reason::ReasonCode,
     version::Version,
-    writer::{self, Body, Sink},
+    writer::{self, Body, Sink, varint},
 };
 
 /// The answer to a SUBSCRIBE. Before v5 every failure is 0x80.
@@ -31,6 +31,12 @@ pub struct UnsubAck<'a> {
     pub packet_id: PacketId,
     pub properties: ReasonProperties<'a>,
     pub codes: ReasonCodes<'a>,
+}
+
+/// Bytes of a v5 SUBACK or UNSUBACK with so many codes and no properties.
+pub fn bare_length(codes: usize) -> Result<usize, EncodeError> {
+    let body = 2 + 1 + codes;
+    Ok(1 + varint(body)?.1 + body)
 }
 
 /// Codes in the order of the filters.
