@@ -66,7 +66,7 @@ fn summary(client: &Outbox, now: Instant) -> Value {
         "client": client.client_id,
         "connected": client.is_attached(),
         "user": card.as_ref().and_then(|card| card.user.clone()),
-        "address": card.as_ref().map(|card| card.address),
+        "address": card.as_ref().map(|card| card.address()),
         "version": card.as_ref().map(|card| version_name(card.version)),
         "connected_seconds": card.as_ref().map(|card| now.saturating_duration_since(card.since).as_secs()),
         "subscriptions": card.as_ref().map(|card| card.subscriptions()),

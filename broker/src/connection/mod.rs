@@ -508,5 +508,6 @@ mod tests {
     fn an_idle_client_is_small() {
         assert!(size_of::<Client<(Arc<()>, Arc<()>, Option<Box<()>>)>>() <= 168);
         assert!(size_of::<hub::Outbox>() <= 232);
+        assert!(size_of::<hub::Card>() <= 88);
     }
 }

@@ -25,7 +25,7 @@ impl Tally {
 
     /// Where a client that is known is.
     pub(super) fn address(&self) -> Option<SocketAddr> {
-        self.card.as_ref().map(|card| card.address)
+        self.card.as_ref().map(|card| card.address())
     }
 
     pub(super) fn received(&self, bytes: usize, now: Instant) {

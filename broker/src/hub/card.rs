@@ -1,15 +1,17 @@
 //! Who is connected, for people who ask. Written by the connection, or by who writes to its socket instead; read by
 //! anybody.
 
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nsd_wire::Version;
 
 #[derive(Debug)]
 pub struct Card {
-    pub address: SocketAddr,
+    /// Apart, they are smaller than together.
+    ip: IpAddr,
+    port: u16,
     pub user: Option<Box<str>>,
     pub version: Version,
     /// Seconds; 0: none.
@@ -19,7 +21,7 @@ pub struct Card {
     heard: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
-    subscriptions: AtomicU64,
+    subscriptions: AtomicU32,
 }
 
 impl Card {
@@ -31,7 +33,8 @@ impl Card {
         now: Instant,
     ) -> Self {
         Self {
-            address,
+            ip: address.ip(),
+            port: address.port(),
             user: user.map(Into::into),
             version,
             keep_alive,
@@ -39,8 +42,12 @@ impl Card {
             heard: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
-            subscriptions: AtomicU64::new(0),
+            subscriptions: AtomicU32::new(0),
         }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, self.port)
     }
 
     pub fn received(&self, bytes: usize, now: Instant) {
@@ -55,16 +62,20 @@ impl Card {
 
     /// So many filters more.
     pub fn subscribed(&self, filters: usize) {
-        add(&self.subscriptions, filters as u64);
+        self.change_subscriptions(|now| now.saturating_add(filters));
     }
 
     pub fn unsubscribed(&self, filters: usize) {
-        let now = self.subscriptions.load(Ordering::Relaxed);
-        self.subscriptions.store(now.saturating_sub(filters as u64), Ordering::Relaxed);
+        self.change_subscriptions(|now| now.saturating_sub(filters));
     }
 
-    pub fn subscriptions(&self) -> u64 {
+    pub fn subscriptions(&self) -> u32 {
         self.subscriptions.load(Ordering::Relaxed)
+    }
+
+    fn change_subscriptions(&self, change: impl FnOnce(usize) -> usize) {
+        let changed = change(self.subscriptions() as usize);
+        self.subscriptions.store(u32::try_from(changed).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
     /// Bytes from and to the client.
