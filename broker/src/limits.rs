@@ -114,7 +114,7 @@ pub const ADMISSION_DEADLINE: Duration = Duration::from_secs(5);
 pub const MAX_CONNECT_PACKET: usize = 128 * 1024;
 /// Shared subscriptions one client may hold, each of which gets it a copy of its own: thousands would make one message
 /// cost like thousands. The next is refused (0x97).
-pub const SHARES_PER_CLIENT: usize = 256;
+pub const SHARES_PER_CLIENT: u32 = 256;
 /// Bytes that a publisher's thread writes to a receiver itself, and to how many receivers of one message: a wake-up of
 /// another thread costs as much as a write, but many writes are shared out among threads.
 pub const PASSED_ON: usize = 4096;

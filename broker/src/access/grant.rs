@@ -14,7 +14,8 @@ use super::{Policy, TopicRule};
 pub struct Grant {
     user: Option<Box<str>>,
     rights: Rights,
-    expires: Option<Instant>,
+    /// Of few: most are not bound in time.
+    expires: Option<Box<Instant>>,
 }
 
 #[derive(Debug, Clone)]
@@ -69,12 +70,12 @@ impl Grant {
 
     /// When the identity ends, and with it the connection.
     pub fn expires(&self) -> Option<Instant> {
-        self.expires
+        self.expires.as_deref().copied()
     }
 
     #[must_use]
     pub fn until(mut self, expires: Option<Instant>) -> Self {
-        self.expires = expires;
+        self.expires = expires.map(Box::new);
         self
     }
 

@@ -31,9 +31,9 @@ pub(super) struct Connected {
     expiry: u32,
     shares: bool,
     pub(super) filters: ByName<()>,
-    filter_bytes: usize,
+    filter_bytes: u32,
     /// How many of them are shared.
-    shared: usize,
+    shared: u32,
     /// Of a client that there is a pace for.
     pub(super) pace: Option<Box<Pace>>,
     /// QoS 1 messages that are not acknowledged yet.
@@ -107,8 +107,8 @@ impl Connected {
             heard,
             expiry,
             shares,
-            filter_bytes: filters.iter().map(|filter| filter.len()).sum(),
-            shared: filters.iter().filter(|filter| topic::Shared::is_shared(filter)).count(),
+            filter_bytes: filters.iter().map(|filter| length(filter)).sum(),
+            shared: filters.iter().map(|filter| u32::from(topic::Shared::is_shared(filter))).sum(),
             filters: filters.into_iter().collect(),
             pace: None,
             unacknowledged: 0,
@@ -291,8 +291,8 @@ impl Connected {
             let new = !code.is_failure() && self.filters.get(wish.filter).is_none();
             if new {
                 self.filters.get_or_add(wish.filter);
-                self.filter_bytes += wish.filter.len();
-                self.shared += usize::from(topic::Shared::is_shared(wish.filter));
+                self.filter_bytes += length(wish.filter);
+                self.shared += u32::from(topic::Shared::is_shared(wish.filter));
             }
             Wish { filter: wish.filter.into(), options: wish.options, id, code, new }
         });
@@ -312,7 +312,7 @@ impl Connected {
         }
         let full = self.filters.len() >= limits.subscriptions_per_client
             || (topic::Shared::is_shared(filter) && self.shared >= SHARES_PER_CLIENT)
-            || self.filter_bytes + filter.len() > limits.subscription_bytes;
+            || (self.filter_bytes + length(filter)) as usize > limits.subscription_bytes;
         if full && self.filters.get(filter).is_none() {
             return Err(ReasonCode::QuotaExceeded);
         }
@@ -321,8 +321,8 @@ impl Connected {
 
     pub(super) fn take_filter(&mut self, filter: &str) -> Option<Box<str>> {
         let (filter, ()) = self.filters.remove(filter)?;
-        self.filter_bytes -= filter.len();
-        self.shared -= usize::from(topic::Shared::is_shared(&filter));
+        self.filter_bytes -= length(&filter);
+        self.shared -= u32::from(topic::Shared::is_shared(&filter));
         Some(filter)
     }
 
@@ -338,6 +338,11 @@ impl Connected {
         let codes = codes.collect();
         Unsubscribing { packet_id: unsubscribe.packet_id, filters, codes }
     }
+}
+
+/// Of a filter, which is shorter than 64 KiB; all of a client's are within a limit below 4 GiB.
+fn length(filter: &str) -> u32 {
+    u32::try_from(filter.len()).unwrap_or(u32::MAX)
 }
 
 fn settle(kind: AckKind, ack: &Ack<'_>) -> Effects<'static> {

@@ -450,5 +450,5 @@ fn random_input_never_panics_and_never_speaks_after_its_end() {
 /// Beside `connection`'s sizes.
 #[test]
 fn an_idle_client_is_small_here_too() {
-    assert!(size_of::<Connected>() <= 136);
+    assert!(size_of::<Connected>() <= 120);
 }

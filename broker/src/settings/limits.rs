@@ -79,7 +79,7 @@ fn of_clients(table: &mut Table<'_, '_>, default: &Limits) -> Limits {
         keep_alive: short(table, "keep_alive", 0).unwrap_or(default.keep_alive),
         subscriptions_per_client: size(table, "subscriptions_per_client", 1, 10_000_000)
             .unwrap_or(default.subscriptions_per_client),
-        subscription_bytes: size(table, "subscription_bytes", 1024, 1 << 40)
+        subscription_bytes: size(table, "subscription_bytes", 1024, 1 << 30)
             .unwrap_or(default.subscription_bytes),
         messages_per_second: rate(table, "messages_per_second").unwrap_or(default.messages_per_second),
         bytes_per_second: size(table, "bytes_per_second", 0, 1 << 40).unwrap_or(default.bytes_per_second),
