@@ -172,8 +172,8 @@ impl Model {
         };
         assert!(self.newest.is_none_or(|newest| seq > newest), "places are given in order");
         assert!(instead_of.is_empty() || self.limits.queue_policy == QueuePolicy::DropOldest);
-        for seq in instead_of {
-            let dropped = self.known.remove(&seq).expect("only what is there can be dropped");
+        for displaced in instead_of {
+            let dropped = self.known.remove(&displaced.seq()).expect("only what is there can be dropped");
             assert!(!dropped.begun && !dropped.received, "what was sent is never dropped");
         }
         self.newest = Some(seq);
