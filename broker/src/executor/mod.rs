@@ -26,6 +26,7 @@ use tokio::io::Interest as Readable;
 use tokio::io::unix::AsyncFd;
 use tokio::task::yield_now;
 use tokio::time::{Sleep, sleep_until};
+use tracing::error;
 
 use deadlines::Deadlines;
 
@@ -136,7 +137,8 @@ impl<C: Client> Executor<C> {
     /// For as long as it is polled.
     pub async fn run(mut self) {
         loop {
-            if std::future::poll_fn(|context| self.poll_ready(context)).await.is_err() {
+            if let Err(error) = std::future::poll_fn(|context| self.poll_ready(context)).await {
+                error!(%error, "the clients of a thread are cut off: its sockets cannot be watched");
                 return;
             }
             if self.run_some() {
