@@ -216,12 +216,7 @@ fn a_full_queue_may_end_the_session() {
     let mut connect = Connect { clean_start: false, ..Connect::new(Version::V5, "c") };
     connect.properties.session_expiry = Some(600);
     let mut client = Client::open(broker.address, Version::V5);
-    client.send(&Packet::Connect(connect));
-    let present = client.expect(|packet| match packet {
-        Packet::ConnAck(ack) => Some(ack.session_present),
-        _ => None,
-    });
-    assert!(!present, "the session is over");
+    assert!(!client.login(&connect), "the session is over");
 }
 
 /// What a member of a group cannot take any more, because it was sent too much of something else, another one gets.

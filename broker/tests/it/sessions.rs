@@ -24,11 +24,7 @@ fn kept_v3(id: &str) -> Connect<'_> {
 /// Connects, and tells whether the session was there.
 fn present(broker: &Broker, connect: &Connect<'_>) -> (Client, bool) {
     let mut client = Client::open(broker.address, connect.version);
-    client.send(&Packet::Connect(*connect));
-    let present = client.expect(|packet| match packet {
-        Packet::ConnAck(ack) if ack.reason == ReasonCode::Success => Some(ack.session_present),
-        _ => None,
-    });
+    let present = client.login(connect);
     (client, present)
 }
 

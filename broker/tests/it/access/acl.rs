@@ -256,11 +256,7 @@ fn a_session_goes_on_only_for_who_may_hear_all_of_it() {
         let mut connect = Connect { clean_start: false, ..as_client(user, "shared") };
         connect.properties.session_expiry = Some(600);
         let mut client = Client::open(broker.address, Version::V5);
-        client.send(&Packet::Connect(connect));
-        let present = client.expect(|packet| match packet {
-            Packet::ConnAck(ack) => Some(ack.session_present),
-            _ => None,
-        });
+        let present = client.login(&connect);
         (client, present)
     };
     let (mut anna, _) = staying("anna");
