@@ -30,7 +30,7 @@ main() {
   export NSD_LAB_JSON=$LAB/lab.json
   # Nearly all of a test is waiting.
   step 'tests: units, command line, documentation, whole stack' env RUST_TEST_THREADS=4 \
-    cargo test --workspace --features nsd/lab
+    cargo test --workspace --features nsd/lab --no-fail-fast
   step 'machines are taken down' tests/lab/down.sh
   step 'conformance again, with sessions on disk' env NSD_CONFORMANCE=ours NSD_CONFORMANCE_STORE=disk RUST_TEST_THREADS=8 \
     cargo test --workspace --features nsd/lab --test conformance
