@@ -11,7 +11,7 @@ mod answer;
 mod broker;
 mod client;
 mod packet;
-#[path = "../it/support/ports.rs"]
+#[path = "../../../tests/ports.rs"]
 mod ports;
 mod suite;
 mod table;

@@ -1,5 +1,6 @@
 //! Real processes on loopback: brokers, Redis, and a small client that speaks through `nsd-wire`.
 
+#[path = "../../../../tests/ports.rs"]
 mod ports;
 
 use std::io::{Read, Write};
