@@ -46,7 +46,7 @@ pub(crate) struct Inherited {
 /// A process that takes over.
 #[derive(Debug)]
 pub(crate) struct Taking {
-    channel: Channel,
+    channel: Arc<Channel>,
     pub(crate) pid: u32,
 }
 
@@ -78,7 +78,9 @@ pub(crate) async fn ask(path: &Path) -> Result<Option<(Taking, Inherited)>, Take
                 inherited.sockets.extend(addresses.into_iter().zip(files.into_iter().map(TcpListener::from)));
             }
             (FromOld::Servers { servers }, _) => inherited.servers.extend(servers),
-            (FromOld::Complete, _) => return Ok(Some((Taking { channel, pid }, inherited))),
+            (FromOld::Complete, _) => {
+                return Ok(Some((Taking { channel: Arc::new(channel), pid }, inherited)));
+            }
             _ => return Err(broken("it says what belongs elsewhere")),
         }
     }
@@ -90,7 +92,8 @@ async fn answer(channel: &Channel) -> Result<(FromOld, Vec<OwnedFd>), TakeOverEr
 }
 
 impl Taking {
-    /// Returns once the other process accepts no more. If it ends meanwhile, all is ours in any case.
+    /// Returns once the other process accepts no more, and hears of each client that is let in from now on. If it ends
+    /// meanwhile, all is ours in any case.
     pub(crate) async fn take(&self, balancer: &Balancer, terms: TakeOver) -> Result<(), TakeOverError> {
         let ready = FromNew::Ready {
             pid: std::process::id(),
@@ -103,7 +106,10 @@ impl Taking {
             return Ok(());
         }
         match timeout(limits::ANSWER_OF_A_PROCESS, self.channel.hear()).await {
-            Ok(Ok(Some((FromOld::Yours, _)))) => Ok(()),
+            Ok(Ok(Some((FromOld::Yours, _)))) => {
+                balancer.shared.succession.follow(Some(Arc::clone(&self.channel)));
+                Ok(())
+            }
             Ok(Ok(Some((FromOld::Withdrawn { why }, _)))) => Err(TakeOverError::Refused(why)),
             Ok(Ok(None) | Err(_)) => {
                 warn!("the running process ended while it was taken over from");
@@ -116,12 +122,10 @@ impl Taking {
 
     /// Takes what the other process gives, until that ends.
     pub(crate) async fn follow(self, balancer: Arc<Balancer>) {
-        let channel = Arc::new(self.channel);
         let succession = &balancer.shared.succession;
-        succession.follow(Some(Arc::clone(&channel)));
         let mut taker =
             Taker { balancer: &balancer, frontends: HashMap::new(), members: HashMap::new(), taken: 0 };
-        let withdrawn = taker.hear_all(&channel).await;
+        let withdrawn = taker.hear_all(&self.channel).await;
         let taken = taker.taken;
         succession.follow(None);
         balancer.members().iter().for_each(|entry| entry.member.has_elsewhere(0));
