@@ -118,7 +118,7 @@ mod tests {
             watch.draining().await;
             tokio::time::sleep(Duration::from_millis(20)).await;
         });
-        assert_eq!(drain.finish(Duration::from_secs(5)).await, Drained { aborted: 0 });
+        assert_eq!(drain.finish(Duration::from_secs(20)).await, Drained { aborted: 0 });
         assert!(task.is_finished() || task.await.is_ok());
     }
 

@@ -147,7 +147,7 @@ mod tests {
 
     use super::*;
 
-    const SOON: Duration = Duration::from_secs(3);
+    const SOON: Duration = Duration::from_secs(20);
 
     #[tokio::test]
     async fn writes_renames_and_removals_are_each_seen_once() {

@@ -25,7 +25,7 @@ fn settings() -> WebSocketSettings {
 async fn pair() -> (ClientSocket, Stream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = ClientSocket::connect(listener.local_addr().unwrap()).unwrap();
-    client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     (client, Stream::from(listener.accept().await.unwrap().0))
 }
 
