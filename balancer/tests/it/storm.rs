@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nsd_edge::admin::Method;
 use nsd_wire::{ConnAck, Connect, Packet, ReasonCode, Version};
@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::support::{Balancer, Broker, Client, UNCHECKED, free_address, listen, servers, until};
+use crate::support::{Balancer, Broker, Client, PATIENCE, UNCHECKED, free_address, listen, servers, until};
 
 /// Who has waited for too long himself, comes again.
 async fn persist(address: SocketAddr, id: String) -> Client {
@@ -76,11 +76,15 @@ async fn a_storm_comes_to_a_server_at_its_rate_and_old_sessions_go_on() {
         "{CLIENTS} clients within {:?}, {echoes} messages of the old session meanwhile",
         begun.elapsed()
     );
-    assert_eq!(b1.sessions(), CLIENTS + 1);
-    assert!(echoes > 200, "the old session came {echoes} times to speak");
-    let backend = backend(&balancer).await;
-    assert_eq!(backend["queued"], 0);
-    assert_eq!(backend["all_take_ms"], (CLIENTS as u64 + 1) * 1000 / RATE as u64);
+    // Ten seconds and more.
+    assert!(echoes > 20, "the old session came {echoes} times to speak");
+    // Who came again may have come in twice, and then leaves.
+    until("all are there once", async || b1.sessions() == CLIENTS + 1).await;
+    let over = async || {
+        let backend = backend(&balancer).await;
+        backend["queued"] == 0 && backend["all_take_ms"] == (CLIENTS as u64 + 1) * 1000 / RATE as u64
+    };
+    until("status tells that nobody waits", over).await;
 }
 
 /// The reason in the CONNACK, as the version says it.
@@ -102,25 +106,34 @@ async fn answer(address: SocketAddr, version: Version) -> ReasonCode {
 
 #[tokio::test]
 async fn who_finds_no_room_to_wait_or_waits_in_vain_is_told() {
-    let b1 = Broker::start("b1").await;
-    let address = free_address();
-    // One an hour would be told in another unit: the first comes in, the next one's turn is a second away.
-    let options = format!("connects_per_second = 1\nqueue = 1\nqueue_timeout = \"200ms\"\n{UNCHECKED}");
-    let balancer = Balancer::start(address, &listen(address, &options, &servers(&["b1"], &[&b1]))).await;
-    let _first = Client::connect(address).await.unwrap();
-    let answers =
-        [Version::V5, Version::V311, Version::V5].map(|version| tokio::spawn(answer(address, version)));
-    for (told, expected) in answers.into_iter().zip([
-        ReasonCode::ServerBusy,
-        ReasonCode::ServerUnavailable,
-        ReasonCode::ServerBusy,
-    ]) {
-        assert_eq!(told.await.unwrap(), expected);
-    }
+    let expected = [ReasonCode::ServerBusy, ReasonCode::ServerUnavailable, ReasonCode::ServerBusy];
+    // One an hour would be told in another unit: the first comes in, the next one's turn is a second away. If this machine
+    // is so busy that the second is over, it is nobody's fault who came in.
+    let begun = Instant::now();
+    let (balancer, b1) = loop {
+        assert!(begun.elapsed() < PATIENCE, "never within a second");
+        let b1 = Broker::start("b1").await;
+        let address = free_address();
+        let options = format!("connects_per_second = 1\nqueue = 1\nqueue_timeout = \"200ms\"\n{UNCHECKED}");
+        let balancer = Balancer::start(address, &listen(address, &options, &servers(&["b1"], &[&b1]))).await;
+        let first = Instant::now();
+        let _first = Client::connect(address).await.unwrap();
+        let answers =
+            [Version::V5, Version::V311, Version::V5].map(|version| tokio::spawn(answer(address, version)));
+        let mut told = Vec::new();
+        for answer in answers {
+            told.push(answer.await.unwrap());
+        }
+        if first.elapsed() < Duration::from_secs(1) {
+            assert_eq!(told, expected);
+            assert_eq!(b1.total(), 1);
+            break (balancer, b1);
+        }
+    };
     balancer.wait_for_log("end=\"servers-busy\"").await;
-    assert_eq!(b1.total(), 1);
     // It is a rate, not a ban.
-    Client::persist(address).await;
+    Client::persist(balancer.address).await;
+    assert_eq!(b1.total(), 2);
 }
 
 /// Devices give up sooner than a long line ends: what they leave behind must cost no server anything.
@@ -187,7 +200,7 @@ async fn a_storm_does_not_spill_over_to_backups() {
 }
 
 const QUICK: &str =
-    "check = { kind = \"mqtt\", interval = \"200ms\", timeout = \"900ms\", rise = 1, fall = 1 }";
+    "check = { kind = \"mqtt\", interval = \"200ms\", timeout = \"20s\", rise = 1, fall = 1 }";
 
 /// As long as this test lives, a share of a twentieth.
 #[tokio::test]

@@ -144,7 +144,7 @@ async fn silent_handshakes_end_at_the_deadline_and_leave_others_unharmed() {
     let place = Place::new();
     let b1 = Broker::start("b1").await;
     // One turn: who has sent a byte and goes on with nothing must not hold it.
-    let bounds = "handshake_deadline = \"3s\"\nhandshakes = 1";
+    let bounds = "handshake_deadline = \"8s\"\nhandshakes = 1";
     let secure = place.start(UNCHECKED, bounds, &[&b1]).await;
     let mut kept = secure.connect().await.unwrap();
     let mut silent = Vec::new();

@@ -89,7 +89,7 @@ async fn front(broker: &Broker, certificate: &Path, clients: Option<PathBuf>, be
     front
 }
 
-const QUICK: &str = "interval = \"200ms\", timeout = \"900ms\", rise = 1, fall = 1";
+const QUICK: &str = "interval = \"200ms\", timeout = \"20s\", rise = 1, fall = 1";
 
 async fn balancer(front: &Front, tls: &str, options: &str) -> Balancer {
     let address = free_address();

@@ -12,6 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
+use super::free_address;
+
 pub(crate) const MAX_PACKET: usize = 1 << 20;
 
 /// How it treats a CONNECT.
@@ -41,6 +43,7 @@ struct Shared {
     mood: AtomicU8,
     sessions: AtomicUsize,
     total: AtomicUsize,
+    checks: AtomicUsize,
     behind_proxy: AtomicBool,
     /// Of clients and of checks, in the order they came.
     headers: Mutex<Vec<ProxyHeader>>,
@@ -57,7 +60,7 @@ impl Drop for Session {
 
 impl Broker {
     pub(crate) async fn start(name: &str) -> Self {
-        Self::start_at(name, "127.0.0.1:0".parse().unwrap()).await
+        Self::start_at(name, free_address()).await
     }
 
     pub(crate) async fn start_at(name: &str, address: SocketAddr) -> Self {
@@ -93,6 +96,11 @@ impl Broker {
     /// Clients it ever had.
     pub(crate) fn total(&self) -> usize {
         self.shared.total.load(SeqCst)
+    }
+
+    /// Checks that were answered.
+    pub(crate) fn checks(&self) -> usize {
+        self.shared.checks.load(SeqCst)
     }
 
     /// Its port refuses from now on, and what it had is cut.
@@ -165,6 +173,9 @@ async fn serve(mut stream: TcpStream, name: String, shared: Arc<Shared>) -> Opti
     if !is_check {
         Publish::new(&name, b"").encode(version, &mut out).ok()?;
         out.extend_from_slice(&bytes[length..]);
+    }
+    if is_check {
+        shared.checks.fetch_add(1, SeqCst);
     }
     stream.write_all(&out).await.ok()?;
     let mut buffer = vec![0; 16 * 1024];

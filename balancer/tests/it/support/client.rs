@@ -104,6 +104,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         if back == bytes { Ok(()) } else { Err(io::Error::other("other bytes came back")) }
     }
 
+    /// Writes packets of two bytes until no more of them are taken; how many bytes were. That others are served meanwhile
+    /// tells a stream that is full from a machine that is busy.
+    pub(crate) async fn fill(&mut self, others: &mut [Client]) -> usize {
+        let chunk = [0xc0, 0].repeat(32 * 1024);
+        let (mut sent, mut in_vain) = (0, 0);
+        while in_vain < 10 {
+            let taking = self.stream.write(&chunk[sent % 2..]);
+            if let Ok(taken) = tokio::time::timeout(Duration::from_millis(100), taking).await {
+                (sent, in_vain) = (sent + taken.unwrap(), 0);
+                continue;
+            }
+            for other in &mut *others {
+                other.echo(b"\xc0\0").await.unwrap();
+            }
+            in_vain += 1;
+        }
+        sent
+    }
+
     /// Waits until the connection is ended from the other side.
     pub(crate) async fn ended(&mut self) {
         let mut rest = Vec::new();

@@ -4,16 +4,16 @@ pub(crate) mod broker;
 pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod device;
+#[path = "../../../../tests/ports.rs"]
+mod ports;
 pub(crate) mod tls;
 pub(crate) mod visitor;
 pub(crate) mod witness;
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nsd_edge::admin::{Method, StatusCode, call};
@@ -36,21 +36,19 @@ pub(crate) struct Balancer {
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_nsd-balancer");
 
-/// An address nobody listens on. Asked for from the kernel, so that no two test programs meet; it may name one again that
-/// it has named before, this does not.
+/// An address nobody listens on, and nobody else will.
 pub(crate) fn free_address() -> SocketAddr {
-    static NAMED: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
-    loop {
-        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        if NAMED.lock().unwrap().insert(address) {
-            return address;
-        }
-    }
+    ([127, 0, 0, 1], ports::port()).into()
 }
 
-/// The check of most tests: quick, and typed.
+/// The check of most tests: quick to come, and patient. A server that is gone or refuses is seen at once; one that a busy
+/// machine has not got round to is not taken for a frozen one.
 pub(crate) const CHECK: &str =
-    r#"check = { kind = "mqtt", interval = "200ms", timeout = "300ms", rise = 1, fall = 2 }"#;
+    r#"check = { kind = "mqtt", interval = "200ms", timeout = "20s", rise = 1, fall = 2 }"#;
+
+/// Where a server freezes and that is to be seen.
+pub(crate) const IMPATIENT: &str =
+    r#"check = { kind = "mqtt", interval = "200ms", timeout = "3s", rise = 1, fall = 2 }"#;
 
 /// No checks: clients alone find out about servers. Also for tests that keep this thread, and so its brokers, busy.
 pub(crate) const UNCHECKED: &str = "mode = \"mqtt\"\ncheck = { kind = \"none\" }";
@@ -71,11 +69,15 @@ pub(crate) fn servers<'n>(names: &[&'n str], brokers: &[&Broker]) -> Vec<(&'n st
 impl Balancer {
     /// With usual checks, in front of the brokers, called `b1`, `b2`, …
     pub(crate) async fn before(brokers: &[&Broker]) -> Self {
-        let address = free_address();
-        Self::start(address, &listen(address, CHECK, &servers(&["b1", "b2", "b3"], brokers))).await
+        Self::checking(CHECK, brokers).await
     }
 
-    /// With these settings; `address` is where its clients go. Returns once it takes them.
+    pub(crate) async fn checking(check: &str, brokers: &[&Broker]) -> Self {
+        let address = free_address();
+        Self::start(address, &listen(address, check, &servers(&["b1", "b2", "b3"], brokers))).await
+    }
+
+    /// With these settings; `address` is where its clients go. Returns once it takes them, and knows its servers.
     pub(crate) async fn start(address: SocketAddr, settings: &str) -> Self {
         Self::start_as(address, settings, Command::new(BINARY)).await
     }
@@ -97,6 +99,9 @@ impl Balancer {
         let balancer = Self { directory, address, process };
         let started = async || balancer.log().contains("started");
         until("the balancer starts", started).await;
+        let looked =
+            async || !balancer.ask(Method::GET, "/status", None).await.1.to_string().contains("joining");
+        until("each server was looked at", looked).await;
         balancer
     }
 
@@ -108,9 +113,14 @@ impl Balancer {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
+    /// A settings file beside its own.
+    pub(crate) fn write(&self, name: &str, settings: &str) {
+        std::fs::write(self.path(name), complete(&self.directory, settings)).unwrap();
+    }
+
     /// Writes the settings anew, as a rename over the old file.
     pub(crate) fn rewrite(&self, settings: &str) {
-        std::fs::write(self.path("fresh"), complete(&self.directory, settings)).unwrap();
+        self.write("fresh", settings);
         std::fs::rename(self.path("fresh"), self.path("balancer.toml")).unwrap();
     }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
 
 use nsd_wire::{Ack, AckKind, ConnAck, Packet, Publish, Qos, ReasonCode, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,6 +26,7 @@ struct Seen {
     messages: AtomicUsize,
     refuses: AtomicBool,
     frozen: AtomicBool,
+    lingers: AtomicBool,
 }
 
 impl Witness {
@@ -61,6 +63,11 @@ impl Witness {
     /// "Not authorised" to each client from now on.
     pub(crate) fn refuse(&self, refuses: bool) {
         self.seen.refuses.store(refuses, SeqCst);
+    }
+
+    /// Does not close the connections of those that it refuses.
+    pub(crate) fn linger(&self, lingers: bool) {
+        self.seen.lingers.store(lingers, SeqCst);
     }
 
     /// Says nothing to who comes from now on, and keeps whom it has.
@@ -115,12 +122,20 @@ async fn serve(mut stream: TcpStream, seen: Arc<Seen>) -> Option<()> {
             let reason = if refuses { ReasonCode::NotAuthorized } else { ReasonCode::Success };
             let mut answer = Vec::new();
             ConnAck::new(false, reason).encode(connect.version, &mut answer).ok()?;
-            stream.write_all(&answer).await.ok()?;
+            if !is_check && !refuses {
+                client = Some(connect.version);
+                seen.sessions.fetch_add(1, SeqCst);
+            }
+            // Counted before, so that whoever has heard of it finds it counted.
+            if stream.write_all(&answer).await.is_err() {
+                break;
+            }
             if is_check || refuses {
+                while refuses && seen.lingers.load(SeqCst) {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
                 return None;
             }
-            client = Some(connect.version);
-            seen.sessions.fetch_add(1, SeqCst);
         } else {
             match answer(&packet, version, &seen) {
                 Then::Say(answer) => drop(stream.write_all(&answer).await),
