@@ -192,7 +192,7 @@ impl Connection {
             self.hands.publish_batch();
             progress |= self.take(context);
             progress |= self.hands.continue_retained();
-            progress |= self.write(context);
+            progress |= self.write(context, now);
             if let Some(work) = self.hands.work.held() {
                 if let Some(opening) = work.opening.take() {
                     return Next::Admit(opening);
@@ -257,8 +257,8 @@ impl Connection {
         match polled {
             Poll::Pending => false,
             Poll::Ready(Ok(true)) => true,
-            Poll::Ready(Ok(false)) => self.lost(None),
-            Poll::Ready(Err(error)) => self.lost(Some(&error)),
+            Poll::Ready(Ok(false)) => self.lost(None, now),
+            Poll::Ready(Err(error)) => self.lost(Some(&error), now),
         }
     }
 
@@ -296,7 +296,8 @@ impl Connection {
         Poll::Ready(Ok(read > 0))
     }
 
-    fn lost(&mut self, error: Option<&io::Error>) -> bool {
+    /// It ends in this very turn, whatever could not be sent.
+    fn lost(&mut self, error: Option<&io::Error>, now: Instant) -> bool {
         if let Some(error) = error {
             debug!(peer = self.hands.address(), %error, "connection lost");
         }
@@ -304,7 +305,7 @@ impl Connection {
         let effects = self.session.on_end(Ending::Lost);
         self.hands.carry_out(effects, None);
         self.hands.closing = true;
-        self.hands.work.farewell = Some(Instant::now());
+        self.hands.work.farewell = Some(now);
         true
     }
 
@@ -359,7 +360,7 @@ impl Connection {
     }
 
     /// Writes replies and packets, many with one call. Tells whether the outbox should be looked at again.
-    fn write(&mut self, context: &mut Context<'_>) -> bool {
+    fn write(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
         let mut again = false;
         // Nothing at all: an idle client.
         while let Some(work) = self.hands.work.held() {
@@ -395,7 +396,7 @@ impl Connection {
                     break;
                 }
                 Poll::Ready(Ok(())) => again = self.hands.outbox.is_some(),
-                Poll::Ready(Err(error)) => return self.lost(Some(&error)),
+                Poll::Ready(Err(error)) => return self.lost(Some(&error), now),
             }
         }
         again

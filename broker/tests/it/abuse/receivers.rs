@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nsd_wire::{Ack, Connect, Packet, PacketId, Publish, Qos, ReasonCode, Version};
 
 use super::{MIB, Siege, swallow};
-use crate::support::{Client, eventually};
+use crate::support::{Broker, Client, SOON, eventually};
 
 /// Publishes until the broker has lost something for a receiver, or a lot has been sent: how many were sent.
 fn flood(siege: &Siege, topic: &str, qos: Qos, most: usize) -> usize {
@@ -157,4 +157,28 @@ fn a_reader_in_bursts_does_not_hold_those_who_write_to_it() {
     stop.store(true, Ordering::Relaxed);
     flooding.join().unwrap();
     siege.end("a `#` that reads for a moment every 1.5 s, and a flood", 12 * MIB);
+}
+
+/// Nothing can be sent to it any more: what is still there for it keeps nobody busy.
+#[test]
+fn who_breaks_off_before_it_has_read_all_is_let_go_of() {
+    let broker = Broker::anonymous();
+    for version in Version::ALL {
+        let deaf: Vec<Client> = (0..20)
+            .map(|number| {
+                let mut client = Client::narrow(broker.address, version);
+                client.login(&Connect::new(version, &format!("deaf-{number}")));
+                client.subscribe("flood", Qos::AtMostOnce);
+                client
+            })
+            .collect();
+        let mut publisher = broker.client(Version::V311, "flood");
+        for _ in 0..200 {
+            publisher.send(&Packet::Publish(Publish::new("flood", &[b'x'; 10_000])));
+        }
+        publisher.publish("flood", b"the last", Qos::AtLeastOnce);
+        drop(deaf);
+    }
+    let open = || broker.ask("stats").1["listeners"][0]["open"].as_u64().unwrap();
+    eventually("no connection is left", SOON, || open() == 0);
 }
