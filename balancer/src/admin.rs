@@ -12,13 +12,14 @@ use nsd_edge::tls::{Ocsp, OwnCertificate};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::backend::{Input, State};
+use crate::backend::Backend;
+use crate::balancer::Balancer;
+use crate::health::{Input, State};
 use crate::member::{Member, MemberReport};
 use crate::moving;
 use crate::pool::{Entry, Pool};
 use crate::rules::Then;
-use crate::running::{Backend, Running};
-use crate::server::Balancer;
+use crate::running::Running;
 use crate::settings::{Address, Policy};
 use crate::telemetry;
 

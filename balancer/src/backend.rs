@@ -1,239 +1,116 @@
-//! PURE. The state of one server as a machine: what it waits for, and what moves it. Who performs checks, closes sessions
-//! or reads files tells it through [`Input`]; what has to be done follows from the [`Transition`].
+//! One backend at run time: its servers, how one of them is chosen for a client, and who waits for one.
 
-use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// New, or back from a drain: no traffic before its first check, which decides alone.
-    Joining,
-    /// Takes sessions.
-    Healthy,
-    /// Failed its checks, or connections to it failed. Takes none until it has passed `rise` checks in a row.
-    Unhealthy,
-    /// An operator wants it empty: its sessions stay, no new ones.
-    Draining,
-    /// No longer in the settings: its sessions stay, and it is forgotten with the last of them.
-    Gone,
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+
+use crate::credentials::Credentials;
+use crate::member::{Member, Seat};
+use crate::pick;
+use crate::pool::{Entry, Pool};
+use crate::queue::Queue;
+use crate::settings::{Arrivals, Policy};
+
+/// Whom a server is chosen for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Who {
+    pub(crate) source: IpAddr,
+    /// [`pick::key`] of the client's identifier, where it is known.
+    pub(crate) client: Option<u64>,
 }
 
-impl State {
-    /// Each with its name.
-    pub const ALL: [(Self, &str); 5] = [
-        (Self::Joining, "joining"),
-        (Self::Healthy, "healthy"),
-        (Self::Unhealthy, "unhealthy"),
-        (Self::Draining, "draining"),
-        (Self::Gone, "gone"),
-    ];
+#[derive(Debug)]
+pub(crate) struct Backend {
+    pub(crate) name: String,
+    pub(crate) policy: Arc<ArcSwap<Policy>>,
+    pub(crate) pool: ArcSwap<Pool<Member>>,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) credentials: ArcSwap<Credentials>,
+    turn: AtomicUsize,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Input {
-    CheckPassed,
-    CheckFailed,
-    /// A client's session could not be connected to it.
-    ConnectFailed,
-    /// A client's session was connected to it.
-    Connected,
-    Drain,
-    Ready,
-    Removed,
-    /// In the settings again while sessions from before were still there.
-    Returned,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rules {
-    /// Whether checks are made while it is healthy. Without, it is trusted until connections fail.
-    pub checked: bool,
-    pub rise: u32,
-    pub fall: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Transition {
-    pub from: State,
-    pub to: State,
-}
-
-#[derive(Debug, Clone)]
-pub struct Machine {
-    state: State,
-    /// Failures in a row while healthy, successes in a row while unhealthy.
-    streak: u32,
-    rules: Rules,
-}
-
-impl Machine {
-    pub fn new(rules: Rules) -> Self {
-        Self { state: Self::start(rules), streak: 0, rules }
-    }
-
-    /// Goes on where another process's machine was.
-    pub fn continued(state: State, streak: u32, rules: Rules) -> Self {
-        let state = if matches!(state, State::Joining | State::Gone) { Self::start(rules) } else { state };
-        Self { state, streak, rules }
-    }
-
-    fn start(rules: Rules) -> State {
-        if rules.checked { State::Joining } else { State::Healthy }
-    }
-
-    pub fn state(&self) -> State {
-        self.state
-    }
-
-    /// Of what speaks against the state, so many in a row.
-    pub fn streak(&self) -> u32 {
-        self.streak
-    }
-
-    /// Whether the next connection success would change anything: spares the common case a lock.
-    pub fn is_suspect(&self) -> bool {
-        self.state == State::Healthy && self.streak > 0
-    }
-
-    pub fn rules(&self) -> Rules {
-        self.rules
-    }
-
-    pub fn set_rules(&mut self, rules: Rules) {
-        self.rules = rules;
-        if self.state == State::Joining && !rules.checked {
-            self.state = State::Healthy;
+impl Backend {
+    pub(crate) fn new(name: &str, policy: Policy) -> Self {
+        Self {
+            name: name.to_owned(),
+            policy: Arc::new(ArcSwap::from_pointee(policy)),
+            pool: ArcSwap::default(),
+            queue: Arc::default(),
+            credentials: ArcSwap::default(),
+            turn: AtomicUsize::new(0),
         }
     }
 
-    pub fn on(&mut self, input: Input) -> Option<Transition> {
-        let from = self.state;
-        self.state = self.next(input);
-        if self.state == from {
+    /// A seat at the server that should get the client, leaving out those already tried. Where all are full a client that
+    /// has tried none may wait for one; where it is not their turn, any client may.
+    pub(crate) async fn seat(&self, policy: &Policy, who: Who, tried: &[u64]) -> Option<Seat> {
+        let (Arrivals { queue, queue_timeout, .. }, first) = (&policy.arrivals, tried.is_empty());
+        // Who has tried a server in vain was in line before.
+        if *queue == 0 || !first || self.queue.waiting() == 0 {
+            match self.choose(policy, who, tried) {
+                Ok(seat) => return Some(seat),
+                Err(turn) if *queue == 0 || !(first || turn.is_some()) => return None,
+                Err(_) => {}
+            }
+        }
+        if !self.is_usable() {
             return None;
         }
-        self.streak = 0;
-        Some(Transition { from, to: self.state })
+        self.queue.wait(*queue, *queue_timeout, || self.choose(policy, who, tried)).await
     }
 
-    fn next(&mut self, input: Input) -> State {
-        use Input::{CheckFailed, CheckPassed, ConnectFailed, Connected, Drain, Ready, Removed, Returned};
-        use State::{Draining, Gone, Healthy, Joining, Unhealthy};
-        match (self.state, input) {
-            (Gone, Returned) => Self::start(self.rules),
-            (Gone, _) | (_, Removed) => Gone,
-            (_, Drain) => Draining,
-            (Draining, Ready) => Self::start(self.rules),
-            (Joining, CheckPassed) => Healthy,
-            (Joining, CheckFailed) => Unhealthy,
-            (Healthy, CheckFailed | ConnectFailed) => self.count(self.rules.fall, Unhealthy),
-            (Unhealthy, CheckPassed) => self.count(self.rules.rise, Healthy),
-            (Healthy, CheckPassed) | (Unhealthy, CheckFailed | ConnectFailed) => self.forget(),
-            // Taking a connection proves less than a check does, so it only counts where there are none.
-            (Healthy, Connected) if !self.rules.checked => self.forget(),
-            (state, _) => state,
-        }
-    }
-
-    fn count(&mut self, enough: u32, then: State) -> State {
-        self.streak += 1;
-        if self.streak >= enough { then } else { self.state }
-    }
-
-    fn forget(&mut self) -> State {
-        self.streak = 0;
-        self.state
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use Input::*;
-    use State::*;
-
-    const INPUTS: [Input; 8] =
-        [CheckPassed, CheckFailed, ConnectFailed, Connected, Drain, Ready, Removed, Returned];
-    const RULES: Rules = Rules { checked: true, rise: 1, fall: 1 };
-
-    fn in_state(state: State) -> Machine {
-        Machine { state, streak: 0, rules: RULES }
-    }
-
-    #[test]
-    fn every_state_with_every_input() {
-        let table = [
-            (Joining, [Healthy, Unhealthy, Joining, Joining, Draining, Joining, Gone, Joining]),
-            (Healthy, [Healthy, Unhealthy, Unhealthy, Healthy, Draining, Healthy, Gone, Healthy]),
-            (Unhealthy, [Healthy, Unhealthy, Unhealthy, Unhealthy, Draining, Unhealthy, Gone, Unhealthy]),
-            (Draining, [Draining, Draining, Draining, Draining, Draining, Joining, Gone, Draining]),
-            (Gone, [Gone, Gone, Gone, Gone, Gone, Gone, Gone, Joining]),
-        ];
-        for (from, results) in table {
-            for (input, to) in INPUTS.into_iter().zip(results) {
-                let transition = in_state(from).on(input);
-                let expected = (from != to).then_some(Transition { from, to });
-                assert_eq!(transition, expected, "{from:?} on {input:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn only_results_in_a_row_count() {
-        let mut machine = Machine::new(Rules { checked: true, rise: 2, fall: 3 });
-        let mut feed = |inputs: &[Input]| {
-            inputs.iter().for_each(|input| {
-                machine.on(*input);
-            });
-            machine.state()
+    /// A seat now; or, where servers have had their clients for now, how long until one has not.
+    fn choose(&self, policy: &Policy, who: Who, tried: &[u64]) -> Result<Seat, Option<Duration>> {
+        let pool = self.pool.load();
+        let now = Instant::now();
+        let load = |entry: &Entry<Member>| {
+            let untried = !tried.contains(&entry.member.id);
+            entry.member.load(&entry.settings, untried, policy, now)
         };
-        assert_eq!(feed(&[CheckPassed]), Healthy, "the first check decides alone");
-        assert_eq!(feed(&[CheckFailed, ConnectFailed, CheckPassed, CheckFailed, CheckFailed]), Healthy);
-        assert_eq!(feed(&[ConnectFailed]), Unhealthy);
-        assert_eq!(feed(&[CheckPassed, CheckFailed, CheckPassed]), Unhealthy);
-        assert_eq!(feed(&[CheckPassed]), Healthy);
-    }
-
-    #[test]
-    fn without_checks_connections_decide() {
-        let mut machine = Machine::new(Rules { checked: false, rise: 1, fall: 2 });
-        assert_eq!(machine.state(), Healthy);
-        machine.on(ConnectFailed);
-        assert!(machine.is_suspect());
-        machine.on(Connected);
-        machine.on(ConnectFailed);
-        assert_eq!(machine.state(), Healthy);
-        machine.on(ConnectFailed);
-        assert_eq!(machine.state(), Unhealthy);
-        machine.on(CheckPassed);
-        assert_eq!(machine.state(), Healthy);
-    }
-
-    #[test]
-    fn another_process_goes_on_where_one_was() {
-        for (state, then) in [(Joining, Joining), (Gone, Joining), (Draining, Draining), (Healthy, Healthy)] {
-            assert_eq!(Machine::continued(state, 0, RULES).state(), then);
-        }
-        let mut machine = Machine::continued(Healthy, 1, Rules { fall: 2, ..RULES });
-        assert_eq!(machine.on(CheckFailed), Some(Transition { from: Healthy, to: Unhealthy }));
-    }
-
-    proptest! {
-        #[test]
-        fn a_transition_is_told_exactly_when_the_state_changes(
-            inputs in prop::collection::vec(prop::sample::select(&INPUTS[..]), 0..60),
-            checked: bool, rise in 1..4u32, fall in 1..4u32,
-        ) {
-            let mut machine = Machine::new(Rules { checked, rise, fall });
-            for input in inputs {
-                let before = machine.state();
-                let told = machine.on(input);
-                let changed = (before != machine.state()).then(|| Transition { from: before, to: machine.state() });
-                prop_assert_eq!(told, changed);
-                prop_assert!(before != Gone || input == Returned || machine.state() == Gone);
+        let hint = pick::Hint {
+            turn: self.turn.fetch_add(1, Relaxed),
+            random: fastrand::u64(..),
+            source: pick::key(&who.source),
+            client: who.client,
+        };
+        loop {
+            let mut loads: Vec<pick::Load> = pool.members.iter().map(load).collect();
+            let Some(chosen) = pick::choose(policy.balance, &mut loads, &hint) else {
+                let throttled = loads.iter().zip(&pool.members).filter(|(load, _)| load.throttled);
+                return Err(throttled.map(|(_, entry)| entry.member.next_turn(policy, now)).min());
+            };
+            let Entry { settings, member } = &pool.members[chosen];
+            // Another thread may have taken the last seat; then it shows in the loads.
+            if let Some(seat) = member.sit(settings.max_sessions, policy, now) {
+                return Ok(seat);
             }
         }
+    }
+
+    /// To let `clients` in at the rate that its servers allow; `None`: there is no such rate, or no server.
+    pub(crate) fn takes(&self, clients: u64) -> Option<Duration> {
+        let rate = u64::from(self.policy.load().arrivals.connect_rate?.per_second);
+        let pool = self.pool.load();
+        let servers = pool.members.iter().filter(|entry| entry.member.takes_sessions()).count() as u64;
+        Some(Duration::from_millis((clients * 1000).checked_div(rate * servers)?))
+    }
+
+    /// Whether another server can take a client of this one.
+    pub(crate) fn takes_besides(&self, member: &Member, backups: bool) -> bool {
+        self.pool.load().members.iter().any(|Entry { settings, member: other }| {
+            other.takes_sessions()
+                && other.id != member.id
+                && settings.weight > 0
+                && (backups || !settings.backup)
+                && other.active() < settings.max_sessions
+        })
+    }
+
+    pub(crate) fn is_usable(&self) -> bool {
+        self.pool.load().members.iter().any(|entry| entry.member.takes_sessions())
     }
 }

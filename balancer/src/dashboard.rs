@@ -27,14 +27,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, info, warn};
 
+use crate::bound::Closing;
 use crate::gate::rates::Rates;
 use crate::limits;
-use crate::reload::Closing;
-use crate::server::Balancer;
 use crate::settings::DashboardSettings;
-use crate::telemetry;
+use crate::shown::Shown;
 use history::History;
-pub(crate) use history::Totals;
 use logins::Logins;
 use refusals::Refusals;
 use users::Users;
@@ -69,7 +67,7 @@ pub(crate) struct Prepared {
 /// What its connections need.
 #[derive(Debug)]
 struct Site {
-    balancer: Weak<Balancer>,
+    shown: Arc<dyn Shown>,
     tls: Option<Arc<TlsServer>>,
     users: Arc<ArcSwap<Users>>,
     memory: Arc<Memory>,
@@ -124,7 +122,7 @@ impl Dashboard {
         running: &mut Option<Self>,
         wanted: Option<(&DashboardSettings, Prepared)>,
         tls: Option<Arc<TlsServer>>,
-        balancer: &Weak<Balancer>,
+        shown: &Arc<dyn Shown>,
         closing: &mut Closing,
     ) -> Option<String> {
         let Some((wanted, Prepared { socket, users })) = wanted else {
@@ -134,7 +132,7 @@ impl Dashboard {
         };
         let memory = match &running {
             Some(running) => Arc::clone(&running.site.load().memory),
-            None => Arc::new(Memory::new(wanted, balancer)),
+            None => Arc::new(Memory::new(wanted, shown)),
         };
         memory.logins.lock().set_times(wanted.idle_timeout, wanted.login_lifetime);
         let users = match &running {
@@ -147,7 +145,7 @@ impl Dashboard {
         };
         let follower = follow(Arc::downgrade(&memory), Arc::downgrade(&users), wanted.password_file.clone());
         let follower = AbortOnDropHandle::new(tokio::spawn(follower));
-        let site = Site { balancer: Weak::clone(balancer), tls, users, memory, _follower: follower };
+        let site = Site { shown: Arc::clone(shown), tls, users, memory, _follower: follower };
         match (socket, running.as_mut()) {
             (None, Some(running)) => {
                 running.site.store(Arc::new(site));
@@ -170,9 +168,9 @@ impl Dashboard {
 }
 
 impl Memory {
-    fn new(settings: &DashboardSettings, balancer: &Weak<Balancer>) -> Self {
+    fn new(settings: &DashboardSettings, shown: &Arc<dyn Shown>) -> Self {
         let (since, history) = (Instant::now(), Arc::<Mutex<History>>::default());
-        let sampler = sample(Weak::clone(balancer), Arc::clone(&history), since);
+        let sampler = sample(Arc::clone(shown), Arc::clone(&history), since);
         Self {
             since,
             logins: Mutex::new(Logins::new(settings.idle_timeout, settings.login_lifetime)),
@@ -192,13 +190,13 @@ impl Memory {
     }
 }
 
-async fn sample(balancer: Weak<Balancer>, history: Arc<Mutex<History>>, since: Instant) {
+async fn sample(shown: Arc<dyn Shown>, history: Arc<Mutex<History>>, since: Instant) {
     let mut seconds = interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         seconds.tick().await;
-        let Some(balancer) = balancer.upgrade() else { return };
-        history.lock().take(since.elapsed(), telemetry::totals(&balancer));
+        let Some(totals) = shown.totals() else { return };
+        history.lock().take(since.elapsed(), totals);
     }
 }
 

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nsd_edge::admin::{AdminBindError, AdminSocket};
-use nsd_edge::socket_file;
 use tracing::warn;
 
 use crate::admin;
-use crate::handover::{self, Door};
-use crate::server::Balancer;
+use crate::balancer::Balancer;
+use crate::handover::channel::Door;
+use crate::handover::{door_beside, give};
 
 #[derive(Debug)]
 pub(crate) struct Doors {
@@ -34,7 +34,7 @@ impl Doors {
     }
 
     fn with(admin: AdminSocket, admin_socket: &Path) -> Self {
-        let take_over = Door::aside(&handover::door_beside(admin_socket)).map_err(|error| complain(&error));
+        let take_over = Door::aside(&door_beside(admin_socket)).map_err(|error| complain(&error));
         Self { admin, take_over: take_over.ok() }
     }
 
@@ -55,16 +55,7 @@ impl Doors {
         let router = Arc::new(admin::router(Arc::clone(balancer)));
         tokio::spawn(self.admin.serve(router, balancer.admin_end.watch()));
         if let Some(door) = self.take_over {
-            tokio::spawn(handover::answer(door, Arc::clone(balancer)));
-        }
-    }
-}
-
-/// The same of another process, in the place of ours.
-pub(crate) fn put_for(admin_socket: &Path, pid: u32) {
-    for path in [admin_socket, &handover::door_beside(admin_socket)] {
-        if let Err(error) = socket_file::put_for(path, pid) {
-            warn!(path = %path.display(), %error, "the new process's socket is not put in its place here");
+            tokio::spawn(give::answer(door, Arc::clone(balancer)));
         }
     }
 }

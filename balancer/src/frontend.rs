@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use crate::backend::Backend;
 use crate::entry::Entry;
 use crate::guard::Guard;
 use crate::rules::{Rules, Then};
-use crate::running::Backend;
 use crate::settings::HttpSettings;
-use crate::telemetry::Tally;
+use crate::tally::Tally;
 
 #[derive(Debug)]
 pub(crate) struct Frontend {

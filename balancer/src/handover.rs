@@ -5,25 +5,19 @@
 //! has them, and reads from then on; the old one hears that and closes its copies. Whatever breaks before the new one has
 //! said so, the session goes on in the old one.
 
-mod channel;
-mod give;
+pub(crate) mod channel;
+pub(crate) mod give;
 pub mod message;
-mod outbox;
-mod servers;
-mod succession;
+pub(crate) mod outbox;
+pub(crate) mod servers;
+pub(crate) mod succession;
 mod sweep;
-mod take;
+pub(crate) mod take;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-pub(crate) use channel::Door;
-pub(crate) use give::answer;
-pub(crate) use outbox::Given;
-pub(crate) use servers::continue_with;
-pub(crate) use succession::Succession;
 pub use take::TakeOverError;
-pub(crate) use take::{Inherited, ask};
 
 /// Beside the admin socket, and as open as that.
 pub(crate) fn door_beside(admin_socket: &Path) -> PathBuf {

@@ -13,15 +13,13 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::backend::{Input, Machine, Rules, State, Transition};
+use crate::health::{Input, Machine, Rules, State, Transition};
 use crate::pick::{self, Load};
-use crate::probe::{CheckResult, Verdict};
 use crate::queue::Queue;
-use crate::registry::Registry;
 use crate::relay::Order;
 use crate::settings::{CheckKind, OnDown, Policy, ServerSettings};
-use crate::telemetry::{Counted, Traffic};
-use crate::waves;
+use crate::tally::{Counted, Traffic};
+use crate::verdict::{CheckResult, Verdict};
 
 mod admission;
 mod continued;
@@ -59,6 +57,8 @@ pub(crate) struct Member {
     well_since: Mutex<Option<Instant>>,
     /// Wakes the probe: look now.
     pub(crate) nudge: Notify,
+    /// Its state has changed.
+    pub(crate) turned: Notify,
     last_check: Mutex<Option<CheckResult>>,
     /// What watches it.
     attendants: Mutex<Vec<JoinHandle<()>>>,
@@ -69,8 +69,6 @@ pub(crate) struct Member {
     pub(crate) traffic: Traffic,
     /// Of its backend: who waits for a seat.
     queue: Arc<Queue>,
-    /// Where its sessions are found.
-    registry: Arc<Registry>,
 }
 
 /// What members share.
@@ -78,7 +76,6 @@ pub(crate) struct Member {
 pub(crate) struct Context {
     pub(crate) backend: Arc<str>,
     pub(crate) queue: Arc<Queue>,
-    pub(crate) registry: Arc<Registry>,
 }
 
 /// A session's place at a server; counted until dropped.
@@ -102,7 +99,7 @@ impl Member {
         if well {
             admission.began();
         }
-        let Context { backend, queue, registry } = context;
+        let Context { backend, queue } = context;
         Self {
             name: settings.name.clone(),
             place: Place::new(&settings.address),
@@ -123,6 +120,7 @@ impl Member {
             stopping: AtomicBool::new(false),
             well_since: Mutex::new(well.then(Instant::now)),
             nudge: Notify::new(),
+            turned: Notify::new(),
             last_check: Mutex::new(None),
             attendants: Mutex::default(),
             checks: Counted::default(),
@@ -130,7 +128,6 @@ impl Member {
             wills_suppressed: AtomicU64::new(0),
             traffic: Traffic::default(),
             queue,
-            registry,
         }
     }
 
@@ -223,9 +220,11 @@ impl Member {
             }
             *self.well_since.lock() = (to == State::Healthy).then(Instant::now);
             if to == State::Unhealthy && policy.on_down == OnDown::Close {
-                self.close_dead(policy);
+                // They go to another server; those who were connected leave at a pace, which somebody else keeps.
+                self.close_connecting(Order::ServerDown);
             }
             self.nudge.notify_one();
+            self.turned.notify_one();
             self.place.look_up.notify_one();
             self.queue.freed();
         }
@@ -300,12 +299,6 @@ impl Member {
 
     pub(crate) fn wills_suppressed(&self) -> u64 {
         self.wills_suppressed.load(Relaxed)
-    }
-
-    /// At a pace, for their clients come back at once. Those who are just being connected go to another server.
-    fn close_dead(&self, policy: &Policy) {
-        self.close_connecting(Order::ServerDown);
-        tokio::spawn(waves::close_dead(self.registry.of_server(self), policy.close_rate));
     }
 
     /// Ends those who are just being connected.

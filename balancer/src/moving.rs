@@ -348,7 +348,7 @@ const GLANCE: Duration = Duration::from_millis(200);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Rules;
+    use crate::health::Rules;
     use crate::member::Context;
     use crate::settings::ServerSettings;
 
@@ -356,7 +356,7 @@ mod tests {
         let address = "10.0.0.1:1883".parse().unwrap();
         let settings =
             ServerSettings { name: name.into(), address, weight: 1, max_sessions: u32::MAX, backup: false };
-        let context = Context { backend: "mqtt".into(), queue: Arc::default(), registry: Arc::default() };
+        let context = Context { backend: "mqtt".into(), queue: Arc::default() };
         Arc::new(Member::new(&settings, Rules { checked: true, rise: 1, fall: 1 }, false, context))
     }
 

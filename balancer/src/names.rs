@@ -10,10 +10,10 @@ use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerCon
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::backend::State;
+use crate::backend::Backend;
+use crate::health::State;
 use crate::limits;
 use crate::member::Member;
-use crate::running::Backend;
 use crate::settings::{Address, NameServer};
 
 /// Follows the name of a server until the server is gone. Returns at once where it has none.

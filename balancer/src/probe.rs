@@ -9,18 +9,18 @@ use std::time::Duration;
 use bytes::BytesMut;
 use nsd_edge::listen;
 use nsd_edge::proxy_header::ProxyHeader;
-use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::warn;
 
-use crate::backend::State;
+use crate::backend::Backend;
+use crate::health::State;
 use crate::member::Member;
 use crate::origin;
-use crate::running::Backend;
-use crate::session::Upstream;
 use crate::settings::{Ask, Check, MqttAsk, Policy};
+use crate::upstream::Upstream;
+use crate::verdict::{CheckResult, Failed, Verdict};
 
 mod http;
 mod mqtt;
@@ -30,72 +30,6 @@ mod mqtt;
 const RECHECK: Duration = Duration::from_millis(20);
 /// Room for one reading of a server's answer: a CONNACK, or a few messages.
 const READ: usize = 4096;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Verdict {
-    Ok,
-    /// Answered, but late.
-    Slow,
-    /// Nothing takes connections there.
-    Dead,
-    /// Its name has no address yet.
-    Unresolved,
-    /// Takes connections and then says nothing.
-    Frozen,
-    /// Says that it is unavailable, or ends the connection.
-    Refusing,
-    /// Speaks, but not what it should, or is not whom it should be.
-    Garbled,
-}
-
-impl Verdict {
-    pub(crate) fn is_alive(self) -> bool {
-        matches!(self, Self::Ok | Self::Slow)
-    }
-
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Slow => "slow",
-            Self::Dead => "dead",
-            Self::Unresolved => "unresolved",
-            Self::Frozen => "frozen",
-            Self::Refusing => "refusing",
-            Self::Garbled => "garbled",
-        }
-    }
-}
-
-/// Why a server is not well.
-#[derive(Debug, PartialEq, Eq)]
-struct Failed {
-    verdict: Verdict,
-    detail: String,
-}
-
-/// What a check has found.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct CheckResult {
-    pub(crate) verdict: Verdict,
-    pub(crate) milliseconds: u64,
-    /// Of a failure, for people.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) detail: Option<String>,
-}
-
-impl Failed {
-    fn new(verdict: Verdict, detail: String) -> Self {
-        Self { verdict, detail }
-    }
-
-    /// Of a connection that had been made.
-    fn broken(error: &io::Error) -> Self {
-        let garbled = error.kind() == io::ErrorKind::InvalidData;
-        let verdict = if garbled { Verdict::Garbled } else { Verdict::Refusing };
-        Self::new(verdict, error.to_string())
-    }
-}
 
 /// Checks the server until it is gone.
 pub(crate) async fn watch(member: Arc<Member>, backend: Arc<Backend>) {

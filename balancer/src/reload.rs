@@ -3,32 +3,36 @@
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Weak};
 
 use nsd_edge::drain::Drain;
 use nsd_edge::listen;
 use nsd_edge::metrics::MetricsPort;
 use nsd_edge::tls::{self, TlsServer, TlsSettings};
 use tokio::sync::Semaphore;
-use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
-use crate::backend::Input;
+use crate::backend::Backend;
+use crate::bound::{Bound, Closing, Route};
 use crate::credentials::Credentials;
 use crate::dashboard::{self, Dashboard};
 use crate::entry::Entry;
 use crate::frontend::Frontend;
 use crate::gate::GateRules;
 use crate::guard::Guard;
+use crate::health::Input;
 use crate::member::{self, Member, rules};
 use crate::moving;
 use crate::pool::{Change, Changes, Pool};
-use crate::running::{Backend, Bound, Certificates, Handshakes, Route, Running, Shared};
-use crate::server::Balancer;
+use crate::registry::Registry;
+use crate::running::{Certificates, Running};
+use crate::session::Handshakes;
 use crate::settings::{BackendSettings, EntrySettings, FrontendSettings, ServerSettings, Settings, TlsBind};
-use crate::telemetry::{self, Tally};
-use crate::{names, probe};
+use crate::shared::Shared;
+use crate::shown::Shown;
+use crate::tally::Tally;
+use crate::{names, probe, waves};
 
 /// What [`prepare`] made, not in use yet.
 pub(crate) struct Prepared {
@@ -45,7 +49,7 @@ pub(crate) struct Prepared {
 pub(crate) struct Context<'a> {
     pub(crate) shared: &'a Arc<Shared>,
     pub(crate) drain: &'a Drain,
-    pub(crate) balancer: &'a Weak<Balancer>,
+    pub(crate) shown: &'a Arc<dyn Shown>,
     /// Becomes true once clients may be accepted.
     pub(crate) ready: &'a tokio::sync::watch::Receiver<bool>,
 }
@@ -110,23 +114,6 @@ pub(crate) fn prepare(
     if problems.is_empty() { Ok(prepared) } else { Err(problems) }
 }
 
-/// What listened where nothing is to listen any more. Only when that has ended may it be said so.
-#[derive(Debug, Default)]
-pub(crate) struct Closing(Vec<AbortOnDropHandle<()>>);
-
-impl Closing {
-    pub(crate) fn add(&mut self, acceptor: AbortOnDropHandle<()>) {
-        acceptor.abort();
-        self.0.push(acceptor);
-    }
-
-    pub(crate) async fn done(self) {
-        for acceptor in self.0 {
-            listen::ended(acceptor).await;
-        }
-    }
-}
-
 /// Takes the new settings into use, and says what changed.
 pub(crate) fn commit(
     running: &mut Running,
@@ -142,7 +129,7 @@ pub(crate) fn commit(
     let backends: Vec<Arc<Backend>> = wanted.backends.iter().map(&mut backend).collect();
     for backend in &running.backends {
         if !backends.iter().any(|kept| kept.name == backend.name) {
-            let (_, changes) = replace(backend, &[], context);
+            let (_, changes) = replace(backend, &[]);
             note(&backend.name, &changes, &mut plan);
         }
     }
@@ -151,7 +138,7 @@ pub(crate) fn commit(
     let tls = wanted.dashboard.as_ref().and_then(|wanted| wanted.tls.as_ref());
     let tls = tls.and_then(|tls| running.certificates.get(tls)).map(|kept| Arc::clone(&kept.server));
     let page = wanted.dashboard.as_ref().zip(prepared.dashboard.take());
-    plan.extend(Dashboard::commit(&mut running.dashboard, page, tls, context.balancer, &mut closing));
+    plan.extend(Dashboard::commit(&mut running.dashboard, page, tls, context.shown, &mut closing));
     commit_metrics(running, &mut prepared, context, &mut closing);
     running.frontends = wanted.frontends.iter().map(|wanted| frontend(running, wanted)).collect();
     commit_binds(running, wanted, prepared, context, &mut plan, &mut closing);
@@ -180,26 +167,18 @@ fn commit_backend(
         }
         plan.push(format!("~{} policy", wanted.name));
     }
-    let (pool, changes) = replace(&backend, &wanted.servers, context);
+    let (pool, changes) = replace(&backend, &wanted.servers);
     note(&wanted.name, &changes, plan);
     backend.pool.store(Arc::new(pool));
     note_excess(&backend, &changes, plan);
-    perform(&backend, &changes);
+    perform(&backend, &changes, &context.shared.registry);
     backend.queue.freed();
     backend
 }
 
-fn replace(
-    backend: &Backend,
-    wanted: &[ServerSettings],
-    context: &Context<'_>,
-) -> (Pool<Member>, Changes<Member>) {
+fn replace(backend: &Backend, wanted: &[ServerSettings]) -> (Pool<Member>, Changes<Member>) {
     let rules = rules(&backend.policy.load());
-    let shared = member::Context {
-        backend: backend.name.as_str().into(),
-        queue: Arc::clone(&backend.queue),
-        registry: Arc::clone(&context.shared.registry),
-    };
+    let shared = member::Context { backend: backend.name.as_str().into(), queue: Arc::clone(&backend.queue) };
     let cold = !backend.pool.load().members.is_empty();
     let make = |settings: &_| Member::new(settings, rules, cold, shared.clone());
     let (pool, changes) = backend.pool.load().replace(wanted, make, |member| member.active() > 0);
@@ -215,13 +194,16 @@ fn replace(
 }
 
 /// Each server that came is watched until it is gone.
-fn perform(backend: &Arc<Backend>, changes: &Changes<Member>) {
+fn perform(backend: &Arc<Backend>, changes: &Changes<Member>, registry: &Arc<Registry>) {
     for change in changes {
         if let Change::Joined(entry) | Change::Returned(entry) = change {
-            let member = &entry.member;
-            let shared = || (Arc::clone(member), Arc::clone(backend));
-            let ((one, its), (same, too)) = (shared(), shared());
-            member.attend([tokio::spawn(probe::watch(one, its)), tokio::spawn(names::follow(same, too))]);
+            let member = || Arc::clone(&entry.member);
+            let backend = || Arc::clone(backend);
+            entry.member.attend([
+                tokio::spawn(probe::watch(member(), backend())),
+                tokio::spawn(names::follow(member(), backend())),
+                tokio::spawn(waves::follow(member(), backend(), Arc::clone(registry))),
+            ]);
         }
     }
 }
@@ -259,8 +241,8 @@ fn commit_metrics(
     closing: &mut Closing,
 ) {
     let Some(mut port) = prepared.metrics.take() else { return };
-    let balancer = Weak::clone(context.balancer);
-    port.serve(move || balancer.upgrade().map(|balancer| telemetry::page(&balancer)).unwrap_or_default());
+    let shown = Arc::clone(context.shown);
+    port.serve(move || shown.page().unwrap_or_default());
     let was = std::mem::replace(&mut running.metrics, port);
     was.into_acceptor().into_iter().for_each(|acceptor| closing.add(acceptor));
 }

@@ -9,13 +9,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use nsd_edge::listen::Accepted;
-use nsd_edge::tls::HandshakeError;
+use nsd_edge::tls::{HandshakeError, TlsServer};
 use nsd_wire::Version;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
+use crate::backend::Who;
 use crate::entry::{Entry, Pass};
 use crate::framing::Framing;
 use crate::frontend::Frontend;
@@ -25,8 +26,9 @@ use crate::member::Seat;
 use crate::origin::{Agreed, Origin};
 use crate::registry::{Names, Registry};
 use crate::relay::{End, Moved, Side};
-use crate::running::{Handshakes, Shared, Who};
 use crate::settings::Duplicates;
+use crate::shared::Shared;
+use crate::upstream::Upstream;
 use crate::workers::Place;
 
 mod access;
@@ -38,7 +40,6 @@ mod line;
 mod reach;
 mod registered;
 mod talk;
-mod upstream;
 
 use access::Line;
 pub(crate) use access::number;
@@ -46,7 +47,16 @@ use admit::admit;
 pub(crate) use adopt::Adopted;
 use reach::reach;
 use talk::Talk;
-pub(crate) use upstream::Upstream;
+
+/// The TLS handshakes of a frontend.
+#[derive(Debug)]
+pub(crate) struct Handshakes {
+    pub(crate) server: Arc<TlsServer>,
+    /// From the connection on.
+    pub(crate) deadline: Duration,
+    /// One for each that is being computed.
+    pub(crate) turns: Semaphore,
+}
 
 /// What is known of a client, and what is counted for it until it ends.
 pub(crate) struct Client {

@@ -2,15 +2,11 @@
 //! page that Prometheus reads. A connection is counted when it comes, shakes hands, connects and ends; what a running
 //! session has moved is read from the session itself, by whoever asks.
 
-mod counts;
 mod prometheus;
 mod sample;
-mod tally;
 
-use crate::dashboard::Totals;
-use crate::server::Balancer;
-
-pub(crate) use tally::{Counted, Tally, Traffic};
+use crate::balancer::Balancer;
+use crate::shown::Totals;
 
 /// As Prometheus reads it, as of now.
 pub(crate) fn page(balancer: &Balancer) -> String {

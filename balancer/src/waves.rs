@@ -1,13 +1,17 @@
-//! Many sessions told to end, one after the other, at a pace.
+//! Many sessions told to end, one after the other, at a pace; among them those of a server that went down.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use crate::backend::Backend;
+use crate::health::State;
+use crate::member::Member;
 use crate::pace::Pace;
-use crate::registry::Live;
+use crate::registry::{Live, Registry};
 use crate::relay::Order;
+use crate::settings::OnDown;
 
 /// What a busy machine missed is made up for so far, and no further: no crowd at once.
 const LAG: Duration = Duration::from_millis(100);
@@ -41,8 +45,20 @@ impl Beat {
     }
 }
 
-/// The sessions of a server that is down, as long as it is.
-pub(crate) async fn close_dead(sessions: Vec<Arc<Live>>, pace: Pace) {
+/// Closes the sessions of a server whenever it goes down, until the server is gone, where the settings say so.
+pub(crate) async fn follow(member: Arc<Member>, backend: Arc<Backend>, registry: Arc<Registry>) {
+    while member.state() != State::Gone {
+        member.turned.notified().await;
+        let policy = backend.policy.load();
+        if member.state() == State::Unhealthy && policy.on_down == OnDown::Close {
+            // A task of its own: what was begun goes on, whoever follows the server then.
+            tokio::spawn(close_dead(registry.of_server(&member), policy.close_rate));
+        }
+    }
+}
+
+/// The sessions of a server that is down, as long as it is. At a pace, for their clients come back at once.
+async fn close_dead(sessions: Vec<Arc<Live>>, pace: Pace) {
     let mut beat = Beat::new(pace);
     for live in sessions {
         if live.member.takes_sessions() {

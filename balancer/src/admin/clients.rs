@@ -7,8 +7,8 @@ use nsd_edge::admin::{Reply, Request, StatusCode};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::balancer::Balancer;
 use crate::registry::Live;
-use crate::server::Balancer;
 use crate::session::number;
 
 /// One session of a client.

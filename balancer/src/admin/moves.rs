@@ -7,13 +7,13 @@ use nsd_edge::admin::{Reply, Request, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::backend::Input;
+use crate::backend::Backend;
+use crate::balancer::Balancer;
+use crate::health::Input;
 use crate::limits;
 use crate::member::Member;
 use crate::moving::{Drain, Rebalance, What, planned};
 use crate::pace::{self, Pace};
-use crate::running::Backend;
-use crate::server::Balancer;
 
 /// `POST /drain`.
 #[derive(Deserialize)]

@@ -16,7 +16,6 @@ use super::Site;
 use super::history::Sample;
 use super::logins::{TOKEN, Token};
 use super::refusals::Refused;
-use crate::admin;
 
 const PAGE: &str = include_str!("page.html");
 const LOGIN: &str = include_str!("login.html");
@@ -90,8 +89,8 @@ async fn of_user(site: &Site, asker: &Asker, request: Request) -> Reply {
 
 /// What the admin socket answers.
 async fn ask(site: &Site, request: Request, path: &str) -> Reply {
-    match site.balancer.upgrade() {
-        Some(balancer) => admin::router(balancer).answer(Request { path: path.to_owned(), ..request }).await,
+    match site.shown.router() {
+        Some(router) => router.answer(Request { path: path.to_owned(), ..request }).await,
         None => Reply::problem(StatusCode::SERVICE_UNAVAILABLE, "the balancer is stopping"),
     }
 }

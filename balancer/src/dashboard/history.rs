@@ -5,19 +5,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::shown::Totals;
+
 /// A quarter of an hour; a sample takes 40 bytes.
 pub(super) const SAMPLES: usize = 900;
-
-/// What has been counted since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Totals {
-    /// Now, not since the start.
-    pub(crate) sessions: u64,
-    pub(crate) connections: u64,
-    /// From clients, and to them.
-    pub(crate) bytes_in: u64,
-    pub(crate) bytes_out: u64,
-}
 
 /// One second: when it ended, sessions then, and what happened by the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

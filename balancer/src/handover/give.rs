@@ -3,9 +3,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nsd_edge::socket_file;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
@@ -13,12 +15,13 @@ use tracing::{info, warn};
 use super::channel::{Channel, Door};
 use super::message::{FromNew, FromOld, LISTED, VERSION};
 use super::outbox::Given;
+use super::succession::Succession;
 use super::sweep::{self, Pending};
-use super::{Succession, servers};
+use super::{door_beside, servers};
+use crate::balancer::Balancer;
 use crate::limits;
 use crate::pace::Pace;
 use crate::relay::Order;
-use crate::server::Balancer;
 
 /// Answers who comes to take over, for ever.
 pub(crate) async fn answer(door: Door, balancer: Arc<Balancer>) {
@@ -44,8 +47,8 @@ async fn meet(channel: Channel, balancer: Arc<Balancer>) {
         Err(error) => return info!(%error, "it does not take over, nothing has changed here"),
     };
     balancer.stop_accepting(&terms.listens);
-    balancer.give_doors(terms.pid);
-    succession.set_succeeded(true);
+    give_doors(&balancer.admin_socket(), terms.pid);
+    succession.succeed();
     info!(sessions = balancer.shared.workers.sessions(), "another process accepts from now on");
     let pending = Pending::default();
     let outcome = tokio::select! {
@@ -66,8 +69,16 @@ async fn meet(channel: Channel, balancer: Arc<Balancer>) {
             let _ = channel.say(&FromOld::Withdrawn { why: error.to_string() }, &[]).await;
             drop((pending, outbox));
             warn!(%error, "the new process is lost, this one goes on");
-            succession.set_succeeded(false);
-            balancer.accept_again().await;
+            succession.return_here();
+        }
+    }
+}
+
+/// From now on the other process is asked.
+fn give_doors(admin_socket: &Path, pid: u32) {
+    for path in [admin_socket, &door_beside(admin_socket)] {
+        if let Err(error) = socket_file::put_for(path, pid) {
+            warn!(path = %path.display(), %error, "the new process's socket is not put in its place here");
         }
     }
 }

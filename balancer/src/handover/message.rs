@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::backend::State;
 use crate::framing::Framing;
+use crate::health::State;
 
 /// Changes whenever an older process would misunderstand.
 pub const VERSION: u32 = 1;

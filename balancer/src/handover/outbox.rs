@@ -7,7 +7,6 @@ use nsd_wire::Version;
 use tokio::sync::mpsc;
 
 use super::message::{SESSIONS, Session};
-use super::servers;
 use crate::framing::Framing;
 use crate::registry::{Live, Registry};
 
@@ -36,7 +35,7 @@ impl Given {
         let (silence_ms, silent_ms) = handle.silence(registry.now());
         let [framing_up, framing_down] = self.framings;
         Session {
-            server: servers::which(member),
+            server: member.which(),
             frontend: frontend.name.clone(),
             peer: *peer,
             level: version.map(Version::level),

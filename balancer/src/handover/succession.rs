@@ -22,6 +22,8 @@ pub(crate) struct Succession {
     outbox: Mutex<Option<mpsc::Sender<Given>>>,
     /// Another process accepts in our place.
     succeeded: AtomicBool,
+    /// The other process is gone: this one goes on.
+    returned: Notify,
     /// Nothing is left to be done here.
     over: Notify,
     /// The process before, while it has sessions left.
@@ -52,8 +54,18 @@ impl Succession {
         self.succeeded.load(SeqCst)
     }
 
-    pub(super) fn set_succeeded(&self, succeeded: bool) {
-        self.succeeded.store(succeeded, SeqCst);
+    pub(super) fn succeed(&self) {
+        self.succeeded.store(true, SeqCst);
+    }
+
+    pub(super) fn return_here(&self) {
+        self.succeeded.store(false, SeqCst);
+        self.returned.notify_one();
+    }
+
+    /// Resolves when the other process is gone, and this one is to accept again. Cancel safe.
+    pub(crate) async fn returned(&self) {
+        self.returned.notified().await;
     }
 
     pub(super) fn end(&self) {

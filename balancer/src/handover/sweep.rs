@@ -15,11 +15,11 @@ use super::channel::Channel;
 use super::message::{FromOld, LISTED, SESSIONS, Which};
 use super::outbox::Given;
 use super::servers;
+use crate::balancer::Balancer;
 use crate::limits;
 use crate::pace::Pace;
 use crate::registry::{Live, Registry};
 use crate::relay::{Order, Passing};
-use crate::server::Balancer;
 use crate::waves::Beat;
 
 /// Between two looks for sessions that could not be moved before, or have only begun.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::channel::Channel;
-use super::message::{Count, FromNew, FromOld, Server, Session, VERSION};
-use super::servers;
+use super::message::{Count, FromNew, FromOld, Session, VERSION};
+use super::servers::{self, Inherited};
+use crate::balancer::Balancer;
 use crate::frontend::Frontend;
 use crate::limits;
 use crate::member::Member;
 use crate::rules::{Rules, Then};
-use crate::server::Balancer;
 use crate::session::Adopted;
 use crate::settings::TakeOver;
 
@@ -34,13 +34,6 @@ pub enum TakeOverError {
 
 fn broken(error: impl ToString) -> TakeOverError {
     TakeOverError::Broken(error.to_string())
-}
-
-/// What there is to be taken over. Dropped, all stays as it was.
-#[derive(Debug, Default)]
-pub(crate) struct Inherited {
-    pub(crate) sockets: HashMap<SocketAddr, TcpListener>,
-    pub(crate) servers: Vec<Server>,
 }
 
 /// A process that takes over.
@@ -215,7 +208,7 @@ impl Taker<'_> {
         if let Some(found) = self.members.get(which) {
             return Some(Arc::clone(found));
         }
-        let member = servers::gone(which, None, &self.balancer.shared.registry)?.member;
+        let member = servers::gone(which, None)?.member;
         self.members.insert(which.clone(), Arc::clone(&member));
         Some(member)
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use super::{Context, Member, Seat};
-use crate::backend::{Input, Machine, Rules, State};
 use crate::handover::message::{Server, Which};
+use crate::health::{Input, Machine, Rules, State};
 use crate::settings::{Address, ServerSettings};
 
 impl Member {
@@ -17,14 +17,22 @@ impl Member {
         member
     }
 
+    pub(crate) fn which(&self) -> Which {
+        Which {
+            backend: self.backend.to_string(),
+            name: self.name.clone(),
+            address: self.place.address.to_string(),
+        }
+    }
+
     /// All that the next process has to know.
-    pub(crate) fn told(&self, which: Which) -> Server {
+    pub(crate) fn told(&self) -> Server {
         let (state, streak) = {
             let machine = self.machine.lock();
             (machine.state(), machine.streak())
         };
         Server {
-            which,
+            which: self.which(),
             state,
             streak,
             resolved: self.place.resolved(),
@@ -84,7 +92,7 @@ mod tests {
         let address = "10.0.0.1:1883".parse().unwrap();
         let settings =
             ServerSettings { name: "b1".into(), address, weight: 1, max_sessions: u32::MAX, backup: false };
-        let context = Context { backend: "mqtt".into(), queue: Arc::default(), registry: Arc::default() };
+        let context = Context { backend: "mqtt".into(), queue: Arc::default() };
         let member = Member::new(&settings, Rules { checked: true, rise: 1, fall: 1 }, false, context);
         let which =
             Which { backend: "mqtt".into(), name: "b1".into(), address: settings.address.to_string() };

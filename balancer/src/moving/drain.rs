@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{GLANCE, Job, Moving, What};
-use crate::backend::State;
+use crate::backend::Backend;
+use crate::health::State;
 use crate::member::Member;
 use crate::pace::Pace;
 use crate::registry::Registry;
 use crate::relay::Order;
-use crate::running::Backend;
 use crate::waves::Beat;
 
 /// What an operator asked for.

@@ -3,18 +3,20 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{Job, Moving, What};
-use crate::backend::State;
+use crate::backend::Backend;
+use crate::health::State;
 use crate::limits;
+use crate::member::Member;
 use crate::moves::{self, Plan, Share};
 use crate::pace::{self, Pace};
+use crate::pick;
+use crate::pool::Entry;
 use crate::registry::{Live, Registry};
 use crate::relay::Order;
-use crate::running::Backend;
-use crate::server::Balancer;
-use crate::settings::RebalanceRules;
+use crate::settings::{Balance, RebalanceRules};
 use crate::waves::Beat;
 
 /// What an operator asked for, or the settings.
@@ -97,7 +99,7 @@ fn chosen(registry: &Registry, backend: &Backend, plan: &Plan) -> Vec<Arc<Live>>
         .into_values()
         .map(|(from, mut sessions)| {
             sessions.sort_by_key(|live| std::cmp::Reverse(live.since));
-            sessions.into_iter().filter(|live| !backend.would_return(live)).take(from as usize)
+            sessions.into_iter().filter(|live| !would_return(backend, live)).take(from as usize)
         })
         .collect();
     let mut order = Vec::new();
@@ -110,27 +112,52 @@ fn chosen(registry: &Registry, backend: &Backend, plan: &Plan) -> Vec<Arc<Live>>
     }
 }
 
+/// Whether the server that the client is at now is its own, to which it would come back if it were sent away. Where
+/// that depends on more of its identifier than is kept, it may be.
+fn would_return(backend: &Backend, live: &Live) -> bool {
+    let policy = backend.policy.load();
+    match policy.balance {
+        Balance::Source => {}
+        Balance::ClientId if !policy.is_affine(live.clean) => return false,
+        Balance::ClientId if live.names.id_is_whole() => {}
+        Balance::ClientId => return true,
+        _ => return false,
+    }
+    let (pool, now) = (backend.pool.load(), Instant::now());
+    // As it will be when all servers have their share.
+    let settled = |entry: &Entry<Member>| {
+        let load = entry.member.load(&entry.settings, true, &policy, now);
+        let usable = load.usable && (load.active < load.most || load.id == live.member.id);
+        pick::Load { usable, active: 0, share: pick::WHOLE, throttled: false, ..load }
+    };
+    let mut loads: Vec<pick::Load> = pool.members.iter().map(settled).collect();
+    let id = live.names.id();
+    let hint = pick::Hint {
+        turn: 0,
+        random: 0,
+        source: pick::key(&live.peer.ip()),
+        client: (!id.is_empty()).then(|| pick::key(id)),
+    };
+    pick::choose(policy.balance, &mut loads, &hint)
+        .is_some_and(|at| pool.members[at].member.id == live.member.id)
+}
+
 /// Begins by itself where the settings say so, once a server that joined or returned has been well for a while.
-pub(crate) async fn by_themselves(balancer: Arc<Balancer>) {
+pub(crate) async fn by_themselves(
+    moving: Arc<Moving>,
+    registry: Arc<Registry>,
+    backends: impl Fn() -> Vec<Arc<Backend>>,
+) {
     loop {
         sleep(limits::REBALANCE_GLANCE).await;
-        // Whoever has taken over sees all of them.
-        if balancer.shared.succession.is_succeeded() {
-            continue;
-        }
-        let backends = balancer.running.lock().backends.clone();
-        for backend in backends {
+        for backend in backends() {
             let Some(rules) = backend.policy.load().rebalance else { continue };
             let members = &backend.pool.load().members;
             // All are asked: each says so once.
             let settled = members.iter().filter(|entry| entry.member.has_settled(rules.after)).count();
             if settled > 0 && planned(&backend).percent > rules.threshold {
                 let RebalanceRules { pace, percent_per_minute, .. } = rules;
-                Rebalance { pace, percent_per_minute }.begin(
-                    &balancer.shared.moving,
-                    &balancer.shared.registry,
-                    &backend,
-                );
+                Rebalance { pace, percent_per_minute }.begin(&moving, &registry, &backend);
             }
         }
     }

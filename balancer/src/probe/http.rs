@@ -4,9 +4,9 @@ use hyper::client::conn::http1;
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 
-use super::{Failed, Verdict};
-use crate::session::Upstream;
 use crate::settings::HttpAsk;
+use crate::upstream::Upstream;
+use crate::verdict::{Failed, Verdict};
 
 /// The head of an answer; a longer one is none.
 const MAX_HEAD: usize = 16 * 1024;

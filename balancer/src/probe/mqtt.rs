@@ -7,8 +7,8 @@ use nsd_wire::{
     SubscribeFilter, SubscribeOptions,
 };
 
-use super::{Failed, Verdict};
 use crate::settings::MqttAsk;
+use crate::verdict::{Failed, Verdict};
 
 /// The first byte of the answer: what begins otherwise need not be waited for.
 const CONNACK: u8 = (PacketType::ConnAck as u8) << 4;

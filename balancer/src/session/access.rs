@@ -10,7 +10,7 @@ use tracing::info;
 use crate::origin::Agreed;
 use crate::registry::Names;
 use crate::relay::{End, Moved};
-use crate::running::Shared;
+use crate::shared::Shared;
 
 /// What a client says of itself is quoted.
 pub(super) struct Line<'a> {

@@ -10,7 +10,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{timeout, timeout_at};
 use tracing::debug;
 
-use super::{Client, Failed, Seated, Upstream, line, number, reach};
+use super::{Client, Failed, Seated, line, number, reach};
+use crate::backend::{Backend, Who};
 use crate::framing::Framing;
 use crate::gate::{
     Answer, Gate, GateRules, Passed, Refusal, Refused, Verdict, answer, connack, connack_code, is_success,
@@ -23,8 +24,8 @@ use crate::origin::Origin;
 use crate::pick;
 use crate::registry::{Names, Registry};
 use crate::relay::{End, Moved, Order};
-use crate::running::{Backend, Who};
 use crate::settings::Policy;
+use crate::upstream::Upstream;
 
 pub(super) async fn admit<C>(stream: &mut C, client: &Client, guard: &Guard) -> Result<Seated, Failed>
 where

@@ -8,15 +8,16 @@ use nsd_wire::Version;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
-use super::{Client, Seated, Talk, Upstream};
+use super::{Client, Seated, Talk};
 use crate::frontend::Frontend;
 use crate::handover::message::Session;
 use crate::limits;
 use crate::member::{Member, Seat};
 use crate::registry::{Live, Registry};
 use crate::relay::{End, Moved, Order};
-use crate::running::Shared;
 use crate::settings::Duplicates;
+use crate::shared::Shared;
+use crate::upstream::Upstream;
 
 /// It counts already, and is read from [`Self::begin`] on.
 pub(crate) struct Adopted {

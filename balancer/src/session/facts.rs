@@ -7,10 +7,10 @@ use nsd_edge::proxy_header::{Extras, ProxyHeader};
 use nsd_wire::Connect;
 
 use super::Client;
+use crate::backend::Backend;
 use crate::entry::Told;
 use crate::origin::Origin;
 use crate::rules::{Asked, Facts};
-use crate::running::Backend;
 
 impl Client {
     /// The backend that the rules of the frontend choose; `None`: the client is refused. What it said counts where it was

@@ -22,13 +22,14 @@ use tracing::{debug, info};
 
 use patience::Patience;
 
-use super::{Client, Upstream, reach};
+use super::{Client, reach};
+use crate::backend::Who;
 use crate::limits;
 use crate::member::Seat;
 use crate::origin::{Agreed, Origin};
 use crate::rules::Asked;
-use crate::running::Who;
 use crate::settings::HttpSettings;
+use crate::upstream::Upstream;
 
 /// Fields in a request's head; more are a mistake, or an attack.
 const FIELDS: usize = 100;

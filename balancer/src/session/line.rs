@@ -5,10 +5,10 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
+use crate::backend::{Backend, Who};
 use crate::limits;
 use crate::member::Seat;
 use crate::relay::End;
-use crate::running::{Backend, Who};
 use crate::settings::Policy;
 
 /// `None`: no server takes the client.

@@ -8,12 +8,12 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
-use super::Upstream;
+use crate::backend::Backend;
 use crate::member::Member;
 use crate::origin;
 use crate::relay::End;
-use crate::running::Backend;
 use crate::settings::Policy;
+use crate::upstream::Upstream;
 
 /// Connects to a server, and tells it whom for where it is to know. `None`: another one may do better; an error: none
 /// would.
@@ -87,7 +87,7 @@ mod tests {
             listener.local_addr().unwrap()
         );
         let BackendSettings { name, policy, servers } = parse(&text).unwrap().backends.remove(0);
-        let context = Context { backend: "mqtt".into(), queue: Arc::default(), registry: Arc::default() };
+        let context = Context { backend: "mqtt".into(), queue: Arc::default() };
         let member = Member::new(&servers[0], rules(&policy), false, context);
         let backend = Backend::new(&name, policy.clone());
         let reached = reach(&backend, &member, &policy, || ProxyHeader::Local).await;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::member::Seat;
 use crate::registry::Live;
-use crate::running::Shared;
 use crate::settings::Duplicates;
+use crate::shared::Shared;
 
 pub(super) struct Registered {
     pub(super) live: Arc<Live>,

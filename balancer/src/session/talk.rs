@@ -10,14 +10,15 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::registered::Registered;
-use super::{Client, Line, Seated, Upstream};
+use super::{Client, Line, Seated};
 use crate::entry::Pass;
-use crate::handover::Given;
+use crate::handover::outbox::Given;
 use crate::member::Seat;
 use crate::origin::Origin;
 use crate::registry::Live;
 use crate::relay::{End, Handle, Passing, Relay, Side};
 use crate::settings::Duplicates;
+use crate::upstream::Upstream;
 use crate::workers::Place;
 use crate::{duplicates, limits};
 

@@ -3,9 +3,9 @@
 use nsd_edge::metrics::{COUNTER, GAUGE, Page, label, seconds};
 use nsd_edge::tls::Ocsp;
 
-use super::counts::Times;
 use super::sample::{BackendSample, CertificateSample, FrontendSample, Sample, ServerSample};
-use crate::backend::State;
+use crate::health::State;
+use crate::tally::Times;
 
 /// The whole page.
 pub(crate) fn page(sample: &Sample) -> String {

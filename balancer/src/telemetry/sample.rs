@@ -9,15 +9,15 @@ use std::time::Duration;
 use nsd_edge::process::Process;
 use nsd_edge::tls::Ocsp;
 
-use super::counts::{Counts, Times};
-use crate::backend::State;
+use crate::backend::Backend;
+use crate::balancer::Balancer;
 use crate::frontend::Frontend;
+use crate::health::State;
 use crate::member::Member;
 use crate::pool::Entry;
 use crate::relay::Moved;
-use crate::running::Backend;
-use crate::server::Balancer;
 use crate::settings::Address;
+use crate::tally::{Counts, Times};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Sample {

@@ -4,8 +4,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
-use super::counts::{Counts, Times};
 use crate::relay::Moved;
+
+mod counts;
+
+pub(crate) use counts::{Counts, Times};
 
 /// Of one frontend. A reload keeps it.
 #[derive(Debug, Default)]
