@@ -2,6 +2,7 @@
 //! the thread's scratch buffer and written on at once; only what the other side does not take is kept, and until that is
 //! gone nothing more is read. So a slow reader costs one read's worth of memory and slows its sender.
 
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -125,10 +126,10 @@ where
         let downward = down.poll(context, server, client, &handle.down, up);
         match (upward, downward) {
             (Poll::Ready(Err(broke)), _) => {
-                return Poll::Ready(self.ended(broke.end(End::ClientBroke, End::ServerBroke)));
+                return Poll::Ready(self.ended(broke.end(End::client_broke, End::server_broke)));
             }
             (_, Poll::Ready(Err(broke))) => {
-                return Poll::Ready(self.ended(broke.end(End::ServerBroke, End::ClientBroke)));
+                return Poll::Ready(self.ended(broke.end(End::server_broke, End::client_broke)));
             }
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
                 return Poll::Ready(self.first_to_end.unwrap_or_else(|| self.ended(End::Client)));
@@ -208,10 +209,10 @@ where
 }
 
 impl Broke {
-    fn end(self, reader: End, writer: End) -> End {
+    fn end(self, reader: fn(ErrorKind) -> End, writer: fn(ErrorKind) -> End) -> End {
         match self {
-            Self::Reader => reader,
-            Self::Writer => writer,
+            Self::Reader(how) => reader(how),
+            Self::Writer(how) => writer(how),
         }
     }
 }

@@ -99,7 +99,7 @@ pub enum Behind {
     /// The stream's end.
     Ended,
     /// It is broken. A stream may tell so only once.
-    Broken,
+    Broken(io::ErrorKind),
 }
 
 /// [`poll_read_scratch`] for who passes the bytes on at once: `pass` gets the context back, to poll the writer with it.
@@ -119,7 +119,7 @@ pub fn poll_pass_scratch<S: AsyncRead, T>(
             before = buffer.filled().len();
             behind = match stream.as_mut().poll_read(context, &mut buffer) {
                 Poll::Ready(Ok(())) if buffer.filled().len() == before => Behind::Ended,
-                Poll::Ready(Err(_)) => Behind::Broken,
+                Poll::Ready(Err(error)) => Behind::Broken(error.kind()),
                 Poll::Ready(Ok(())) | Poll::Pending => Behind::Open,
             };
         }
@@ -229,7 +229,7 @@ mod tests {
         .await
         .unwrap();
         assert_eq!(bytes, b"last words");
-        assert_eq!(behind, Behind::Broken);
+        assert_eq!(behind, Behind::Broken(io::ErrorKind::ConnectionReset));
     }
 
     #[tokio::test]

@@ -43,18 +43,28 @@ enum Tail {
 enum Reader {
     Open,
     /// Has broken behind what was read of it, which is still sent.
-    Broken,
+    Broken(io::ErrorKind),
     /// Has ended; the writer is told once all is sent.
     Ended,
     /// Has ended, and the writer was told.
     Told,
 }
 
-/// Which end of a direction broke.
+/// Which end of a direction broke, and how.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Broke {
-    Reader,
-    Writer,
+    Reader(io::ErrorKind),
+    Writer(io::ErrorKind),
+}
+
+impl Broke {
+    pub(super) fn reader(error: io::Error) -> Self {
+        Self::Reader(error.kind())
+    }
+
+    pub(super) fn writer(error: io::Error) -> Self {
+        Self::Writer(error.kind())
+    }
 }
 
 impl Direction {
@@ -84,7 +94,7 @@ impl Direction {
         ready!(self.poll_all(context, reader, writer, moved))?;
         let closed_next = other.reader == Reader::Told && writer.plain_socket().is_some();
         if self.reader == Reader::Ended && !closed_next {
-            ready!(Pin::new(writer).poll_shutdown(context)).map_err(|_| Broke::Writer)?;
+            ready!(Pin::new(writer).poll_shutdown(context)).map_err(Broke::writer)?;
         }
         self.reader = Reader::Told;
         Poll::Ready(Ok(()))
@@ -99,7 +109,7 @@ impl Direction {
         moved: &Way,
     ) -> Poll<Result<(), Broke>> {
         loop {
-            ready!(self.poll_send(context, writer)).map_err(|_| Broke::Writer)?;
+            ready!(self.poll_send(context, writer)).map_err(Broke::writer)?;
             if let Some(over) = self.reader_is_over() {
                 return Poll::Ready(over);
             }
@@ -124,7 +134,7 @@ impl Direction {
         moved: &Way,
     ) -> Poll<Result<(), Broke>> {
         loop {
-            ready!(self.poll_send(context, writer)).map_err(|_| Broke::Writer)?;
+            ready!(self.poll_send(context, writer)).map_err(Broke::writer)?;
             let Boundary::After(left) = self.framing.boundary() else { return Poll::Ready(Ok(())) };
             if let Some(over) = self.reader_is_over() {
                 return Poll::Ready(over);
@@ -137,7 +147,7 @@ impl Direction {
     fn reader_is_over(&self) -> Option<Result<(), Broke>> {
         match self.reader {
             Reader::Open => None,
-            Reader::Broken => Some(Err(Broke::Reader)),
+            Reader::Broken(how) => Some(Err(Broke::Reader(how))),
             Reader::Ended | Reader::Told => Some(Ok(())),
         }
     }
@@ -201,14 +211,14 @@ impl Direction {
         moved: &Way,
     ) -> Poll<Result<(), Broke>> {
         let filled = ready!(pipe.poll_fill(context, from, self.framing.unseen()));
-        let filled = filled.map_err(|_| Broke::Reader)?;
+        let filled = filled.map_err(Broke::reader)?;
         if filled == 0 {
             self.reader = Reader::Ended;
             return Poll::Ready(Ok(()));
         }
         self.framing.skip(filled);
         self.count(filled, moved);
-        let drained = pipe.poll_drain(context, to).map_err(|_| Broke::Writer)?;
+        let drained = pipe.poll_drain(context, to).map_err(Broke::writer)?;
         if drained.is_pending() {
             self.tail = Some(Box::new(Tail::Piped(pipe)));
         }
@@ -233,13 +243,13 @@ impl Direction {
     ) -> Poll<Result<(), Broke>> {
         let pass = |context: &mut Context<'_>, bytes: &[u8]| self.pass_on(context, writer, bytes, moved);
         let passed = ready!(poll_pass_scratch(Pin::new(reader), context, most, pass));
-        let (passed, behind) = passed.map_err(|_| Broke::Reader)?;
+        let (passed, behind) = passed.map_err(Broke::reader)?;
         match behind {
             Behind::Open => {}
             Behind::Ended => self.reader = Reader::Ended,
-            Behind::Broken => self.reader = Reader::Broken,
+            Behind::Broken(how) => self.reader = Reader::Broken(how),
         }
-        Poll::Ready(passed.map_err(|_| Broke::Writer))
+        Poll::Ready(passed.map_err(Broke::writer))
     }
 
     /// Keeps what the writer does not take.

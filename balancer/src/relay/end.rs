@@ -1,5 +1,7 @@
 //! Why a session ended, and why one is told to.
 
+use std::io::ErrorKind;
+
 use nsd_wire::ReasonCode;
 
 use crate::gate::Refusal;
@@ -19,6 +21,10 @@ pub(crate) enum End {
     ClientBroke,
     /// The server's connection broke.
     ServerBroke,
+    /// Nothing came from the client's machine any more, not even to what TCP asks of it.
+    ClientVanished,
+    /// Nor from the server's.
+    ServerVanished,
     /// One side had ended, the other neither sent nor ended for too long.
     HalfClosed,
     /// The client sent nothing for longer than its keep alive allows.
@@ -100,6 +106,14 @@ impl Order {
 }
 
 impl End {
+    pub(crate) fn client_broke(how: ErrorKind) -> Self {
+        if is_gone(how) { Self::ClientVanished } else { Self::ClientBroke }
+    }
+
+    pub(crate) fn server_broke(how: ErrorKind) -> Self {
+        if is_gone(how) { Self::ServerVanished } else { Self::ServerBroke }
+    }
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Client => "client",
@@ -108,6 +122,8 @@ impl End {
             Self::ServerGoodbye => "server-disconnect",
             Self::ClientBroke => "client-broke",
             Self::ServerBroke => "server-broke",
+            Self::ClientVanished => "client-vanished",
+            Self::ServerVanished => "server-vanished",
             Self::HalfClosed => "half-closed",
             Self::Silent => "client-silent",
             Self::Told(order) => order.as_str(),
@@ -125,6 +141,11 @@ impl End {
             Self::Refused(refusal) => refusal.as_str(),
         }
     }
+}
+
+/// TCP has waited for it in vain; and perhaps a machine on the way has said why.
+fn is_gone(how: ErrorKind) -> bool {
+    matches!(how, ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable)
 }
 
 #[cfg(test)]

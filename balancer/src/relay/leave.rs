@@ -127,8 +127,7 @@ impl Leave {
                     }
                 }
                 Stage::Answers => {
-                    self.told |=
-                        sides.up.poll_send(context, sides.server).map_err(|_| Broke::Writer)?.is_ready();
+                    self.told |= sides.up.poll_send(context, sides.server).map_err(Broke::writer)?.is_ready();
                     if sides.poll_down(context).is_ready() {
                         self.enter(Stage::Goodbye);
                     } else if self.told {
@@ -150,8 +149,8 @@ impl Leave {
                     {
                         sides.down.say(disconnect(reason));
                     }
-                    ready!(sides.down.poll_send(context, sides.client)).map_err(|_| Broke::Writer)?;
-                    ready!(Pin::new(&mut *sides.client).poll_shutdown(context)).map_err(|_| Broke::Writer)?;
+                    ready!(sides.down.poll_send(context, sides.client)).map_err(Broke::writer)?;
+                    ready!(Pin::new(&mut *sides.client).poll_shutdown(context)).map_err(Broke::writer)?;
                     self.enter(Stage::Farewell);
                 }
                 Stage::Farewell => return self.poll_farewell(context, sides.client),
