@@ -1,6 +1,7 @@
 //! One frontend at run time: who may come, how they are judged, and where they go.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backend::Backend;
 use crate::entry::Entry;
@@ -12,6 +13,8 @@ use crate::tally::Tally;
 #[derive(Debug)]
 pub(crate) struct Frontend {
     pub(crate) name: String,
+    /// After which a client that has vanished is known to have.
+    pub(crate) user_timeout: Duration,
     /// `None`: whoever comes.
     pub(crate) entry: Option<Arc<Entry>>,
     /// `None`: any bytes are passed on, to whoever is chosen when the client connects.

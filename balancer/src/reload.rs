@@ -251,6 +251,7 @@ fn frontend(running: &Running, wanted: &FrontendSettings) -> Arc<Frontend> {
     let named = |backend: &&Arc<Backend>| wanted.rules.backends().any(|name| name == backend.name);
     Arc::new(Frontend {
         name: wanted.name.clone(),
+        user_timeout: wanted.user_timeout,
         rules: wanted.rules.clone(),
         backends: running.backends.iter().filter(named).cloned().collect(),
         entry: entry(running, wanted),

@@ -78,6 +78,7 @@ pub(crate) async fn begin(
     shared: Arc<Shared>,
     place: Place,
 ) {
+    accepted.watch(frontend.user_timeout);
     let Accepted { socket, peer, permit } = accepted;
     let since = Instant::now();
     frontend.tally.count(|counts| counts.accepted += 1);

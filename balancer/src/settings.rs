@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nsd_edge::config::{self, Problem, Table};
+use nsd_edge::listen;
 use nsd_edge::logs::Format;
 
 use crate::limits;
@@ -181,6 +182,11 @@ fn read_metrics(root: &mut Table<'_, '_>, seen: &mut Seen) -> Option<SocketAddr>
     table.finish();
     seen.bound.extend(bind);
     bind
+}
+
+/// Of a section's clients, its servers, or both.
+fn read_user_timeout(table: &mut Table<'_, '_>) -> Duration {
+    table.duration("tcp_user_timeout", &listen::USER_TIMEOUTS).unwrap_or(listen::USER_TIMEOUT)
 }
 
 /// Names and addresses so far: each may be used once.

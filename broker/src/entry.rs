@@ -40,6 +40,8 @@ pub struct Entry {
     proxy_from: Vec<Network>,
     handshakes: Semaphore,
     deadline: Duration,
+    /// See [`Listen::user_timeout`].
+    pub user_timeout: Duration,
     gate: Option<Arc<Gate>>,
     /// Connections that have come and are not clients yet. At the limit no more are accepted, so that those who begin and
     /// do not go on take no descriptor away from other listeners.
@@ -102,6 +104,7 @@ impl Entry {
             proxy_from: listen.proxy_from.clone(),
             handshakes: Semaphore::new(listen.handshakes),
             deadline: listen.handshake_deadline,
+            user_timeout: listen.user_timeout,
             gate: is_guarded.then(|| Arc::new(Gate::new(listen.gate.clone()))),
             beginning: takes_time.then(|| Arc::new(Semaphore::new(beginning.max(1)))),
         })

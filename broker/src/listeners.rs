@@ -243,6 +243,7 @@ async fn accept(listener: Listener, connections: Arc<Connections>, index: usize,
         let entry = connections.entry.load_full();
         count(Count::Accepted);
         let Ok(pass) = entry.let_in(accepted.peer) else { continue };
+        accepted.watch(entry.user_timeout);
         // Not before: workers without clients would each keep a turn from the one that has some.
         let turn = entry.turn().await;
         let hand = &hands[place(index, &hands)];

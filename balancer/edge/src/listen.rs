@@ -8,6 +8,8 @@ mod pace;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::RangeInclusive;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -16,7 +18,7 @@ use parking_lot::Mutex;
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{SocketFlags, acceptfrom_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -32,13 +34,15 @@ pub use network::{Network, any_contains, household};
 /// What the kernel may queue before we accept. It cuts this at `net.core.somaxconn` (4096 by default): a fleet that
 /// reconnects at once waits there rather than being refused.
 const BACKLOG: i32 = 4096;
-/// Keepalive: the first probe after this silence, then one each `KEEPALIVE_INTERVAL`. Below the idle limits of
-/// common NAT boxes and cloud balancers (350 s and less).
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-const KEEPALIVE_PROBES: u32 = 4;
-/// Sent bytes that nobody acknowledges for this long end a connection: same patience as keepalive has with a silent peer.
+/// A peer from whose machine nothing comes for so long, neither to what was sent nor to probes, has vanished; the settings
+/// may say otherwise.
 pub const USER_TIMEOUT: Duration = Duration::from_secs(120);
+/// The kernel counts probes in seconds, and needs two: one to ask, one to give up.
+pub const USER_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_secs(24 * 3600);
+/// Keepalive: the first probe after half of that, and at the latest after this silence. Below the idle limits of common
+/// NAT boxes and cloud balancers (350 s and less).
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_PROBES: u32 = 4;
 /// In a storm, so many connections are accepted before whatever else is ready on the thread has its turn: each costs a
 /// twentieth of a millisecond and more, and thousands at once would hold up those who are there.
 const IN_A_ROW: u32 = 8;
@@ -85,6 +89,17 @@ pub struct Accepted {
     pub permit: OwnedSemaphorePermit,
 }
 
+impl Accepted {
+    /// Patience with a peer that vanishes. The usual one is inherited and costs nothing here.
+    pub fn watch(&self, user_timeout: Duration) {
+        if user_timeout != USER_TIMEOUT
+            && let Err(error) = watch(&self.socket, user_timeout)
+        {
+            warn!(peer = %self.peer, %error, "it will be noticed after {USER_TIMEOUT:?} only if this peer vanishes");
+        }
+    }
+}
+
 /// Binds without accepting yet, so that a program can check all its addresses before it starts.
 pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     let bound = || -> io::Result<TcpListener> {
@@ -121,7 +136,7 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
-    tune(&socket)?;
+    tune(&socket, USER_TIMEOUT)?;
     socket.bind(&address.into())?;
     Ok(socket)
 }
@@ -135,19 +150,28 @@ pub async fn ended(acceptor: AbortOnDropHandle<()>) {
 
 /// Options for a long-lived connection of small messages. Set on a listening socket, accepted sockets inherit them;
 /// a connecting socket gets them before `connect`.
-pub fn tune(socket: &Socket) -> io::Result<()> {
+fn tune(socket: &Socket, user_timeout: Duration) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    watch(socket, user_timeout)
+}
+
+/// Where something was sent, the kernel itself waits for its acknowledgement; where nothing is, it sends probes.
+fn watch(socket: &impl AsFd, user_timeout: Duration) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    let second = Duration::from_secs(1);
+    let idle = (user_timeout / 2).min(KEEPALIVE_IDLE).max(second);
+    let interval = (user_timeout.saturating_sub(idle) / KEEPALIVE_PROBES).max(second);
+    let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval);
     socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))?;
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket.set_tcp_user_timeout(Some(user_timeout))?;
     Ok(())
 }
 
-/// Connects with the options of [`tune`].
-pub async fn connect(address: SocketAddr) -> io::Result<tokio::net::TcpStream> {
+/// Connects with the options of a long-lived connection of small messages, and this patience with a peer that vanishes.
+pub async fn connect(address: SocketAddr, user_timeout: Duration) -> io::Result<tokio::net::TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    tune(&socket)?;
+    tune(&socket, user_timeout)?;
     tokio::net::TcpSocket::from_std_stream(socket.into()).connect(address).await
 }
 
@@ -309,11 +333,26 @@ mod tests {
     #[tokio::test]
     async fn sockets_that_connect_have_the_same_options() {
         let listener = bind(any()).unwrap();
-        let connected = connect(listener.local_addr().unwrap()).await.unwrap();
+        let connected = connect(listener.local_addr().unwrap(), USER_TIMEOUT).await.unwrap();
         let socket = Socket::from(connected.into_std().unwrap());
         assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
+    }
+
+    #[tokio::test]
+    async fn probes_fill_the_time_that_is_given() {
+        let seconds = Duration::from_secs;
+        for (given, idle, interval) in [(2, 1, 1), (3, 1, 1), (10, 5, 1), (120, 60, 15), (3660, 60, 900)] {
+            let listener = Listener::new(bind(any()).unwrap(), Arc::new(Semaphore::new(8))).unwrap();
+            let connected = connect(listener.address(), seconds(given)).await.unwrap();
+            let accepted = listener.accept().await;
+            accepted.watch(seconds(given));
+            for socket in [connected.into_std().unwrap(), accepted.socket].map(Socket::from) {
+                assert_eq!(socket.tcp_keepalive_time().unwrap(), seconds(idle), "{given} s");
+                assert_eq!(socket.tcp_keepalive_interval().unwrap(), seconds(interval), "{given} s");
+                assert_eq!(socket.tcp_user_timeout().unwrap(), Some(seconds(given)));
+            }
+        }
     }
 
     #[tokio::test]

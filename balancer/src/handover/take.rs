@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nsd_edge::listen::USER_TIMEOUT;
 use thiserror::Error;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
@@ -195,7 +196,16 @@ impl Taker<'_> {
             let rules = Rules { in_order: Vec::new(), otherwise: Then::Refuse };
             let name = name.to_owned();
             let (tally, backends) = (Arc::default(), Vec::new());
-            Arc::new(Frontend { name, entry: None, guard: None, http: None, rules, backends, tally })
+            Arc::new(Frontend {
+                name,
+                user_timeout: USER_TIMEOUT,
+                entry: None,
+                guard: None,
+                http: None,
+                rules,
+                backends,
+                tally,
+            })
         };
         Arc::clone(self.frontends.entry(name.to_owned()).or_insert_with(forgotten))
     }

@@ -25,7 +25,7 @@ pub(super) async fn reach(
 ) -> Result<Option<Upstream>, End> {
     let mut connected = false;
     let connect = async {
-        let mut server = listen::connect(member.place.reachable_at()?).await?;
+        let mut server = listen::connect(member.place.reachable_at()?, policy.user_timeout).await?;
         connected = true;
         if let Some(version) = policy.send_proxy {
             origin::tell(&mut server, version, header()).await?;
@@ -71,7 +71,6 @@ async fn secure(
 mod tests {
     use std::sync::Arc;
 
-    use nsd_edge::listen::USER_TIMEOUT;
     use rustix::net::sockopt;
 
     use super::*;
@@ -79,11 +78,11 @@ mod tests {
     use crate::settings::{BackendSettings, parse};
 
     #[tokio::test]
-    async fn the_connection_to_a_server_is_watched_like_a_clients() {
+    async fn the_connection_to_a_server_is_watched_as_the_settings_say() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let text = format!(
             "[[listen]]\nname = \"mqtt\"\nbind = [\"127.0.0.1:1883\"]\n\
-             [[listen.server]]\nname = \"b1\"\naddress = \"{}\"\n",
+             tcp_user_timeout = \"30s\"\n[[listen.server]]\nname = \"b1\"\naddress = \"{}\"\n",
             listener.local_addr().unwrap()
         );
         let BackendSettings { name, policy, servers } = parse(&text).unwrap().backends.remove(0);
@@ -94,6 +93,6 @@ mod tests {
         let Ok(Some(Upstream::Plain(server))) = reached else { panic!("it listens") };
         assert!(sockopt::socket_keepalive(&server).unwrap() && sockopt::tcp_nodelay(&server).unwrap());
         let patience = sockopt::tcp_user_timeout(&server).unwrap();
-        assert_eq!(u128::from(patience), USER_TIMEOUT.as_millis());
+        assert_eq!(patience, 30_000);
     }
 }

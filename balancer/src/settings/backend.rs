@@ -6,7 +6,8 @@ use nsd_edge::config::Table;
 
 use super::server::read_server;
 use super::{
-    Arrivals, Check, Names, Seen, ServerSettings, ServerTls, arrivals, check, names, read_name, server_tls,
+    Arrivals, Check, Names, Seen, ServerSettings, ServerTls, arrivals, check, names, read_name,
+    read_user_timeout, server_tls,
 };
 use crate::limits;
 use crate::pace::Pace;
@@ -26,6 +27,8 @@ pub struct Policy {
     pub affinity: Affinity,
     pub check: Check,
     pub connect_timeout: Duration,
+    /// A server from whose machine nothing comes for so long, while a session is there, has vanished.
+    pub user_timeout: Duration,
     pub on_down: OnDown,
     /// Servers are told where a client comes from; `None`: they see the balancer.
     pub send_proxy: Option<ProxyVersion>,
@@ -163,6 +166,7 @@ fn read_policy(table: &mut Table<'_, '_>, servers: usize) -> Policy {
         affinity: affinity.unwrap_or(Affinity::All),
         check,
         connect_timeout,
+        user_timeout: read_user_timeout(table),
         on_down: on_down.unwrap_or(OnDown::Close),
         send_proxy,
         server_tls,

@@ -43,6 +43,7 @@ fn of_frontend(before: &FrontendSettings, wanted: &FrontendSettings) -> Vec<Stri
         ("gate", before.gate == wanted.gate),
         ("http", before.http == wanted.http),
         ("rules", before.rules == wanted.rules),
+        ("tcp_user_timeout", before.user_timeout == wanted.user_timeout),
         ("tls", same_tls),
     ];
     differing(same).map(|what| format!("~{} {what}", wanted.name)).collect()
@@ -103,6 +104,11 @@ mod tests {
                 "~f gate",
             ),
             (base.clone(), frontend("f", &format!("{plain}\ndeny = [\"10.0.0.0/8\"]")), "~f entry"),
+            (
+                base.clone(),
+                frontend("f", &format!("{plain}\ntcp_user_timeout = \"30s\"")),
+                "~f tcp_user_timeout",
+            ),
             (base.clone(), frontend("g", plain), "~bind 127.0.0.1:1883"),
             (base.clone(), tls(""), "~bind 127.0.0.1:1883"),
             (tls(""), tls(", min_version = \"1.3\""), "~f tls"),

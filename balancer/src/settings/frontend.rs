@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use nsd_edge::config::Table;
 
 use super::gate::Reading;
 use super::rules::{self, Knows};
-use super::{EntrySettings, HttpSettings, Seen, TlsBind, entry, gate, read_name, tls};
+use super::{EntrySettings, HttpSettings, Seen, TlsBind, entry, gate, read_name, read_user_timeout, tls};
 use crate::gate::GateRules;
 use crate::rules::Rules;
 
@@ -17,6 +18,8 @@ pub struct FrontendSettings {
     pub name: String,
     pub bind: Vec<SocketAddr>,
     pub tls: Option<TlsBind>,
+    /// A client from whose machine nothing comes for so long has vanished.
+    pub user_timeout: Duration,
     pub entry: EntrySettings,
     pub rules: Rules,
     /// How CONNECTs are judged; `None`: bytes are not looked at.
@@ -42,6 +45,7 @@ fn read(table: &mut Table<'_, '_>, name: String, own: Option<&str>, seen: &mut S
     if !name.is_empty() && !seen.frontends.insert(name.clone()) {
         table.problem("name", format!("`{name}` is the name of another listen or frontend section"));
     }
+    let user_timeout = read_user_timeout(table);
     let entry = entry::read(table);
     let rules = rules::read(table, own, seen);
     let Reading { gate, http } = gate::read(table, rules.check(seen));
@@ -53,7 +57,7 @@ fn read(table: &mut Table<'_, '_>, name: String, own: Option<&str>, seen: &mut S
         connect: gate.is_some(),
         request: http.is_some(),
     });
-    FrontendSettings { name, bind, tls, entry, rules, gate, http }
+    FrontendSettings { name, bind, tls, user_timeout, entry, rules, gate, http }
 }
 
 fn read_binds(

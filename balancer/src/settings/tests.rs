@@ -25,6 +25,7 @@ queue = 100
 queue_timeout = "6s"
 check = { kind = "mqtt", interval = "500ms", timeout = "100ms", rise = 3, fall = 4 }
 connect_timeout = "1s"
+tcp_user_timeout = "45s"
 [listen.gate]
 deadline = "3s"
 answer_timeout = "2s"
@@ -82,6 +83,10 @@ fn both_forms_are_read_and_what_is_left_out_has_defaults() {
     let server = &pages.servers[0];
     assert_eq!((server.weight, server.max_sessions, server.backup), (1, u32::MAX, false));
     let [mqtt, web] = &settings.frontends[..] else { panic!("two frontends") };
+    for (frontend, backend, seconds) in [(mqtt, listen, 45), (web, pages, 120)] {
+        let of_both = [frontend.user_timeout, backend.policy.user_timeout];
+        assert_eq!(of_both, [Duration::from_secs(seconds); 2], "clients and servers");
+    }
     assert_eq!((&mqtt.rules, &web.rules), (&Rules::all_to("mqtt"), &Rules::all_to("pages")));
     assert_eq!(mqtt.tls.as_ref().unwrap().tls.certificates, [PathBuf::from("/certs")]);
 }

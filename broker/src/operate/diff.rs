@@ -48,7 +48,7 @@ fn takes(key: &str) -> Takes {
     match key.split(['.', '[']).next().unwrap_or_default() {
         // The pace belongs to the sockets, and they are bound.
         "listen" if key.ends_with(".connect_rate") => Takes::Restart,
-        "listen" if key.contains("].limits.") => Takes::NewClients,
+        "listen" if key.contains("].limits.") || key.ends_with(".tcp_user_timeout") => Takes::NewClients,
         "listen" | "sys" | "metrics" => Takes::Now,
         "log" if key != "log.format" => Takes::Now,
         "limits" | "access" | "allow_anonymous" => Takes::NewClients,

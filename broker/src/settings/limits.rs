@@ -24,8 +24,14 @@ const OF_THE_NODE: [&str; 8] = [
     "memory",
 ];
 /// Before a connection is a client.
-const OF_THE_ENTRY: [&str; 5] =
-    ["connections", "connections_per_address", "connect_rate", "handshakes", "handshake_deadline"];
+const OF_THE_ENTRY: [&str; 6] = [
+    "connections",
+    "connections_per_address",
+    "connect_rate",
+    "handshakes",
+    "handshake_deadline",
+    "tcp_user_timeout",
+];
 
 /// `[limits]`.
 pub(super) fn read(mut table: Table<'_, '_>) -> Limits {

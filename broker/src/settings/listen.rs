@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nsd_edge::config::Table;
-use nsd_edge::listen::{GateRules, Network};
+use nsd_edge::listen::{GateRules, Network, USER_TIMEOUT, USER_TIMEOUTS};
 use nsd_edge::tls::{HANDSHAKE_TIMEOUT, TlsSettings};
 use nsd_edge::websocket::WebSocketSettings;
 
@@ -37,6 +37,8 @@ pub struct Listen {
     pub handshakes: usize,
     /// From accepting a connection to its first byte of MQTT being awaited: PROXY header, TLS, WebSocket in all.
     pub handshake_deadline: Duration,
+    /// A client from whose machine nothing comes for so long has vanished.
+    pub user_timeout: Duration,
     pub gate: GateRules,
     /// Connections accepted in a second, in the long run; over it they wait in the kernel's queue.
     pub connect_rate: Option<u32>,
@@ -55,6 +57,7 @@ impl Listen {
             proxy_from: Vec::new(),
             handshakes: HANDSHAKES,
             handshake_deadline: HANDSHAKE_TIMEOUT,
+            user_timeout: USER_TIMEOUT,
             gate: GateRules::default(),
             connect_rate: None,
             limits: Arc::default(),
@@ -83,6 +86,7 @@ pub(super) fn read(mut table: Table<'_, '_>, all: &Arc<Limits>) -> Option<Listen
         proxy_from: networks(&mut table, "proxy_from"),
         handshakes: number(&mut table, "handshakes").unwrap_or(HANDSHAKES),
         handshake_deadline: table.duration("handshake_deadline", &DEADLINES).unwrap_or(HANDSHAKE_TIMEOUT),
+        user_timeout: table.duration("tcp_user_timeout", &USER_TIMEOUTS).unwrap_or(USER_TIMEOUT),
         gate: GateRules {
             connections: number(&mut table, "connections"),
             connections_per_address: number(&mut table, "connections_per_address"),
@@ -190,6 +194,7 @@ mod tests {
                 "proxy_from = [\"10.0.0.0/8\"]",
                 "3: listen.proxy_from: says whose word counts, but neither `proxy_protocol` nor `websocket` is on",
             ),
+            ("tcp_user_timeout = \"1s\"", "3: listen.tcp_user_timeout: `1s` is no time between 2s and 1day"),
             ("connections = 0", "3: listen.connections: must be between 1 and 10000000"),
             (
                 "limits = { packet_byte = 5000 }",

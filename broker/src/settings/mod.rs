@@ -157,7 +157,7 @@ mod tests {
                 "2: allow_anonymous: expected a boolean, found: integer",
                 "4: listen.address: `here` is not understood; write it like `0.0.0.0:1883`",
                 "5: listen.proxy: unknown key: known here are address, tls, websocket, proxy_protocol, proxy_from, handshakes, \
-                 handshake_deadline, connections, connections_per_address, allow, deny, connect_rate, limits",
+                 handshake_deadline, tcp_user_timeout, connections, connections_per_address, allow, deny, connect_rate, limits",
                 "7: store.kind: `dusk` is none of disk, memory, redis: did you mean `disk`?",
                 "9: access.topic_rule: `opne` is none of second-level-is-device, open: did you mean `open`?",
             ]

@@ -70,6 +70,7 @@ fn every_example_is_taken_by_the_check() {
         "proxy_from",
         "handshakes",
         "handshake_deadline",
+        "tcp_user_timeout",
         "connections",
         "connections_per_address",
         "connect_rate",
