@@ -5,6 +5,7 @@ mod balance;
 mod checks;
 mod clock;
 mod convert;
+mod cut_links;
 mod dashboard;
 mod dashboard_page;
 mod duplicates;

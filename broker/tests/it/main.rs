@@ -6,6 +6,7 @@ mod abuse;
 mod access;
 mod away;
 mod cluster;
+mod cut_links;
 mod disk;
 mod durable;
 mod groups;

@@ -1,5 +1,5 @@
 //! A small server that speaks enough MQTT: it answers a CONNECT with a CONNACK, tells its name in a PUBLISH, and echoes
-//! every byte that follows.
+//! every byte that follows. What it is asked to tell, it tells all.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::SeqCst};
@@ -10,6 +10,7 @@ use nsd_edge::proxy_header::{self, ProxyHeader};
 use nsd_wire::{ConnAck, Packet, Publish, ReasonCode, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 
 use super::free_address;
@@ -35,6 +36,7 @@ pub(crate) struct Broker {
     pub(crate) address: SocketAddr,
     name: String,
     shared: Arc<Shared>,
+    told: broadcast::Sender<Arc<[u8]>>,
     acceptor: JoinHandle<()>,
 }
 
@@ -67,15 +69,25 @@ impl Broker {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
         socket.bind(address).unwrap();
-        let listener = socket.listen(4096).unwrap();
+        Self::at(name, socket.listen(4096).unwrap())
+    }
+
+    /// On a socket that may be of another network.
+    pub(crate) fn at(name: &str, listener: TcpListener) -> Self {
         let address = listener.local_addr().unwrap();
         let shared = Arc::<Shared>::default();
-        let acceptor = tokio::spawn(accept(listener, name.to_owned(), Arc::clone(&shared)));
-        Self { address, name: name.to_owned(), shared, acceptor }
+        let told = broadcast::Sender::new(1);
+        let acceptor = tokio::spawn(accept(listener, name.to_owned(), Arc::clone(&shared), told.clone()));
+        Self { address, name: name.to_owned(), shared, told, acceptor }
     }
 
     pub(crate) fn set(&self, mood: Mood) {
         self.shared.mood.store(mood as u8, SeqCst);
+    }
+
+    /// Sends this to each client that is there.
+    pub(crate) fn tell_all(&self, bytes: Vec<u8>) {
+        assert!(self.told.send(bytes.into()).is_ok(), "nobody is there");
     }
 
     /// From now on each connection has to begin with a PROXY header.
@@ -120,13 +132,18 @@ impl Drop for Broker {
     }
 }
 
-async fn accept(listener: TcpListener, name: String, shared: Arc<Shared>) {
+async fn accept(
+    listener: TcpListener,
+    name: String,
+    shared: Arc<Shared>,
+    told: broadcast::Sender<Arc<[u8]>>,
+) {
     // Dropped with this task, and its connections with it.
     let mut connections = tokio::task::JoinSet::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                connections.spawn(serve(stream, name.clone(), Arc::clone(&shared)));
+                connections.spawn(serve(stream, name.clone(), Arc::clone(&shared), told.subscribe()));
                 while connections.try_join_next().is_some() {}
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
@@ -134,7 +151,12 @@ async fn accept(listener: TcpListener, name: String, shared: Arc<Shared>) {
     }
 }
 
-async fn serve(mut stream: TcpStream, name: String, shared: Arc<Shared>) -> Option<()> {
+async fn serve(
+    mut stream: TcpStream,
+    name: String,
+    shared: Arc<Shared>,
+    mut told: broadcast::Receiver<Arc<[u8]>>,
+) -> Option<()> {
     if shared.behind_proxy.load(SeqCst) {
         let header = proxy_header::read(&mut stream).await.ok()?;
         shared.headers.lock().unwrap().push(header);
@@ -180,10 +202,12 @@ async fn serve(mut stream: TcpStream, name: String, shared: Arc<Shared>) -> Opti
     stream.write_all(&out).await.ok()?;
     let mut buffer = vec![0; 16 * 1024];
     loop {
-        let read = stream.read(&mut buffer).await.ok()?;
-        if read == 0 {
-            return None;
+        tokio::select! {
+            read = stream.read(&mut buffer) => match read.ok()? {
+                0 => return None,
+                read => stream.write_all(&buffer[..read]).await.ok()?,
+            },
+            Ok(bytes) = told.recv() => stream.write_all(&bytes).await.ok()?,
         }
-        stream.write_all(&buffer[..read]).await.ok()?;
     }
 }

@@ -2,6 +2,8 @@
 
 pub(crate) mod broker;
 pub(crate) mod browser;
+#[path = "../../../../tests/cable.rs"]
+pub(crate) mod cable;
 pub(crate) mod client;
 pub(crate) mod device;
 #[path = "../../../../tests/ports.rs"]

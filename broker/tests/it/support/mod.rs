@@ -1,5 +1,7 @@
 //! Real processes on loopback: brokers, Redis, and a small client that speaks through `nsd-wire`.
 
+#[path = "../../../../tests/cable.rs"]
+pub(crate) mod cable;
 #[path = "../../../../tests/ports.rs"]
 mod ports;
 
@@ -15,6 +17,7 @@ use nsd_wire::{
     Version,
 };
 
+use cable::Machine;
 pub(crate) use ports::port;
 
 /// How long anything may take that should happen at once; less than a CONNECT may take (10 s), so that who is closed for
@@ -165,9 +168,25 @@ impl Broker {
         Self::launch("allow_anonymous = true", listener, shell)
     }
 
-    fn launch(settings: &str, listener: &str, mut command: Command) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+    /// On a machine of the test's own, at this address of it.
+    pub(crate) fn on(machine: &Machine, address: SocketAddr, settings: &str, listener: &str) -> Self {
+        let listens = || machine.does(|| TcpStream::connect(address).is_ok());
+        Self::launch_at(address, settings, listener, machine.command(&program()), listens)
+    }
+
+    fn launch(settings: &str, listener: &str, command: Command) -> Self {
         let address: SocketAddr = ([127, 0, 0, 1], port()).into();
+        Self::launch_at(address, settings, listener, command, || TcpStream::connect(address).is_ok())
+    }
+
+    fn launch_at(
+        address: SocketAddr,
+        settings: &str,
+        listener: &str,
+        mut command: Command,
+        listens: impl Fn() -> bool,
+    ) -> Self {
+        let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("broker.sock");
         let file = directory.path().join("broker.toml");
         let store = if settings.contains("[store]") { "" } else { "[store]\nkind = \"memory\"\n" };
@@ -184,7 +203,7 @@ impl Broker {
         let mut broker = Self { address, socket, process, directory };
         eventually("the broker listens", SOON * 2, || {
             assert!(broker.process.try_wait().unwrap().is_none(), "the broker has ended");
-            TcpStream::connect(address).is_ok()
+            listens()
         });
         broker
     }
