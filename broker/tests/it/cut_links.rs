@@ -5,10 +5,11 @@ use std::thread;
 
 use nsd_wire::{Ack, Connect, Packet, PacketId, Publish, Qos, ReasonCode, Version, Will};
 
-use crate::support::cable::{Cable, Machine, NEAR};
-use crate::support::{Broker, Client, SOON, eventually};
+use crate::support::cable::{Cable, FAR, Machine, NEAR};
+use crate::support::{Broker, Client, Redis, SOON, eventually};
 
 const ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(NEAR, 1883));
+const ANOTHER: SocketAddr = SocketAddr::V4(SocketAddrV4::new(NEAR, 1884));
 /// Far less than any other patience that could end a connection here.
 const SOON_GONE: &str = "tcp_user_timeout = \"2s\"";
 const ON_DISK: &str = "[store]\nkind = \"disk\"\ndirectory = \"STORE\"\n";
@@ -31,7 +32,11 @@ fn come(machine: &Machine, connect: &Connect<'_>) -> Client {
 
 /// Whose session must be there.
 fn come_back(machine: &Machine, connect: &Connect<'_>) -> Client {
-    let mut client = machine.does(|| Client::open(ADDRESS, connect.version));
+    come_back_to(ADDRESS, machine, connect)
+}
+
+fn come_back_to(address: SocketAddr, machine: &Machine, connect: &Connect<'_>) -> Client {
+    let mut client = machine.does(|| Client::open(address, connect.version));
     assert!(client.login(connect), "its session is there");
     client
 }
@@ -230,4 +235,92 @@ fn a_link_that_is_back_in_time_cuts_nobody_and_loses_nothing() {
     }
     [subscriber, far, near].iter_mut().for_each(Client::ping);
     assert!(!broker.log().contains("connection lost"), "{}", broker.log());
+}
+
+#[test]
+fn who_is_cut_off_from_one_node_goes_on_at_another_at_once() {
+    const MESSAGES: u32 = 20;
+    let cable = Cable::lay();
+    let redis = Redis::on(&cable.near, NEAR);
+    let [one, _another] = [ADDRESS, ANOTHER].map(|address| Broker::node_on(&cable.near, address, &redis));
+    let connect = kept(Version::V5, "c");
+    let mut dead = come(&cable.far, &connect);
+    dead.subscribe("t", Qos::AtLeastOnce);
+    cable.cut();
+    let mut publisher = on_the_near_machine(&cable, "publisher");
+    for number in 0..MESSAGES {
+        publisher.publish("t", &payload(number, 2000), Qos::AtLeastOnce);
+    }
+    let mut back = come_back_to(ANOTHER, &cable.near, &connect);
+    for number in 0..MESSAGES {
+        assert_eq!(back.message().payload, payload(number, 2000));
+    }
+    back.ping();
+    eventually("nothing is left of the dead peer", SOON, || one.ask("stats").1["clients"] == 1);
+}
+
+#[test]
+fn a_node_that_is_cut_off_loses_what_goes_on_elsewhere() {
+    const MESSAGES: u32 = 20;
+    let cable = Cable::lay();
+    let redis = Redis::on(&cable.near, NEAR);
+    let far_away = SocketAddr::V4(SocketAddrV4::new(FAR, 1883));
+    let [cut_off, _near] = [(&cable.far, far_away), (&cable.near, ADDRESS)]
+        .map(|(machine, address)| Broker::node_on(machine, address, &redis));
+    let connect = kept(Version::V5, "c");
+    let mut before = cable.far.does(|| Client::connect(far_away, &connect));
+    before.subscribe("t", Qos::AtLeastOnce);
+    cable.cut();
+    let mut publisher = on_the_near_machine(&cable, "publisher");
+    let mut publish = |number| {
+        assert_eq!(publisher.publish("t", &payload(number, 2000), Qos::AtLeastOnce), ReasonCode::Success);
+    };
+    (0..MESSAGES).for_each(&mut publish);
+    let mut back = come_back(&cable.near, &connect);
+    for number in 0..MESSAGES {
+        assert_eq!(back.message().payload, payload(number, 2000));
+    }
+    eventually("it says that it is cut off", SOON * 2, || cut_off.ask("health").1["degraded"] == true);
+    cable.mend();
+    assert!(before.is_closed(SOON * 4), "it is told that its client is elsewhere");
+    eventually("it is well again", SOON * 4, || cut_off.ask("health").1["degraded"] == false);
+    publish(MESSAGES);
+    assert_eq!(back.message().payload, payload(MESSAGES, 2000), "and nothing else has changed");
+    back.ping();
+}
+
+#[test]
+fn what_was_acknowledged_is_not_lost_where_redis_is_cut_off_and_comes_back() {
+    let cable = Cable::lay();
+    let redis = Redis::on(&cable.far, FAR);
+    let broker = Broker::node_on(&cable.near, ADDRESS, &redis);
+    let mut subscriber = come(&cable.near, &kept(Version::V5, "subscriber"));
+    subscriber.subscribe("t", Qos::AtLeastOnce);
+    let mut publisher = on_the_near_machine(&cable, "publisher");
+    cable.cut();
+    let waiting = thread::spawn(move || {
+        let held = Publish { qos: Qos::AtLeastOnce, ..Publish::new("t", &[0; 4]) };
+        let reason = publisher.publish_within(SOON * 2, held);
+        (publisher, reason)
+    });
+    eventually("it says that it is cut off", SOON * 2, || broker.ask("health").1["degraded"] == true);
+    let refused = cable.near.does(|| Client::refused(ADDRESS, &Connect::new(Version::V5, "new")));
+    assert_eq!(refused, ReasonCode::ServerUnavailable);
+    cable.mend();
+    // It may have waited for longer than a publisher is made to wait.
+    let (mut publisher, reason) = waiting.join().unwrap();
+    eventually("it is well again", SOON * 4, || broker.ask("health").1["degraded"] == false);
+    for number in 1..50_u32 {
+        let payload = payload(number, 4);
+        assert_eq!(publisher.publish("t", &payload, Qos::AtLeastOnce), ReasonCode::Success);
+    }
+    let mut came = Vec::new();
+    while came.last() != Some(&49) {
+        let (number, id, _) = subscriber.expect(numbered);
+        subscriber.send(&Packet::PubAck(Ack::new(id)));
+        came.push(number);
+    }
+    let refused = reason.is_failure() && came[0] == 1;
+    assert!(came.into_iter().eq(u32::from(refused)..50), "all that was acknowledged comes, once");
+    on_the_near_machine(&cable, "new").ping();
 }

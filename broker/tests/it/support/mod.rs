@@ -6,7 +6,7 @@ pub(crate) mod cable;
 mod ports;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -39,6 +39,7 @@ pub(crate) fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() ->
 
 /// A Redis of our own; killed when dropped.
 pub(crate) struct Redis {
+    host: Ipv4Addr,
     pub(crate) port: u16,
     directory: tempfile::TempDir,
     process: Child,
@@ -46,26 +47,49 @@ pub(crate) struct Redis {
 
 impl Redis {
     pub(crate) fn start() -> Self {
-        let (port, directory) = (port(), tempfile::tempdir().unwrap());
-        let process = Self::launch(port, directory.path(), &[]);
-        Self { port, directory, process }
+        Self::with(&[])
     }
 
     pub(crate) fn with(options: &[&str]) -> Self {
         let (port, directory) = (port(), tempfile::tempdir().unwrap());
         let process = Self::launch(port, directory.path(), options);
-        Self { port, directory, process }
+        Self { host: Ipv4Addr::LOCALHOST, port, directory, process }
+    }
+
+    /// On a machine of the test's own, at this address of it.
+    pub(crate) fn on(machine: &Machine, host: Ipv4Addr) -> Self {
+        let (port, directory) = (6379, tempfile::tempdir().unwrap());
+        let address = SocketAddrV4::new(host, port);
+        let command = machine.command("redis-server");
+        let process =
+            Self::launch_at(address, directory.path(), &["--protected-mode", "no"], command, || {
+                machine.does(|| TcpStream::connect(address).is_ok())
+            });
+        Self { host, port, directory, process }
     }
 
     fn launch(port: u16, directory: &Path, options: &[&str]) -> Child {
-        let process = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
+        let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+        let listens = || TcpStream::connect(address).is_ok();
+        Self::launch_at(address, directory, options, Command::new("redis-server"), listens)
+    }
+
+    fn launch_at(
+        address: SocketAddrV4,
+        directory: &Path,
+        options: &[&str],
+        mut command: Command,
+        listens: impl Fn() -> bool,
+    ) -> Child {
+        let (host, port) = (address.ip().to_string(), address.port().to_string());
+        let process = command
+            .args(["--port", &port, "--bind", &host, "--save", "", "--appendonly", "yes"])
             .args(["--appendfsync", "always", "--dir", &directory.display().to_string()])
             .args(options)
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is installed");
-        eventually("redis listens", SOON, || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        eventually("redis listens", SOON, listens);
         process
     }
 
@@ -83,7 +107,7 @@ impl Redis {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/5", self.port)
+        format!("redis://{}:{}/5", self.host, self.port)
     }
 
     pub(crate) fn connection(&self) -> redis::Connection {
@@ -133,10 +157,19 @@ impl Broker {
 
     /// The same with limits.
     pub(crate) fn limited_node(redis: &Redis, limits: &str) -> Self {
+        Self::start(&Self::of_cluster(redis, limits))
+    }
+
+    /// One on a machine of the test's own.
+    pub(crate) fn node_on(machine: &Machine, address: SocketAddr, redis: &Redis) -> Self {
+        Self::on(machine, address, &Self::of_cluster(redis, ""), "")
+    }
+
+    fn of_cluster(redis: &Redis, limits: &str) -> String {
         let url = redis.url();
-        Self::start(&format!(
+        format!(
             "allow_anonymous = true\n[store]\nkind = \"redis\"\nurl = \"{url}\"\n[access]\ntopic_rule = \"open\"\ndevices = false\n[limits]\n{limits}"
-        ))
+        )
     }
 
     /// A broker with these settings; listener and admin socket are added.
