@@ -107,7 +107,7 @@ async fn a_stopped_mosquitto_is_noticed_within_an_interval() {
         .expect("mosquitto is installed");
     let pid = Pid::from_child(&mosquitto);
     let _killed = Killed(mosquitto);
-    // What was doubted is checked again at once: the second failure does not wait for its turn.
+    // What has changed, or is doubted, is looked at again before its turn: so is the second failure.
     let interval = Duration::from_secs(12);
     let options = r#"check = { kind = "mqtt", interval = "12s", timeout = "1s", rise = 1, fall = 2 }"#;
     let balancer = Balancer::start(address, &listen(address, options, &[("mosquitto", at)])).await;
