@@ -63,9 +63,9 @@ fn messages_go_through(home: &Home) {
             .enumerate()
     {
         let mut subscriber = Subscriber::start(home, &format!("mqtt sub {base} -t 'devices/lamp/#' -v -c 1"));
-        subscriber.settle();
-        home.ok("sample", &format!("mqtt pub {publisher} -t devices/lamp/status -m 'on {at}'"));
-        assert_eq!(subscriber.line(), format!("devices/lamp/status on {at}"));
+        subscriber.hears(&format!("devices/lamp/status on {at}"), || {
+            home.ok("sample", &format!("mqtt pub {publisher} -t devices/lamp/status -m 'on {at}'"));
+        });
         assert_eq!(subscriber.end(), 0);
     }
     // Retained messages reach who comes later.
@@ -89,14 +89,15 @@ fn strangers_stay_out(home: &Home) {
 fn a_dead_broker_is_survived(home: &Home) {
     let base = format!("--port {PLAIN} -u lamp");
     let mut subscriber = Subscriber::start(home, &format!("mqtt sub {base} -t devices/lamp/alive"));
-    subscriber.settle();
+    let publish = |words: &str| {
+        drop(home.nsd("sample", &format!("mqtt pub {base} -t devices/lamp/alive -m '{words}'")))
+    };
+    subscriber.hears("before", || publish("before"));
     for number in [1, 2] {
         let pid = broker_pid(home, number);
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        eventually(30, "a message arrives after a broker died", || {
-            home.nsd("sample", &format!("mqtt pub {base} -t devices/lamp/alive -m 'after {number}'"));
-            subscriber.try_line(&format!("after {number}"))
-        });
+        let after = format!("after {number}");
+        subscriber.hears(&after, || publish(&after));
         eventually(30, "the broker is started again", || (broker_pid_of(home, number)? != pid).then_some(()));
     }
     eventually(30, "all of it runs", || {
@@ -177,17 +178,12 @@ impl Subscriber {
         Self { child, lines }
     }
 
-    /// A subscription tells nobody that it stands; until then a message would pass it by.
-    fn settle(&mut self) {
-        std::thread::sleep(std::time::Duration::from_millis(800));
-    }
-
-    fn line(&mut self) -> String {
-        self.lines.recv_timeout(std::time::Duration::from_secs(15)).expect("a message arrives")
-    }
-
-    fn try_line(&mut self, wanted: &str) -> Option<()> {
-        self.lines.try_iter().any(|line| line == wanted).then_some(())
+    /// A subscription tells nobody that it stands, and until then a message passes it by: it is published until it comes.
+    fn hears(&mut self, wanted: &str, publish: impl Fn()) {
+        eventually(30, wanted, || {
+            publish();
+            self.lines.try_iter().any(|line| line == wanted).then_some(())
+        });
     }
 
     fn end(&mut self) -> i32 {

@@ -200,14 +200,14 @@ fn an_interrupted_deploy_is_taken_back_and_a_killed_one_frees_its_lock() {
 }
 
 fn wait_for_new_container(lab: &Lab, before: &str) {
-    for _ in 0..100 {
+    for _ in 0..400 {
         let now = lab.exec("m2", "docker ps --format '{{.Names}}' | sort");
         if !now.is_empty() && now != before {
             return;
         }
         sleep(Duration::from_millis(100));
     }
-    panic!("the new container did not start within 10 s");
+    panic!("the new container did not start within 40 s");
 }
 
 fn signal(pid: u32, name: &str) {

@@ -33,7 +33,7 @@ fn silent_for(broker: &Broker, connect: Connect, seconds: u32) {
     let mut listening = subscriber(broker, V311, &topic, 0);
     let due = seconds * 3 / 2;
     // Mosquitto looks only every five seconds.
-    let (sooner, later) = (due - 2, due + if broker.kind == Kind::Ours { 2 } else { 7 });
+    let (sooner, later) = (due - 4, due + if broker.kind == Kind::Ours { 4 } else { 10 });
     // In this order, a test that is slow says less and nothing wrong.
     tells_after(broker, &topic, sooner);
     let mut client = Client::connect(broker, &connect.will(Will::new(&topic, b"gone")));
@@ -61,16 +61,16 @@ fn silent_for(broker: &Broker, connect: Connect, seconds: u32) {
 /// [MQTT-3.1.2-24] [MQTT5-3.1.2-22] [MQTT5-3.2.2-22] [MQTT-3.1.2-8]
 #[test]
 fn v311_3_1_2_24_who_is_silent_for_one_and_a_half_times_is_gone_as_if_the_network_had_failed() {
-    both(|broker| all_at_once(BOTH, |version| silent_for(broker, alive_for(version, 6), 6)));
+    both(|broker| all_at_once(BOTH, |version| silent_for(broker, alive_for(version, 8), 8)));
 }
 
 /// [MQTT-3.12.4-1] [MQTT-3.1.2-23] [MQTT5-3.12.4-1] [MQTT5-3.1.2-20]
 #[test]
 fn v311_3_12_4_1_a_ping_is_answered_and_any_packet_keeps_alive() {
     let talking = |broker: &Broker, version: Version, pings: bool| {
-        let mut client = Client::connect(broker, &alive_for(version, 2));
+        let mut client = Client::connect(broker, &alive_for(version, 4));
         for _ in 0..8 {
-            std::thread::sleep(Duration::from_millis(500));
+            std::thread::sleep(Duration::from_secs(1));
             if pings {
                 client.ping();
             } else {
@@ -91,7 +91,7 @@ fn v311_3_1_2_24_what_is_sent_to_a_client_does_not_keep_it_alive() {
         let mut client = Client::connect(broker, &alive_for(version, 1));
         client.subscribe(&topic, 0);
         let mut other = Client::new(broker, V311);
-        let until = Instant::now() + Duration::from_secs(8);
+        let until = Instant::now() + Duration::from_secs(30);
         while client.hear(Duration::from_millis(300)) != Heard::Closed {
             assert!(Instant::now() < until, "a silent client is kept");
             other.says(&topic, "x", 0);
@@ -106,7 +106,7 @@ fn v311_3_1_2_24_a_packet_that_never_ends_does_not_keep_alive() {
     let dripping = |broker: &Broker, version: Version| {
         let mut client = Client::connect(broker, &alive_for(version, 1));
         client.send(&[0x30, 0x7f]);
-        let until = Instant::now() + Duration::from_secs(8);
+        let until = Instant::now() + Duration::from_secs(30);
         while client.hear(Duration::from_millis(300)) != Heard::Closed {
             assert!(Instant::now() < until, "a byte now and then is taken for a packet");
             client.send(&[0]);

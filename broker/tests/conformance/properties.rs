@@ -157,9 +157,9 @@ fn v5_3_3_2_5_what_has_expired_is_not_delivered_to_who_comes_back() {
 fn v5_3_3_2_5_what_is_retained_expires_too() {
     both(|broker| {
         let topic = unique("keptshort");
-        Client::new(broker, V5).publish(expiring(&topic, 2).retained());
+        Client::new(broker, V5).publish(expiring(&topic, 6).retained());
         assert!(retained(broker, &topic).is_some());
-        std::thread::sleep(Duration::from_millis(3300));
+        std::thread::sleep(Duration::from_millis(7300));
         assert_eq!(retained(broker, &topic), None);
     });
 }

@@ -132,11 +132,11 @@ fn v5_4_3_3_7_what_was_sent_does_not_expire() {
         let (name, topic) = (unique("s"), unique("sent"));
         let mut client = lasting(broker, V5, &name);
         client.subscribe(&topic, 2);
-        let publish = Publish::new(&topic, "x").with(&[long(id::MESSAGE_EXPIRY, 1)]);
+        let publish = Publish::new(&topic, "x").with(&[long(id::MESSAGE_EXPIRY, 5)]);
         Client::new(broker, V5).publish(publish.qos(2));
         let id = client.message().id;
         client.vanish();
-        std::thread::sleep(Duration::from_millis(2200));
+        std::thread::sleep(Duration::from_millis(6200));
         let again = back(broker, V5, &name).message();
         assert_eq!((again.id, again.dup), (id, true));
     });

@@ -143,11 +143,16 @@ fn v5_4_1_0_2_without_an_expiry_the_session_ends_with_its_connection() {
 #[test]
 fn v5_4_1_0_2_a_session_ends_when_its_time_is_over() {
     both(|broker| {
-        let (short, long) = (unique("s"), unique("s"));
+        let (short, long, topic) = (unique("s"), unique("s"), unique("over"));
+        let mut listening = subscriber(broker, V311, &topic, 0);
+        // At the end of the session, and of the other one not before its delay.
+        let mut will = packet::Will::new(&topic, b"over");
+        will.properties = vec![packet::long(id::WILL_DELAY, 600)];
         for (name, seconds) in [(&short, 1), (&long, 60)] {
-            Client::connect(broker, &Connect::new(V5, name).lasting(seconds)).leave();
+            let connect = Connect::new(V5, name).lasting(seconds).will(will.clone());
+            Client::connect(broker, &connect).vanish();
         }
-        std::thread::sleep(Duration::from_millis(2600));
+        listening.gets("over");
         assert!(!lasting(broker, V5, &short).session_present);
         assert!(lasting(broker, V5, &long).session_present);
     });

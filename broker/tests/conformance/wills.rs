@@ -208,13 +208,13 @@ fn v5_3_1_2_8_a_will_waits_for_its_delay() {
     both(|broker| {
         let topic = unique("will");
         let mut listening = subscriber(broker, V311, &topic, 0);
-        let client = Client::connect(broker, &delaying(&unique("w"), &topic, 60, 2));
+        let client = Client::connect(broker, &delaying(&unique("w"), &topic, 60, 6));
         let gone = Instant::now();
         client.vanish();
         listening.nothing_comes();
         listening.gets("gone");
         let waited = gone.elapsed();
-        assert!(waited > Duration::from_millis(900), "{waited:?} is no delay of two seconds");
+        assert!(waited > Duration::from_millis(4900), "{waited:?} is no delay of six seconds");
     });
 }
 
@@ -241,12 +241,12 @@ fn v5_3_1_3_9_who_comes_back_before_the_delay_is_over_stops_the_will() {
     both(|broker| {
         let (topic, name) = (unique("will"), unique("w"));
         let mut listening = subscriber(broker, V311, &topic, 0);
-        let connect = delaying(&name, &topic, 60, 2);
+        let connect = delaying(&name, &topic, 60, 6);
         Client::connect(broker, &connect).vanish();
         let without = Connect { will: None, ..connect };
         let client = Client::connect(broker, &without);
         assert!(client.session_present);
-        std::thread::sleep(Duration::from_millis(3200));
+        std::thread::sleep(Duration::from_millis(7200));
         listening.nothing_comes();
     });
 }
@@ -283,9 +283,11 @@ fn v5_3_3_2_6_the_expiry_of_a_will_begins_when_it_is_published() {
         let mut listening = subscriber(broker, V5, &topic, 0);
         let mut will = Will::new(&topic, b"gone");
         // Counted from the CONNECT on, it would be over before it begins.
-        will.properties = vec![long(id::WILL_DELAY, 2), long(id::MESSAGE_EXPIRY, 1)];
+        will.properties = vec![long(id::WILL_DELAY, 6), long(id::MESSAGE_EXPIRY, 5)];
         Client::connect(broker, &Connect::new(V5, &unique("w")).lasting(60).will(will)).vanish();
-        assert_eq!(listening.gets("gone").get(id::MESSAGE_EXPIRY), Some(&Value::Long(1)));
+        // Less by what it has waited for the network.
+        let left = listening.gets("gone").get(id::MESSAGE_EXPIRY).cloned();
+        assert!(matches!(left, Some(Value::Long(1..=5))), "{left:?}");
     });
 }
 

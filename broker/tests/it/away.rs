@@ -104,7 +104,8 @@ fn what_is_acknowledged_around_a_restart_of_redis_reaches_other_nodes() {
         // The publisher's node is back before the other one's inbox, or after it.
         for number in 0..20_u8 {
             let payload = [round, number];
-            assert_eq!(publisher.publish("t", &payload, Qos::AtLeastOnce), ReasonCode::Success);
+            let publish = at_least_once(&payload);
+            assert_eq!(publisher.publish_within(SOON * 2, publish), ReasonCode::Success);
         }
         let heard: Vec<_> = (0..20).map(|_| far.message().payload).collect();
         assert_eq!(heard, (0..20_u8).map(|number| vec![round, number]).collect::<Vec<_>>());
@@ -124,7 +125,7 @@ fn redis_frozen_for_long_is_told_and_does_not_hold_up_a_stop() {
     broker.signal("-TERM");
     assert_eq!(publisher.disconnected(), ReasonCode::ServerShuttingDown);
     assert_eq!(broker.wait(), Some(0));
-    assert!(stopped.elapsed() < Duration::from_secs(7), "{:?}", stopped.elapsed());
+    assert!(stopped.elapsed() < Duration::from_secs(10), "{:?}", stopped.elapsed());
 }
 
 #[test]

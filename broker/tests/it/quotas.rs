@@ -38,13 +38,13 @@ fn subscribe(client: &mut Client, filters: &[&str]) -> Vec<ReasonCode> {
 #[test]
 fn who_sends_too_fast_is_slowed_down_and_loses_nothing() {
     for (limits, count, size) in
-        [("messages_per_second = 100", 250_u32, 10), ("bytes_per_second = 100_000", 25, 10_000)]
+        [("messages_per_second = 100", 600_u32, 10), ("bytes_per_second = 100_000", 60, 10_000)]
     {
         let broker = limited(limits);
         let mut subscriber = broker.client(Version::V5, "s");
         subscriber.subscribe("t", Qos::AtMostOnce);
         // Shorter than it is made to wait: that is not its own silence.
-        let connect = Connect { keep_alive: 1, ..Connect::new(Version::V311, "fast") };
+        let connect = Connect { keep_alive: 3, ..Connect::new(Version::V311, "fast") };
         let mut publisher = Client::connect(broker.address, &connect);
         let mut bytes = Vec::new();
         for number in 0..count {
@@ -57,8 +57,8 @@ fn who_sends_too_fast_is_slowed_down_and_loses_nothing() {
         for number in 0..count {
             assert_eq!(subscriber.message().payload[..4], number.to_be_bytes(), "{limits}");
         }
-        // A second's worth comes at once, the rest takes a second and a half.
-        assert!(started.elapsed() > Duration::from_millis(1400), "{limits}: {:?}", started.elapsed());
+        // A second's worth comes at once, the rest takes five.
+        assert!(started.elapsed() > Duration::from_millis(4900), "{limits}: {:?}", started.elapsed());
         publisher.ping();
     }
 }
@@ -169,9 +169,9 @@ fn so_many_topics_are_retained_and_what_is_deleted_or_has_expired_makes_room() {
         assert_eq!(keep("c", b"x", None), ReasonCode::QuotaExceeded);
         assert_eq!(keep("a", b"another", None), ReasonCode::Success, "who is there may be replaced");
         assert_eq!(retained(&broker), 2);
-        assert_eq!([keep("b", b"", None), keep("c", b"x", Some(1))], [ReasonCode::Success; 2]);
+        assert_eq!([keep("b", b"", None), keep("c", b"x", Some(6))], [ReasonCode::Success; 2]);
         assert_eq!(keep("d", b"x", None), ReasonCode::QuotaExceeded);
-        eventually("what has expired is gone", SOON, || retained(&broker) == 1);
+        eventually("what has expired is gone", SOON * 2, || retained(&broker) == 1);
         assert_eq!(keep("d", b"x", None), ReasonCode::Success);
         assert_eq!(keep("c", b"x", None), ReasonCode::QuotaExceeded);
         if store.starts_with("disk") {

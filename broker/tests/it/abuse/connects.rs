@@ -34,7 +34,7 @@ fn half_packets_hold_what_was_sent_and_only_for_a_keep_alive() {
     half.resize(64 * 1024, b'x');
     let mut clients: Vec<Client> = (0..100)
         .map(|number| {
-            let connect = Connect { keep_alive: 2, ..Connect::new(Version::V5, "") };
+            let connect = Connect { keep_alive: 4, ..Connect::new(Version::V5, "") };
             let client_id = format!("half-{number}");
             let mut client =
                 Client::connect(siege.broker.address, &Connect { client_id: &client_id, ..connect });
@@ -104,7 +104,7 @@ fn who_takes_an_id_from_each_other_harms_nobody_else() {
     let fighters = [Version::V5, Version::V311, Version::V5].map(|version| {
         std::thread::spawn(move || {
             let mut wins = 0;
-            while Instant::now() < until {
+            while Instant::now() < until || wins < 4 && Instant::now() < until + SOON * 4 {
                 let mut client = Client::open(address, version);
                 client.send(&Packet::Connect(Connect::new(version, "wanted")));
                 let won = client.next(SOON, |packet| matches!(packet, Packet::ConnAck(_)));

@@ -172,7 +172,7 @@ fn a_retained_storm_waits_for_its_readers() {
         Packet::Publish(publish).encode(Version::V5, &mut bytes).unwrap();
     }
     publisher.send_raw(&bytes);
-    eventually("all are kept", SOON * 4, || {
+    eventually("all are kept", SOON * 12, || {
         siege.broker.ask("stats").1["retained"].as_u64() == Some(100_000)
     });
     let kept = siege.grown_kib();

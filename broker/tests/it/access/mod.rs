@@ -50,8 +50,8 @@ impl Files {
     }
 
     /// Replaced as careful programs do, which is another event for who watches.
-    fn replace(&self, name: &str, text: &str) {
-        std::fs::write(self.path("fresh"), text).unwrap();
+    fn replace(&self, name: &str, content: impl AsRef<[u8]>) {
+        std::fs::write(self.path("fresh"), content).unwrap();
         std::fs::rename(self.path("fresh"), self.path(name)).unwrap();
     }
 }

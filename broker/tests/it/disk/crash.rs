@@ -49,7 +49,8 @@ fn a_killed_process_loses_nothing_that_it_told_and_leaves_no_half_batch() {
     let (mut model, mut next) = (Model::default(), 0);
     let started = Instant::now();
     let mut rounds = 0;
-    while rounds < ROUNDS && started.elapsed() < LONGEST {
+    // However slow: fewer would tell nothing.
+    while rounds < 5 || next <= 20 || rounds < ROUNDS && started.elapsed() < LONGEST {
         let told = run_and_kill(folder.path(), next, Duration::from_micros(dice.u64(0..120_000)));
         for number in next..told {
             batch(&mut model, number);
@@ -68,7 +69,6 @@ fn a_killed_process_loses_nothing_that_it_told_and_leaves_no_half_batch() {
         }
         rounds += 1;
     }
-    assert!(rounds >= 5 && next > 20, "{rounds} rounds, {next} batches: too few to tell anything");
 }
 
 /// Returns the number after the last batch that the process told.

@@ -77,7 +77,8 @@ fn no_client_writes_a_line_of_text_either() {
     });
     let log = broker.log();
     assert!(log.contains("forged"), "the names are there");
-    for line in log.lines() {
+    // The last line may still be written.
+    for line in log[..log.rfind('\n').unwrap()].lines() {
         let time = line.split(' ').next().unwrap();
         assert!(humantime::parse_rfc3339(time).is_ok(), "{line:?}");
         assert!(!line.contains(|one: char| one.is_control()), "{line:?}");

@@ -113,14 +113,15 @@ impl Shared {
                 other => panic!("{other:?} is written by nobody"),
             }
         }
-        let mut connection = self.link.get().unwrap();
+        // Much at once may take longer than a node waits for an answer.
+        let mut connection = self.redis.connection();
         self.write(&before);
         let (mut outcomes, mut between) = (Vec::new(), between.into_iter());
         for steps in parts {
-            let reply: Value = self.runtime.block_on(steps.command.query_async(&mut connection)).unwrap();
+            let reply: Value = steps.command.query(&mut connection).unwrap();
             outcomes.extend(Steps::read(&reply)?);
             if let Some(part) = between.next() {
-                self.runtime.block_on(part.exec_async(&mut connection)).unwrap();
+                part.exec(&mut connection).unwrap();
             }
         }
         self.write(&rest);
@@ -137,7 +138,14 @@ impl Shared {
         let mut connection = self.redis.connection();
         let store = RedisStore::new(Arc::clone(&self.link), 1);
         let sessions: Vec<SessionId> = connection.smembers(self.keys().sessions()).unwrap();
-        let session = |session| self.runtime.block_on(store.stored(session)).unwrap().unwrap();
+        let session = |session| {
+            let mut found = None;
+            crate::support::eventually("the session is read", crate::support::SOON * 4, || {
+                found = self.runtime.block_on(store.stored(session)).ok().flatten();
+                found.is_some()
+            });
+            found.unwrap()
+        };
         let retained: Vec<(String, Vec<u8>)> = connection.hgetall(self.keys().retained()).unwrap();
         let retained = retained.iter().map(|(_, stored)| codec::read_retained(stored).unwrap());
         let keys: Vec<String> = connection.keys("nsd:*").unwrap();
@@ -258,8 +266,7 @@ impl Shared {
         messages.iter().for_each(|one| call.add(one.bytes(), [(1, &head[..])].into_iter(), None, None));
         let mut all = redis::pipe();
         all.add_command(call.command);
-        let mut connection = self.link.get().unwrap();
-        let replies: Vec<Value> = self.runtime.block_on(all.query_async(&mut connection)).unwrap();
+        let replies: Vec<Value> = all.query(&mut self.redis.connection()).unwrap();
         let (_, answers) = Messages::read(&replies[0])?;
         Some(answers.chunks(2).map(|pair| pair[1]).collect())
     }

@@ -23,6 +23,8 @@ pub(crate) use ports::port;
 /// How long anything may take that should happen at once; less than a CONNECT may take (10 s), so that who is closed for
 /// another reason is seen to be.
 pub(crate) const SOON: Duration = Duration::from_secs(8);
+/// How long a process may take to begin or to end.
+const START: Duration = Duration::from_secs(30);
 
 /// The broker under test: the one that was built with these tests, or one of a release build, for figures.
 fn program() -> String {
@@ -82,14 +84,17 @@ impl Redis {
         listens: impl Fn() -> bool,
     ) -> Child {
         let (host, port) = (address.ip().to_string(), address.port().to_string());
-        let process = command
+        let mut process = command
             .args(["--port", &port, "--bind", &host, "--save", "", "--appendonly", "yes"])
             .args(["--appendfsync", "always", "--dir", &directory.display().to_string()])
             .args(options)
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is installed");
-        eventually("redis listens", SOON, listens);
+        eventually("redis listens", START, || {
+            assert!(process.try_wait().unwrap().is_none(), "redis has ended");
+            listens()
+        });
         process
     }
 
@@ -234,11 +239,15 @@ impl Broker {
         command.args(["--config", &file.display().to_string()]).env("RUST_LOG", "debug").stderr(log);
         let process = command.spawn().unwrap();
         let mut broker = Self { address, socket, process, directory };
-        eventually("the broker listens", SOON * 2, || {
-            assert!(broker.process.try_wait().unwrap().is_none(), "the broker has ended");
+        broker.await_listening(listens);
+        broker
+    }
+
+    fn await_listening(&mut self, listens: impl Fn() -> bool) {
+        eventually("the broker listens", START, || {
+            assert!(self.is_running(), "the broker has ended");
             listens()
         });
-        broker
     }
 
     /// Kills it; [`Self::restart`] starts it with the same settings.
@@ -249,10 +258,8 @@ impl Broker {
 
     pub(crate) fn restart(&mut self) {
         self.process = self.start_again();
-        eventually("the broker listens", SOON * 2, || {
-            assert!(self.process.try_wait().unwrap().is_none(), "the broker has ended");
-            TcpStream::connect(self.address).is_ok()
-        });
+        let address = self.address;
+        self.await_listening(|| TcpStream::connect(address).is_ok());
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
@@ -292,7 +299,7 @@ impl Broker {
     /// Waits for the process's own end.
     pub(crate) fn wait(&mut self) -> Option<i32> {
         let mut code = None;
-        eventually("the broker ends", SOON * 2, || {
+        eventually("the broker ends", START, || {
             code = self.process.try_wait().unwrap().map(|status| status.code());
             code.is_some()
         });
@@ -343,8 +350,13 @@ impl Broker {
     }
 
     pub(crate) fn client(&self, version: Version, id: &str) -> Client {
-        Client::connect(self.address, &Connect::new(version, id))
+        Client::connect(self.address, &patient(version, id))
     }
+}
+
+/// A client that may be silent for as long as its test is busy with others.
+fn patient(version: Version, id: &str) -> Connect<'_> {
+    Connect { keep_alive: 0, ..Connect::new(version, id) }
 }
 
 /// A broker, and what its store needs besides it.
@@ -357,6 +369,16 @@ impl Keeping {
     /// One in memory, one with a store in a folder that lives as long, one with a Redis of its own.
     pub(crate) fn each() -> [Self; 3] {
         Self::each_limited("")
+    }
+
+    /// All of them side by side, where most of a test is waiting.
+    pub(crate) fn each_at_once(test: impl Fn(&Broker) + Sync) {
+        std::thread::scope(|scope| {
+            for keeping in Self::each() {
+                let test = &test;
+                scope.spawn(move || test(&keeping));
+            }
+        });
     }
 
     /// The same with limits.
@@ -523,7 +545,7 @@ impl Client {
         }
         let stream = rustls::StreamOwned::new(connection, socket.try_clone()?);
         let mut client = Self::over(socket, Box::new(stream), version);
-        client.login(&Connect::new(version, id));
+        client.login(&patient(version, id));
         Ok(client)
     }
 
@@ -732,6 +754,12 @@ impl Client {
     pub(crate) fn ping(&mut self) {
         self.send(&Packet::PingReq);
         self.expect(|packet| (packet == Packet::PingResp).then_some(()));
+    }
+
+    /// Nothing comes, neither before the answer to a ping nor soon after.
+    pub(crate) fn hears_nothing(&mut self) {
+        self.ping();
+        assert_eq!(self.message_within(Duration::from_millis(500)), None);
     }
 
     /// A PUBREL, which [`Self::next`] answers by itself, must have come for this identifier.
