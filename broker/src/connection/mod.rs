@@ -311,13 +311,19 @@ impl Connection {
 
     /// Back-pressure: a publisher is not read from while those it fills are full, as long as patience with them lasts.
     fn is_waiting_for_room(&mut self, context: &Context<'_>, now: Instant) -> bool {
-        if let Some(work) = self.hands.work.held() {
+        if let (Some(work), Some(own)) = (self.hands.work.held(), &self.hands.outbox) {
             work.patience = None;
+            if !work.full.is_empty() {
+                own.wait_for(&mut work.full);
+            }
             work.full.retain(|outbox| {
                 let until = outbox.wait_for_room(context, now);
                 work.patience = work.patience.into_iter().chain(until).min();
                 until.is_some()
             });
+            if work.full.is_empty() {
+                own.wait_for(&mut work.full);
+            }
         }
         self.hands.poll_lanes(context).is_pending() || !self.hands.work.full.is_empty()
     }

@@ -19,6 +19,7 @@ mod route;
 mod sessions;
 mod share;
 mod shared;
+mod waits;
 mod writer;
 
 use std::sync::Arc;

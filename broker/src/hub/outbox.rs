@@ -9,8 +9,8 @@
 //! The outbox of a persistent session outlives its connections: one after another attaches to it. What a connection of
 //! before still has to do with it is told by its attachment, a number that only goes up.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Waker};
 use std::time::{Instant, SystemTime};
 
@@ -566,6 +566,18 @@ impl Outbox {
         let mut state = self.state.lock();
         if state.is_full() {
             state.give_up();
+    /// Whom its own client waits for.
+    pub(super) fn awaited(&self) -> Vec<Weak<Self>> {
+        self.state.lock().pending.awaited.clone()
+    }
+
+    pub(super) fn set_awaited(&self, awaited: Vec<Weak<Self>>) {
+        let mut state = self.state.lock();
+        if !awaited.is_empty() || !state.pending.awaited.is_empty() {
+            state.pending.awaited = awaited;
+        }
+    }
+
         }
     }
 

@@ -1,13 +1,13 @@
 //! What an outbox holds beside its bytes; most clients have nothing of it.
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Weak};
 use std::task::Waker;
 
 use nsd_wire::PacketId;
 
 use super::backlog::Backlog;
-use super::outbox::Event;
+use super::outbox::{Event, Outbox};
 use super::share::Dealt;
 use crate::busy::Idle;
 
@@ -24,6 +24,8 @@ pub(super) struct Pending {
     pub(super) events: Vec<Event>,
     /// Publishers that wait for room.
     pub(super) waiters: Vec<Waker>,
+    /// Whom its own client waits for.
+    pub(super) awaited: Vec<Weak<Outbox>>,
 }
 
 impl Pending {
@@ -57,6 +59,7 @@ impl Idle for Pending {
 
     fn is_idle(&self) -> bool {
         let idle = self.backlog.is_empty() && self.dealt.is_empty();
-        self.written == 0 && idle && self.events.is_empty() && self.waiters.is_empty()
+        let waits = !self.waiters.is_empty() || !self.awaited.is_empty();
+        self.written == 0 && idle && self.events.is_empty() && !waits
     }
 }
