@@ -435,21 +435,33 @@ impl Hands {
         }
     }
 
-    /// What is refused after all is not kept either.
-    fn take_back(&self, subscribing: &Subscribing) {
+    /// What is refused after all is not kept either, unless it was asked for once more since.
+    fn take_back(&mut self, subscribing: &Subscribing) {
         let Some(outbox) = &self.outbox else { return };
-        let new = subscribing.wishes.iter().filter(|wish| wish.new && !wish.code.is_failure());
+        let mut new: Vec<_> =
+            subscribing.wishes.iter().filter(|wish| wish.new && !wish.code.is_failure()).collect();
+        for (_, asked) in self.work.held().into_iter().flat_map(|work| &mut work.becoming_known) {
+            let Asked::Subscribe(later) = asked else { continue };
+            for wish in later.wishes.iter_mut().filter(|wish| !wish.code.is_failure()) {
+                new.retain(|taken_back| {
+                    let is_asked_for = taken_back.filter == wish.filter;
+                    wish.new |= is_asked_for;
+                    !is_asked_for
+                });
+            }
+        }
         outbox.with_persistent(|persistent| {
-            for wish in new.clone() {
+            for wish in &new {
                 persistent.filters.remove(&wish.filter);
             }
         });
         // The store that all nodes share may have taken it after all.
         let shared = self.node.hub.journal.as_ref().filter(|_| self.node.hub.bus.is_some());
         if let Some(journal) = shared.filter(|_| outbox.session.is_some()) {
-            new.clone().for_each(|wish| journal.filter_changed(outbox, &wish.filter, None));
+            new.iter().for_each(|wish| journal.filter_changed(outbox, &wish.filter, None));
         }
-        self.node.hub.unsubscribe(outbox, new.map(|wish| &*wish.filter));
+        self.node.hub.unsubscribe(outbox, new.iter().map(|wish| &*wish.filter));
+        self.work.unsubscribed.extend(new.iter().map(|wish| wish.filter.clone()));
     }
 
     fn subscribed(&mut self, subscribing: &Subscribing, reason: ReasonCode) {
@@ -578,8 +590,8 @@ impl Hands {
         let Unsubscribing { packet_id, codes, .. } = unsubscribing;
         // An UNSUBACK of v3 cannot say that it is not stored.
         if reason.is_failure() && self.version != Version::V5 {
-            self.closing = true;
-            return;
+            let outbox = self.outbox.iter();
+            return outbox.for_each(|outbox| outbox.notify_one(self.attachment, hub::Event::Leave(reason)));
         }
         let code = |code: &ReasonCode| if reason.is_failure() { ReasonCode::UnspecifiedError } else { *code };
         let codes: Vec<_> = codes.iter().map(code).collect();

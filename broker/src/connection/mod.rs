@@ -354,7 +354,10 @@ impl Connection {
                     let effects = self.session.on_stored(receipt, reason);
                     self.hands.carry_out(effects, None);
                 }
-                Event::Known { token, reason } => self.hands.on_known(token, reason),
+                Event::Known { token, reason } => {
+                    self.hands.on_known(token, reason);
+                    forget_unsubscribed(&mut self.session, &mut self.hands);
+                }
                 Event::Leave(reason) => {
                     self.hands.tally.ends(Ended::ByServer(reason));
                     let effects = self.session.on_end(Ending::SentAway(reason));
@@ -449,6 +452,13 @@ impl Connection {
     }
 }
 
+/// Subscriptions that there are none of after all.
+fn forget_unsubscribed(session: &mut Session, hands: &mut Hands) {
+    if !hands.work.unsubscribed.is_empty() {
+        session.on_unsubscribed(&std::mem::take(&mut hands.work.unsubscribed));
+    }
+}
+
 /// Acts on what was put together; returns how many bytes were used.
 fn act_on_partial(session: &mut Session, hands: &mut Hands, now: Instant) -> usize {
     let mut partial = std::mem::take(&mut hands.work.partial);
@@ -487,9 +497,7 @@ fn act_on(session: &mut Session, hands: &mut Hands, bytes: &[u8], now: Instant) 
                             let effects = session.on_stored(receipt, reason);
                             hands.carry_out(effects, None);
                         }
-                        if !hands.work.unsubscribed.is_empty() {
-                            session.on_unsubscribed(&std::mem::take(&mut hands.work.unsubscribed));
-                        }
+                        forget_unsubscribed(session, hands);
                         continue;
                     }
                     Err(error) => ReadError::Decode(error),

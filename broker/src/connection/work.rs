@@ -38,7 +38,7 @@ pub(super) struct Work {
     pub(super) leeway: Option<Leeway>,
     /// Answers that need no waiting.
     pub(super) stored: VecDeque<(Receipt, ReasonCode)>,
-    /// Subscriptions that all clients together have no room for: the session forgets them.
+    /// Subscriptions that all clients together have no room for, or that could not be stored: the session forgets them.
     pub(super) unsubscribed: Vec<Box<str>>,
     /// On its way to the store and to the other nodes; its SUBACK or UNSUBACK follows.
     pub(super) becoming_known: VecDeque<(u32, Asked)>,

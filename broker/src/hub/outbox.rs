@@ -170,7 +170,8 @@ pub struct Taken {
     pub events: Vec<Event>,
     /// Messages of a persistent session that turned out to need nothing more.
     pub done: Vec<Seq>,
-    /// Another connection has taken over, or the session is over: nothing here is this connection's any more.
+    /// Another connection has taken over, the session is over, or the connection has left it: nothing here is this
+    /// connection's any more.
     pub stale: bool,
 }
 
@@ -510,7 +511,8 @@ impl Outbox {
     /// write.
     pub fn take(&self, attachment: u64, context: &Context<'_>, bytes_too: bool, rests: bool) -> Taken {
         let mut state = self.state.lock();
-        if state.attachment != attachment || (state.closed && self.session.is_some()) {
+        let is_over = state.closed || !self.is_attached();
+        if state.attachment != attachment || (is_over && self.session.is_some()) {
             return Taken { stale: true, ..Taken::default() };
         }
         if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {

@@ -148,6 +148,7 @@ impl Connected {
         if publish.qos != Qos::AtMostOnce
             && version.is_v5()
             && self.unfinished() >= usize::from(limits.receive_maximum)
+            && !self.is_sent_again(publish)
         {
             return Verdict::End(ReasonCode::ReceiveMaximumExceeded);
         }
@@ -189,6 +190,12 @@ impl Connected {
                 Verdict::Route(Some(Receipt { id, kind: AckKind::PubRec }))
             }
         }
+    }
+
+    /// One that is counted already.
+    fn is_sent_again(&self, publish: &Publish<'_>) -> bool {
+        let id = publish.packet_id.filter(|_| publish.qos == Qos::ExactlyOnce);
+        id.is_some_and(|id| self.seldom.receiving.contains_key(&id))
     }
 
     fn learn_alias(&mut self, publish: &Publish<'_>, most: u16) -> Result<(), ReasonCode> {

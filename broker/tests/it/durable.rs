@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use nsd_broker::store::change::Change;
-use nsd_wire::{Ack, Connect, Packet, Publish, Qos, ReasonCode, Version, Will};
+use nsd_wire::{Ack, Connect, Packet, Publish, Qos, ReasonCode, Unsubscribe, Version, Will};
 
 use crate::disk::opened;
 use crate::support::{Broker, Client, Keeping, SOON};
@@ -362,4 +362,44 @@ fn a_store_that_breaks_is_said_and_nobody_waits_for_it() {
     assert_eq!(clean.publish("live", b"x", Qos::AtMostOnce), ReasonCode::Success);
     assert_eq!(clean.message().payload, b"x");
     assert_eq!(broker.log().matches("the store is broken").count(), 1);
+}
+
+/// What is refused has no effect, however often it is asked for.
+#[test]
+fn a_subscription_that_cannot_be_stored_is_none() {
+    let broker = Broker::on_disk();
+    let mut client = Client::connect(broker.address, &keeping("c"));
+    std::fs::remove_dir_all(broker.store()).unwrap();
+    for _ in 0..2 {
+        assert_eq!(client.subscribe("t", Qos::AtMostOnce), ReasonCode::UnspecifiedError);
+        broker.client(Version::V5, "p").publish("t", b"x", Qos::AtMostOnce);
+        client.ping();
+    }
+    let gone = client.id();
+    client.send(&Packet::Unsubscribe(Unsubscribe::new(gone, &["t"])));
+    let code = client.expect(|packet| match packet {
+        Packet::UnsubAck(ack) => ack.codes.iter().next(),
+        _ => None,
+    });
+    assert_eq!(code, ReasonCode::NoSubscriptionExisted);
+}
+
+/// v3 cannot be told that the end of a subscription is not stored: its connection ends as if the network had failed.
+#[test]
+fn a_v3_client_whose_unsubscribe_cannot_be_stored_is_gone_with_its_will() {
+    let broker = Broker::on_disk();
+    let mut watcher = broker.client(Version::V5, "watcher");
+    watcher.subscribe("will", Qos::AtMostOnce);
+    let will = Some(Will::new("will", b"gone"));
+    let mut client = Client::connect(
+        broker.address,
+        &Connect { will, clean_start: false, ..Connect::new(Version::V311, "c") },
+    );
+    client.subscribe("t", Qos::AtLeastOnce);
+    std::fs::remove_dir_all(broker.store()).unwrap();
+    let id = client.id();
+    client.send(&Packet::Unsubscribe(Unsubscribe::new(id, &["t"])));
+    assert!(client.is_closed(SOON));
+    assert_eq!(watcher.message().payload, b"gone");
+    assert_eq!(broker.order(&["who", "c"]).1["connected"], false);
 }

@@ -1,11 +1,12 @@
 //! Sessions that outlive their connections, in each of the stores: what was acknowledged is there afterwards.
 
 use std::collections::VecDeque;
+use std::io::Write;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
 use nsd_wire::{
-    Ack, AckKind, Connect, Packet, Publish, Qos, ReasonCode, Subscribe, SubscribeFilter, SubscribeOptions,
+    Ack, AckKind, Connect, Packet, PacketId, Publish, Qos, ReasonCode, Subscribe, SubscribeFilter, SubscribeOptions,
     Version, Will,
 };
 
@@ -104,7 +105,7 @@ fn a_qos_2_message_that_is_sent_again_on_another_connection_is_one_message() {
         let mut receiver = broker.client(Version::V5, "r");
         receiver.subscribe("t", Qos::ExactlyOnce);
         let (mut client, _) = present(&broker, &keeping("c", 60));
-        let id = nsd_wire::PacketId::new(7).unwrap();
+        let id = PacketId::new(7).unwrap();
         let publish = Publish { qos: Qos::ExactlyOnce, packet_id: Some(id), ..Publish::new("t", b"once") };
         let received =
             |packet: Packet<'_>| matches!(packet, Packet::PubRec(ack) if ack.packet_id == id).then_some(());
@@ -121,6 +122,113 @@ fn a_qos_2_message_that_is_sent_again_on_another_connection_is_one_message() {
         });
         assert_eq!(receiver.message().payload, b"once");
         receiver.hears_nothing();
+    }
+}
+
+/// [MQTT5-3.3.4-9], [MQTT5-4.9]: the client may have as many under way on each connection, those of before among them.
+#[test]
+fn a_publisher_goes_on_whose_whole_receive_maximum_was_under_way() {
+    for broker in Keeping::each_limited("receive_maximum = 3") {
+        let (mut client, _) = present(&broker, &keeping("c", 60));
+        let ids = [1, 2, 3].map(|id| PacketId::new(id).unwrap());
+        let send = |client: &mut Client, dup| {
+            for id in ids {
+                let publish =
+                    Publish { qos: Qos::ExactlyOnce, packet_id: Some(id), ..Publish::new("t", b"x") };
+                client.send(&Packet::Publish(Publish { dup, ..publish }));
+            }
+            for id in ids {
+                client.expect(|packet| {
+                    matches!(packet, Packet::PubRec(ack) if ack.packet_id == id).then_some(())
+                });
+            }
+        };
+        send(&mut client, false);
+        client.vanish();
+        let (mut client, _) = present(&broker, &keeping("c", 60));
+        send(&mut client, true);
+        // One more than that is still too much.
+        let id = PacketId::new(4);
+        client.send(&Packet::Publish(Publish {
+            qos: Qos::AtLeastOnce,
+            packet_id: id,
+            ..Publish::new("t", b"")
+        }));
+        assert_eq!(client.disconnected(), ReasonCode::ReceiveMaximumExceeded);
+    }
+}
+
+/// What they acknowledge stands behind what they publish: to wait with the one is to wait with the other.
+#[test]
+fn clients_that_write_to_each_other_or_to_themselves_lose_nothing() {
+    const EACH: u32 = 3000;
+    for broker in Keeping::own() {
+        let all_come = |id: &str, from: &str, to: &str| {
+            let (mut client, _) = present(&broker, &kept_v3(id));
+            client.subscribe(from, Qos::AtLeastOnce);
+            let (due, acknowledgements) = std::sync::mpsc::channel();
+            let mut socket = client.socket.try_clone().unwrap();
+            let mut write = move |packet: Packet<'_>| {
+                let mut bytes = Vec::new();
+                packet.encode(Version::V311, &mut bytes).unwrap();
+                socket.write_all(&bytes).unwrap();
+            };
+            let to = to.to_owned();
+            let writing = std::thread::spawn(move || {
+                for number in 0..EACH {
+                    let packet_id = PacketId::new(number as u16 + 1);
+                    let payload = [&number.to_be_bytes()[..], &[b'x'; 100]].concat();
+                    let publish = Publish { qos: Qos::AtLeastOnce, packet_id, ..Publish::new(&to, &payload) };
+                    write(Packet::Publish(publish));
+                    acknowledgements.try_iter().for_each(|id| write(Packet::PubAck(Ack::new(id))));
+                }
+                acknowledgements.iter().for_each(|id| write(Packet::PubAck(Ack::new(id))));
+            });
+            let (mut next, mut acknowledged) = (0, 0);
+            while next < EACH || acknowledged < EACH {
+                let came = client.next(SOON, |packet| match packet {
+                    Packet::Publish(publish) => (publish.packet_id, publish.payload[..4].to_vec()),
+                    _ => (None, Vec::new()),
+                });
+                let (packet_id, number) = came.expect("all come");
+                let Some(packet_id) = packet_id else {
+                    acknowledged += 1;
+                    continue;
+                };
+                assert_eq!(number, next.to_be_bytes(), "what came before it is lost");
+                next += 1;
+                due.send(packet_id).unwrap();
+            }
+            drop(due);
+            writing.join().unwrap();
+        };
+        all_come("self", "own", "own");
+        std::thread::scope(|scope| {
+            scope.spawn(|| all_come("a", "to/a", "to/b"));
+            scope.spawn(|| all_come("b", "to/b", "to/a"));
+        });
+    }
+}
+
+/// [MQTT5-4.4.0-1]
+#[test]
+fn who_is_sent_away_is_not_sent_again_what_it_has() {
+    for broker in Keeping::each() {
+        let (mut client, _) = present(&broker, &keeping("c", 60));
+        client.subscribe("t", Qos::ExactlyOnce);
+        let mut publisher = broker.client(Version::V5, "p");
+        publisher.publish("t", b"one", Qos::AtLeastOnce);
+        publisher.publish("t", b"two", Qos::ExactlyOnce);
+        for expected in [&b"one"[..], b"two"] {
+            client.expect(|packet| {
+                matches!(packet, Packet::Publish(publish) if publish.payload == expected).then_some(())
+            });
+        }
+        assert_eq!(broker.admin(&["kick", "c"]).0, 0);
+        assert_eq!(client.disconnected(), ReasonCode::AdministrativeAction);
+        assert!(client.is_closed(SOON));
+        let (mut client, _) = present(&broker, &keeping("c", 60));
+        assert_eq!([client.message().payload, client.message().payload], [b"one", b"two"]);
     }
 }
 
@@ -349,7 +457,7 @@ fn no_local_and_identifiers_hold_for_sessions_that_are_away() {
 fn unknown_acknowledgements_are_answered_and_harmless() {
     for broker in Keeping::each() {
         let (mut client, _) = present(&broker, &keeping("c", 60));
-        let id = nsd_wire::PacketId::new(99).unwrap();
+        let id = PacketId::new(99).unwrap();
         for kind in [AckKind::PubAck, AckKind::PubComp] {
             let mut bytes = Vec::new();
             Ack::new(id).encode(kind, Version::V5, &mut bytes).unwrap();
@@ -466,7 +574,7 @@ fn fight(address: std::net::SocketAddr, seed: u64, stop: &std::sync::atomic::Ato
         client.send(&Packet::Connect(connect));
         let mut bytes = Vec::new();
         let filters = [SubscribeFilter { filter: "t", options: Qos::ExactlyOnce.into() }];
-        let subscribe = Subscribe::new(nsd_wire::PacketId::MIN, &filters);
+        let subscribe = Subscribe::new(PacketId::MIN, &filters);
         Packet::Subscribe(subscribe).encode(Version::V5, &mut bytes).unwrap();
         client.try_send_raw(&bytes);
         let until = std::time::Instant::now() + Duration::from_millis(random.u64(..20));
