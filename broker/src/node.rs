@@ -64,6 +64,37 @@ impl Drop for Owing<'_> {
     }
 }
 
+/// A client that waits for the store. If it is refused after all, or nobody waits with it any more, it was never connected;
+/// a session that was there before goes on without it.
+struct Entering<'n> {
+    node: &'n Node,
+    outbox: Arc<Outbox>,
+    attachment: u64,
+    /// Another session expiry than it asked for.
+    expiry: Option<u32>,
+    is_in: bool,
+}
+
+impl<'n> Entering<'n> {
+    fn new(node: &'n Node, entered: &Entered) -> Self {
+        let (outbox, attachment) = (Arc::clone(&entered.outbox), entered.attachment);
+        let expiry = entered.resumed.is_none().then_some(0);
+        Self { node, outbox, attachment, expiry, is_in: false }
+    }
+}
+
+impl Drop for Entering<'_> {
+    fn drop(&mut self) {
+        if self.is_in {
+            return;
+        }
+        let parting = Parting { filters: &[], expiry: self.expiry, keep_will: false };
+        self.node.hub.part(&self.outbox, self.attachment, &parting);
+        self.node.hub.leave(&self.outbox);
+        self.node.publish_will(&self.outbox, None);
+    }
+}
+
 /// Two generations, so that forgetting costs nothing.
 #[derive(Debug)]
 struct Kicks {
@@ -267,20 +298,20 @@ impl Node {
         } else if entered.outbox.session.is_none() {
             return Ok(entered);
         }
+        let mut entering = Entering::new(self, &entered);
         match journal.stored().await {
             ReasonCode::Success => Ok(entered),
             // On a full disk: it takes what waits, which makes room. What it says anew, its will above all, is owed.
-            ReasonCode::QuotaExceeded if entered.resumed.is_some() => Ok(entered),
-            reason => {
-                let parting = Parting { filters: &[], expiry: Some(0), keep_will: false };
-                self.hub.part(&entered.outbox, entered.attachment, &parting);
-                self.hub.leave(&entered.outbox);
-                // Only of a full disk it is said what it is: that may pass here. A broken store does not.
-                Err(match reason {
-                    ReasonCode::QuotaExceeded => reason,
-                    _ => ReasonCode::ServerUnavailable,
-                })
-            }
+            ReasonCode::QuotaExceeded if entered.resumed.is_some() => {}
+            // Only of a full disk it is said what it is: that may pass here. A broken store does not.
+            ReasonCode::QuotaExceeded => return Err(ReasonCode::QuotaExceeded),
+            _ => return Err(ReasonCode::ServerUnavailable),
+        }
+        entering.is_in = true;
+        if let Some(resumed) = &mut entered.resumed {
+            // Of a message that was on its way to the store it is known only now whether it is there.
+            let held = entered.outbox.with_persistent(|persistent| persistent.held.iter().copied().collect());
+            resumed.held = held.unwrap_or_default();
         }
     }
 

@@ -134,7 +134,7 @@ impl Writes {
     pub(super) fn retained(&mut self, to_store: &ToStore) {
         let mut receivers = Vec::new();
         let kept = Keepsake { message: &to_store.message, since: to_store.since, retained: true };
-        to_store.lasting.each(&kept, |outbox, terms, qos| {
+        to_store.lasting.each(&kept, |outbox, terms, qos, _| {
             let session = outbox.session.filter(|_| !outbox.is_closed());
             receivers.extend(session.map(|session| (session, self.head(qos, true, to_store.since, terms))));
             session.is_some()

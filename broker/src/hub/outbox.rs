@@ -381,8 +381,8 @@ impl Outbox {
         state.place(message, self.is_attached(), limits)
     }
 
-    /// A message whose place was given is safe: it may be sent.
-    pub fn enqueue(&self, entry: Entry) -> Put {
+    /// A message whose place was given is safe: it may be sent. It comes back where the session is over.
+    pub(super) fn enqueue(&self, entry: Entry) -> Result<Put, Entry> {
         self.state.lock().enqueue(entry, self.is_attached())
     }
 
@@ -426,7 +426,7 @@ impl Outbox {
         }
         let (_, place) = state.place(&entry.message, self.is_attached(), limits)?;
         let put = match place {
-            Place::Taken { seq, .. } => state.enqueue(Entry { seq, ..entry }, self.is_attached()),
+            Place::Taken { seq, .. } => state.enqueue(Entry { seq, ..entry }, self.is_attached()).ok()?,
             Place::Full | Place::Overrun => Put::Lost,
         };
         Some((place, put))
@@ -434,7 +434,11 @@ impl Outbox {
 
     /// A message whose place was given could not be made safe.
     pub fn give_back(&self, message: &Message) {
-        self.with_persistent(|persistent| persistent.queue.give_back(message));
+        let mut state = self.state.lock();
+        let Some(persistent) = state.persistent.as_deref_mut() else { return };
+        persistent.queue.give_back(message);
+        state.relax();
+        state.account();
     }
 
     /// A message that had to go for one that could not be made safe.
@@ -449,7 +453,6 @@ impl Outbox {
             let settlement = persistent.settle(kind, id, reason);
             if matches!(settlement, Settlement::Done(..)) {
                 state.takes_something();
-                state.relax();
                 state.fill();
                 state.account();
             }
@@ -563,11 +566,6 @@ impl Outbox {
         Some(until)
     }
 
-    /// Until this client has caught up, nobody waits for it.
-    pub fn give_up(&self) {
-        let mut state = self.state.lock();
-        if state.is_full() {
-            state.give_up();
     /// Whom its own client waits for.
     pub(super) fn awaited(&self) -> Vec<Weak<Self>> {
         self.state.lock().pending.awaited.clone()
@@ -580,6 +578,11 @@ impl Outbox {
         }
     }
 
+    /// Until this client has caught up, nobody waits for it.
+    pub fn give_up(&self) {
+        let mut state = self.state.lock();
+        if state.is_full() {
+            state.give_up();
         }
     }
 
@@ -671,18 +674,16 @@ impl State {
         Some((session, place))
     }
 
-    fn enqueue(&mut self, entry: Entry, attached: bool) -> Put {
-        if self.closed {
-            return Put::Taken;
-        }
-        if let Some(persistent) = self.persistent.as_deref_mut() {
-            persistent.queue.push(entry);
+    fn enqueue(&mut self, entry: Entry, attached: bool) -> Result<Put, Entry> {
+        match self.persistent.as_deref_mut() {
+            Some(persistent) if !self.closed => persistent.queue.push(entry),
+            _ => return Err(entry),
         }
         if !attached {
-            return Put::Taken;
+            return Ok(Put::Taken);
         }
         self.fill();
-        self.put()
+        Ok(self.put())
     }
 
     fn deliver(&mut self, parcel: &Parcel<'_>, terms: &Terms, dealt: Option<Dealt>) -> Put {
@@ -916,6 +917,8 @@ impl State {
             }
         }
         self.persistent = Some(persistent);
+        // Also what has expired makes room.
+        self.relax();
     }
 
     fn release(&mut self, id: PacketId) {

@@ -82,6 +82,8 @@ pub struct Placed {
     pub entry: Entry,
     /// What had to go for it.
     pub instead_of: Vec<Displaced>,
+    /// Of which shared subscription this session is the member that gets it.
+    pub(super) share: Option<Arc<Share>>,
 }
 
 /// What a thread remembers between messages, and whom it still has to wake. Of one hub: tests have several.
@@ -147,7 +149,7 @@ pub fn route(
                 group.deal(
                     &parcel,
                     &kept,
-                    |_, _, _| false,
+                    |_, _, _, _| false,
                     |outbox, put| {
                         memory.took(outbox, put, sender, full);
                     },
@@ -267,12 +269,12 @@ impl Lasting {
     /// Gives the message a place in each session's queue; it is there once [`Outbox::enqueue`] has put it there, in the
     /// order of places. What has no place is dropped, counted.
     pub fn place(&self, kept: &Keepsake<'_>, limits: &Limits, mut placed: impl FnMut(&Arc<Outbox>, Placed)) {
-        self.each(kept, |outbox, terms, qos| {
+        self.each(kept, |outbox, terms, qos, share| {
             let Some((session, place)) = outbox.place(kept.message, limits) else { return false };
             match place {
                 Place::Taken { seq, instead_of } => {
                     let entry = Entry { seq, ..kept.entry(terms, qos) };
-                    placed(outbox, Placed { session, entry, instead_of });
+                    placed(outbox, Placed { session, entry, instead_of, share: share.cloned() });
                 }
                 Place::Full | Place::Overrun => count_dropped(outbox, &place),
             }
@@ -282,7 +284,7 @@ impl Lasting {
 
     /// Places and queues at once, where nothing has to be stored: publishers on other threads come before or after.
     pub fn enqueue(&self, kept: &Keepsake<'_>, limits: &Limits) {
-        self.each(kept, |outbox, terms, qos| {
+        self.each(kept, |outbox, terms, qos, _| {
             let Some((place, put)) = outbox.place_and_enqueue(kept.entry(terms, qos), limits) else {
                 return false;
             };
@@ -295,7 +297,11 @@ impl Lasting {
     }
 
     /// `visit` tells whether the session is there to take it: if not, one of its group may.
-    pub fn each(&self, kept: &Keepsake<'_>, mut visit: impl FnMut(&Arc<Outbox>, &Terms, Qos) -> bool) {
+    pub(crate) fn each(
+        &self,
+        kept: &Keepsake<'_>,
+        mut visit: impl FnMut(&Arc<Outbox>, &Terms, Qos, Option<&Arc<Share>>) -> bool,
+    ) {
         let publish = kept.message.publish();
         for receiver in self.all.iter().flat_map(|all| all.iter()) {
             let Some(terms) = receiver.terms(self.sender) else { continue };
@@ -304,7 +310,7 @@ impl Lasting {
                 receiver.outbox.deliver(&Parcel::live(&publish, None), terms);
                 receiver.outbox.wake();
             } else {
-                visit(&receiver.outbox, terms, qos);
+                visit(&receiver.outbox, terms, qos, None);
             }
         }
         if self.groups.is_empty() {
@@ -335,14 +341,14 @@ impl Group {
         &self,
         parcel: &Parcel<'_>,
         kept: &Keepsake<'_>,
-        mut visit: impl FnMut(&Arc<Outbox>, &Terms, Qos) -> bool,
+        mut visit: impl FnMut(&Arc<Outbox>, &Terms, Qos, Option<&Arc<Share>>) -> bool,
         mut took: impl FnMut(&Arc<Outbox>, Put),
     ) {
         for _ in 0..self.members.len() {
             let Some(member) = self.share.choose(&self.members, parcel.qos()) else { return };
             let qos = member.terms.qos.min(parcel.qos());
             if member.is_lasting(qos) {
-                if visit(&member.outbox, &member.terms, qos) {
+                if visit(&member.outbox, &member.terms, qos, Some(&self.share)) {
                     return;
                 }
                 continue;
@@ -550,6 +556,35 @@ mod tests {
         outbox.settle(AckKind::PubAck, PacketId::MIN, ReasonCode::Success);
         let anew = outbox.wait_for_room(&context, later).expect("it is still full");
         assert!(anew > until + Duration::from_millis(900), "{:?}", anew - until);
+    }
+
+    #[test]
+    fn a_queue_that_has_got_shorter_by_itself_is_waited_for_no_longer() {
+        let limits = Limits { queue_messages: 40, ..Limits::default() };
+        let terms = Terms { qos: Qos::AtLeastOnce, ..Terms::default() };
+        let message = at_least_once();
+        // What had a place could not be stored.
+        let outbox = attached(Some(Persistent { session: 1, ..Persistent::default() }));
+        (0..30).for_each(|_| drop(outbox.place(&message, &limits)));
+        assert!(outbox.should_wait());
+        (0..30).for_each(|_| outbox.give_back(&message));
+        assert!(!outbox.should_wait());
+        // What waited behind the window has expired.
+        let outbox = attached(Some(Persistent { session: 1, ..Persistent::default() }));
+        let mut publish = message.publish();
+        publish.properties.message_expiry = Some(1);
+        let expired = Arc::new(Message::new(&publish).unwrap());
+        let lasting = Lasting::one(&outbox, terms);
+        for (message, count) in [(&message, 10), (&expired, 20)] {
+            let kept = Keepsake { message, since: SystemTime::UNIX_EPOCH, retained: false };
+            (0..count).for_each(|_| lasting.enqueue(&kept, &limits));
+        }
+        let context = Context::from_waker(Waker::noop());
+        outbox.take(1, &context, true, false);
+        assert!(outbox.should_wait());
+        outbox.settle(AckKind::PubAck, PacketId::MIN, ReasonCode::Success);
+        assert_eq!((outbox.load().in_flight, outbox.load().queued), (9, 0));
+        assert!(!outbox.should_wait());
     }
 
     #[test]

@@ -10,8 +10,8 @@ use nsd_wire::{Qos, topic};
 use parking_lot::Mutex;
 
 use super::persistent::Persistent;
-use super::route::{Lasting, Receiver};
-use super::{Hub, Keepsake};
+use super::route::{Lasting, Placed, Receiver};
+use super::{Hub, Keepsake, Outbox};
 use crate::journal::ToStore;
 use crate::message::Message;
 use crate::telemetry::{Cause, Count, count};
@@ -19,7 +19,7 @@ use crate::topic::Tree;
 
 /// One shared subscription: a group's name and a filter.
 #[derive(Debug, Default)]
-pub(super) struct Share {
+pub(crate) struct Share {
     turn: AtomicUsize,
 }
 
@@ -121,6 +121,14 @@ impl Hub {
             Some(Dealt { share, message, since: entry.since })
         });
         dealt.collect()
+    }
+
+    /// A message whose place was given is safe: it may be sent. If the session has ended meanwhile, one of a group is another
+    /// member's.
+    pub fn enqueue(&self, outbox: &Outbox, placed: Placed) {
+        let Err(entry) = outbox.enqueue(placed.entry) else { return };
+        let dealt = |share| Dealt { share, message: entry.message, since: entry.since };
+        self.deal_again(placed.share.map(dealt).into_iter().collect());
     }
 
     /// Messages whose member is gone go to other members, if there are any.

@@ -322,35 +322,4 @@ impl Waiter {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_what_is_about_the_same_only_the_last_stays() {
-        let [one, other] = [1, 2].map(|id| Arc::new(Outbox::new(id, "c".into(), None)));
-        let wanted = Some((nsd_wire::Qos::AtLeastOnce.into(), None));
-        let filter = |outbox: &Arc<Outbox>, filter: &str, wanted| {
-            Work::Filter(Arc::clone(outbox), filter.into(), wanted)
-        };
-        let mut work = vec![
-            filter(&one, "a", wanted),
-            filter(&one, "b", wanted),
-            Work::Done(Arc::clone(&one), 1),
-            filter(&other, "a", wanted),
-            filter(&one, "a", None),
-            Work::Done(Arc::clone(&one), 2),
-            filter(&one, "b", None),
-            filter(&one, "b", wanted),
-        ];
-        Work::keep_last(&mut work);
-        let left: Vec<_> = work
-            .iter()
-            .map(|work| match work {
-                Work::Filter(outbox, filter, wanted) => (outbox.id, &**filter, wanted.is_some()),
-                _ => (0, "", true),
-            })
-            .collect();
-        let done = (0, "", true);
-        assert_eq!(left, [done, (2, "a", true), (1, "a", false), done, (1, "b", true)]);
-    }
-}
+mod tests;

@@ -10,12 +10,12 @@ use tracing::{error, info, warn};
 
 use super::{Journal, ToStore, Work};
 use crate::access::DeviceRecord;
-use crate::hub::{Away, Hub, Keepsake, Kept, Outbox};
+use crate::hub::{Away, Hub, Keepsake, Kept, Outbox, Placed};
 use crate::lanes::Receipts;
 use crate::limits::Limits;
 use crate::node::Node;
 use crate::queue::Displaced;
-use crate::store::change::{Change, Entry};
+use crate::store::change::Change;
 use crate::store::{CommitError, Keep, Store};
 use crate::telemetry::{Cause, Count, count_many};
 
@@ -51,7 +51,7 @@ impl Drop for Vital {
 struct Batch {
     changes: Vec<Change>,
     /// To be handed over once they are safe.
-    entries: Vec<(Arc<Outbox>, Entry)>,
+    entries: Vec<(Arc<Outbox>, Placed)>,
     retained: Vec<Tried>,
     /// What had to go for the entries.
     displaced: Vec<(Arc<Outbox>, Displaced)>,
@@ -84,12 +84,13 @@ impl Writer {
         }
     }
 
-    /// Until [`Journal::finish`], and then once more.
+    /// Until [`Journal::finish`], and then once more; and once for what that has given to other members of groups.
     pub fn run(mut self) {
         let _vital = Vital;
         while !self.wait() {
             self.turn();
         }
+        self.turn();
         self.turn();
         if let Err(error) = self.store.close() {
             error!(%error, "the store cannot be closed as it should be; the next start takes longer");
@@ -241,14 +242,14 @@ impl Batch {
     fn add(&mut self, to_store: &ToStore, limits: &Limits) {
         let ToStore { message, since, lasting, retained, hold, answered } = to_store;
         let kept = Keepsake { message, since: *since, retained: *retained };
-        lasting.place(&kept, limits, |outbox, placed| {
+        lasting.place(&kept, limits, |outbox, mut placed| {
             let session = placed.session;
             self.changes.push(Change::Enqueue { session, entry: placed.entry.clone() });
-            for displaced in placed.instead_of {
+            for displaced in std::mem::take(&mut placed.instead_of) {
                 self.changes.push(Change::Done { session, seq: displaced.seq() });
                 self.displaced.push((Arc::clone(outbox), displaced));
             }
-            self.entries.push((Arc::clone(outbox), placed.entry));
+            self.entries.push((Arc::clone(outbox), placed));
             self.unanswered += usize::from(!answered);
         });
         if let Some((outbox, id)) = hold {
@@ -302,13 +303,13 @@ impl Batch {
         self.settle(hub, true);
         count_many(Count::Dropped(Cause::QueueFull), self.displaced.len() as u64);
         let mut woken: Option<Arc<Outbox>> = None;
-        for (outbox, entry) in self.entries {
+        for (outbox, placed) in self.entries {
             if woken.as_ref().is_some_and(|last| last.id != outbox.id)
                 && let Some(last) = woken.take()
             {
                 last.wake();
             }
-            outbox.enqueue(entry);
+            hub.enqueue(&outbox, placed);
             woken = Some(outbox);
         }
         woken.inspect(|last| last.wake());
@@ -330,8 +331,8 @@ impl Batch {
             warn!(messages = self.unanswered, "lost: the store has no room, and there is nobody to tell");
             count_many(Count::Dropped(Cause::NotStored), self.unanswered as u64);
         }
-        for (outbox, entry) in self.entries {
-            outbox.give_back(&entry.message);
+        for (outbox, placed) in self.entries {
+            outbox.give_back(&placed.entry.message);
         }
         for (outbox, displaced) in self.displaced {
             outbox.put_back(displaced);
