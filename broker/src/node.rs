@@ -300,7 +300,7 @@ impl Node {
         }
         let mut entering = Entering::new(self, &entered);
         match journal.stored().await {
-            ReasonCode::Success => Ok(entered),
+            ReasonCode::Success => {}
             // On a full disk: it takes what waits, which makes room. What it says anew, its will above all, is owed.
             ReasonCode::QuotaExceeded if entered.resumed.is_some() => {}
             // Only of a full disk it is said what it is: that may pass here. A broken store does not.
@@ -313,6 +313,7 @@ impl Node {
             let held = entered.outbox.with_persistent(|persistent| persistent.held.iter().copied().collect());
             resumed.held = held.unwrap_or_default();
         }
+        Ok(entered)
     }
 
     /// A will that is due, if there is one; in any case it is not to be kept any longer.
@@ -416,16 +417,15 @@ impl Node {
 
     fn publish_from(&self, message: &Message, origin: Origin) {
         let publish = message.publish();
+        let (message, now) = (Arc::new(message.clone()), SystemTime::now());
+        // Whoever has seen it finds nothing older retained.
+        let retained = self.hub.bus.is_none() && publish.retain && self.hub.retain(Arc::clone(&message), now);
         let routed = hub::route(&self.hub, &publish, None, 0, &mut Vec::new());
+        hub::wake_receivers();
         if let Some(bus) = &self.hub.bus {
-            hub::wake_receivers();
             bus.send(&publish, &routed, origin, None);
             return bus.flush();
         }
-        let (message, now) = (Arc::new(message.clone()), SystemTime::now());
-        let retained = publish.retain && self.hub.retain(Arc::clone(&message), now);
-        // Whoever has seen it finds nothing older retained.
-        hub::wake_receivers();
         let Some(journal) = &self.hub.journal else {
             let kept = Keepsake { message: &message, since: now, retained: false };
             return routed.lasting.enqueue(&kept, &self.limits.load());

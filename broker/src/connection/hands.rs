@@ -207,6 +207,7 @@ impl Hands {
         let Some(outbox) = &self.outbox else { return };
         let hub = &self.node.hub;
         Tally::publish(publish);
+        let retained = self.retain(publish);
         let mut full = self.work.held().map(|work| std::mem::take(&mut work.full)).unwrap_or_default();
         let routed = hub::route(hub, publish, wire, outbox.id, &mut full);
         if !full.is_empty() {
@@ -227,7 +228,19 @@ impl Hands {
             self.unflushed = true;
             return;
         }
-        self.keep(publish, routed.lasting, receipt);
+        self.keep(publish, retained, routed.lasting, receipt);
+    }
+
+    /// Before anybody has it live: who subscribes at this moment gets nothing older after it. `None`: that is not decided
+    /// yet; else whether there was room.
+    fn retain(&self, publish: &Publish<'_>) -> Option<(Arc<Message>, bool)> {
+        let hub = &self.node.hub;
+        if !publish.retain || hub.bus.is_some() || hub.is_pressed() {
+            return None;
+        }
+        let message = Message::new(publish).map(Arc::new)?;
+        let has_room = hub.retain(Arc::clone(&message), SystemTime::now());
+        Some((message, has_room))
     }
 
     /// Of a message for the store that all nodes share. An identifier that is to be held is known from now on.
@@ -244,21 +257,28 @@ impl Hands {
     }
 
     /// What must outlive this moment: in queues of sessions, and retained.
-    fn keep(&mut self, publish: &Publish<'_>, lasting: Lasting, receipt: Option<Receipt>) {
+    fn keep(
+        &mut self,
+        publish: &Publish<'_>,
+        retained: Option<(Arc<Message>, bool)>,
+        lasting: Lasting,
+        receipt: Option<Receipt>,
+    ) {
         let Some(outbox) = &self.outbox else { return };
         let held = receipt.filter(|receipt| receipt.kind == AckKind::PubRec && outbox.session.is_some());
         if lasting.is_empty() && !publish.retain && held.is_none() {
             return answer(&mut self.work, receipt, ReasonCode::Success);
         }
-        let Some(message) = Message::new(publish).map(Arc::new) else {
+        let (message, has_room) = retained.unzip();
+        let Some(message) = message.or_else(|| Message::new(publish).map(Arc::new)) else {
             return answer(&mut self.work, receipt, ReasonCode::ImplementationSpecificError);
         };
         let hub = &self.node.hub;
         let now = SystemTime::now();
-        if !lasting.is_empty() && hub.is_pressed() {
+        if !lasting.is_empty() && has_room.is_none() && hub.is_pressed() {
             return answer(&mut self.work, receipt, ReasonCode::QuotaExceeded);
         }
-        if publish.retain && !hub.retain(Arc::clone(&message), now) {
+        if publish.retain && !has_room.unwrap_or_else(|| hub.retain(Arc::clone(&message), now)) {
             count(Count::Dropped(Cause::RetainedFull));
             return answer(&mut self.work, receipt, ReasonCode::QuotaExceeded);
         }
@@ -507,9 +527,10 @@ impl Hands {
             return false;
         };
         let Some(mut wanted) = self.work.retained.pop_front() else { return false };
-        let now = SystemTime::now();
-        let (found, last) =
-            self.node.hub.retained.read().slice(&wanted.filter, wanted.after.as_deref(), RETAINED_SLICE);
+        let (now, node) = (SystemTime::now(), Arc::clone(&self.node));
+        // Until all are on their way: what is retained meanwhile comes live after them.
+        let retained = node.hub.retained.read();
+        let (found, last) = retained.slice(&wanted.filter, wanted.after.as_deref(), RETAINED_SLICE);
         let (mut sent, mut bytes) = (0, 0);
         for kept in &found {
             // A slice of large messages is more than there is room for: what has none waits.
@@ -526,6 +547,7 @@ impl Hands {
                 outbox.deliver(&Parcel::retained(&publish, waited), &wanted.terms);
             }
         }
+        drop(retained);
         let stopped = found.get(sent).and(found.get(sent.wrapping_sub(1)));
         wanted.after = stopped.map(|kept| kept.message.publish().topic.into()).or(last);
         if wanted.after.is_some() {

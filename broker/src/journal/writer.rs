@@ -120,6 +120,7 @@ impl Writer {
             messages.extend(load.messages);
             steps.extend(load.steps);
         }
+        retained_first(&mut work);
         let mut outcome = self.commit(&work);
         messages.answer(reason(outcome));
         if outcome.is_err() {
@@ -224,6 +225,14 @@ impl Writer {
             batch.retained.push(Tried { topic: topic.into(), kept, answers, owed });
         }
         batch
+    }
+}
+
+/// What was retained was said before what is newer, in whichever lane that is.
+fn retained_first(work: &mut [Work]) {
+    let is_live = |work: &Work| !matches!(work, Work::Message(to_store) if to_store.retained);
+    if !work.iter().all(is_live) {
+        work.sort_by_key(is_live);
     }
 }
 

@@ -1,10 +1,15 @@
 //! Publish and subscribe on one node, in all versions.
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nsd_wire::{Connect, Packet, Publish, Qos, ReasonCode, RetainHandling, SubscribeOptions, Version, Will};
+use nsd_wire::{
+    Connect, Packet, PacketId, Publish, Qos, ReasonCode, RetainHandling, Subscribe, SubscribeFilter,
+    SubscribeOptions, Version, Will,
+};
 
-use crate::support::{Broker, Client, SOON};
+use crate::support::{Broker, Client, Keeping, SOON};
 
 const ALL_QOS: [Qos; 3] = [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce];
 const SHORT: Duration = Duration::from_millis(300);
@@ -71,6 +76,58 @@ fn retained_messages_come_after_the_suback_and_can_be_removed() {
     let mut late = broker.client(Version::V5, "late");
     late.subscribe("r/a", Qos::AtMostOnce);
     late.hears_nothing();
+}
+
+/// Who subscribes while a topic changes has its newest value last, also where an older one was still retained.
+#[test]
+fn what_is_retained_never_comes_after_something_newer() {
+    for broker in Keeping::own() {
+        for qos in [Qos::AtMostOnce, Qos::AtLeastOnce] {
+            let stop = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                let _stops = OnDrop(&stop);
+                for topic in ["r/1", "r/2"] {
+                    let (stop, mut publisher) = (&stop, broker.client(Version::V5, topic));
+                    scope.spawn(move || {
+                        let numbers = (0_u32..).take_while(|_| !stop.load(Ordering::Relaxed));
+                        for number in numbers {
+                            publisher.retain(topic, &number.to_be_bytes(), Qos::AtLeastOnce);
+                        }
+                    });
+                }
+                for round in 0..40 {
+                    let mut connect = Connect::new(Version::V5, "s");
+                    connect.properties.session_expiry = Some(round % 2);
+                    let mut client = Client::connect(broker.address, &connect);
+                    let filters = [SubscribeFilter { filter: "r/#", options: qos.into() }];
+                    client.send(&Packet::Subscribe(Subscribe::new(PacketId::MIN, &filters)));
+                    let mut newest = HashMap::new();
+                    for _ in 0..20 {
+                        let (came, shown) = client
+                            .next(SOON, |packet| match packet {
+                                Packet::Publish(message) => (
+                                    Some((message.topic.to_owned(), message.payload.to_vec())),
+                                    format!("{message:?}"),
+                                ),
+                                other => (None, format!("{other:?}")),
+                            })
+                            .unwrap();
+                        let Some((topic, number)) = came else { continue };
+                        let before = newest.insert(topic, number.clone());
+                        assert!(before.is_none_or(|before| before <= number), "older than before: {shown}");
+                    }
+                }
+            });
+        }
+    }
+}
+
+struct OnDrop<'s>(&'s AtomicBool);
+
+impl Drop for OnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]
