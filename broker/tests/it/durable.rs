@@ -372,7 +372,9 @@ fn a_subscription_that_cannot_be_stored_is_none() {
     std::fs::remove_dir_all(broker.store()).unwrap();
     for _ in 0..2 {
         assert_eq!(client.subscribe("t", Qos::AtMostOnce), ReasonCode::UnspecifiedError);
-        broker.client(Version::V5, "p").publish("t", b"x", Qos::AtMostOnce);
+        let mut publisher = broker.client(Version::V5, "p");
+        publisher.publish("t", b"x", Qos::AtMostOnce);
+        publisher.ping();
         client.ping();
     }
     let gone = client.id();

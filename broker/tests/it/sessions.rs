@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::Write;
 use std::num::NonZeroU16;
+use std::sync::Barrier;
 use std::time::Duration;
 
 use nsd_wire::{
@@ -163,9 +164,10 @@ fn a_publisher_goes_on_whose_whole_receive_maximum_was_under_way() {
 fn clients_that_write_to_each_other_or_to_themselves_lose_nothing() {
     const EACH: u32 = 3000;
     for broker in Keeping::own() {
-        let all_come = |id: &str, from: &str, to: &str| {
+        let all_come = |id: &str, from: &str, to: &str, ready: &Barrier| {
             let (mut client, _) = present(&broker, &kept_v3(id));
             client.subscribe(from, Qos::AtLeastOnce);
+            ready.wait();
             let (due, acknowledgements) = std::sync::mpsc::channel();
             let mut socket = client.socket.try_clone().unwrap();
             let mut write = move |packet: Packet<'_>| {
@@ -202,10 +204,11 @@ fn clients_that_write_to_each_other_or_to_themselves_lose_nothing() {
             drop(due);
             writing.join().unwrap();
         };
-        all_come("self", "own", "own");
+        all_come("self", "own", "own", &Barrier::new(1));
+        let both = Barrier::new(2);
         std::thread::scope(|scope| {
-            scope.spawn(|| all_come("a", "to/a", "to/b"));
-            scope.spawn(|| all_come("b", "to/b", "to/a"));
+            scope.spawn(|| all_come("a", "to/a", "to/b", &both));
+            scope.spawn(|| all_come("b", "to/b", "to/a", &both));
         });
     }
 }
