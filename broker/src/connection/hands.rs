@@ -54,6 +54,8 @@ pub(super) struct Hands {
     /// It was asked for its proof: a refusal of it is told by nobody else.
     proving: bool,
     pub(super) closing: bool,
+    /// Another connection has taken over, as was seen before this one was told.
+    pub(super) superseded: bool,
     /// The lane toward other nodes is full; whether what we put in must not be lost.
     bus_full: Option<bool>,
     /// The lane toward the store is full.
@@ -83,6 +85,7 @@ impl Hands {
             attachment: 0,
             proving: false,
             closing: false,
+            superseded: false,
             bus_full: None,
             journal_full: false,
             unflushed: false,
@@ -207,6 +210,11 @@ impl Hands {
         let Some(outbox) = &self.outbox else { return };
         let hub = &self.node.hub;
         Tally::publish(publish);
+        if held(outbox, receipt).is_some_and(|id| !outbox.hold(self.attachment, id)) {
+            // Its client sends it again there, and nothing here may come before it.
+            self.superseded = true;
+            return;
+        }
         let retained = self.retain(publish);
         let mut full = self.work.held().map(|work| std::mem::take(&mut work.full)).unwrap_or_default();
         let routed = hub::route(hub, publish, wire, outbox.id, &mut full);
@@ -243,16 +251,13 @@ impl Hands {
         Some((message, has_room))
     }
 
-    /// Of a message for the store that all nodes share. An identifier that is to be held is known from now on.
+    /// Of a message for the store that all nodes share.
     fn origin(&self, outbox: &Arc<Outbox>, receipt: Option<&Receipt>) -> Origin {
         let Some(receipt) = receipt else { return Origin::default() };
         if outbox.session.is_none() {
             return Origin::default();
         }
-        let hold = Some(receipt.id).filter(|_| receipt.kind == AckKind::PubRec);
-        if let Some(id) = hold {
-            outbox.with_persistent(|persistent| persistent.held.insert(id));
-        }
+        let hold = held(outbox, Some(*receipt));
         Origin { sender: Some(Arc::clone(outbox)), hold, owed: None }
     }
 
@@ -265,27 +270,28 @@ impl Hands {
         receipt: Option<Receipt>,
     ) {
         let Some(outbox) = &self.outbox else { return };
-        let held = receipt.filter(|receipt| receipt.kind == AckKind::PubRec && outbox.session.is_some());
+        let held = held(outbox, receipt);
+        let refuse = |work: &mut Busy<Work>, reason| {
+            outbox.with_persistent(|persistent| held.is_some_and(|id| persistent.held.remove(&id)));
+            answer(work, receipt, reason);
+        };
         if lasting.is_empty() && !publish.retain && held.is_none() {
             return answer(&mut self.work, receipt, ReasonCode::Success);
         }
         let (message, has_room) = retained.unzip();
         let Some(message) = message.or_else(|| Message::new(publish).map(Arc::new)) else {
-            return answer(&mut self.work, receipt, ReasonCode::ImplementationSpecificError);
+            return refuse(&mut self.work, ReasonCode::ImplementationSpecificError);
         };
         let hub = &self.node.hub;
         let now = SystemTime::now();
         if !lasting.is_empty() && has_room.is_none() && hub.is_pressed() {
-            return answer(&mut self.work, receipt, ReasonCode::QuotaExceeded);
+            return refuse(&mut self.work, ReasonCode::QuotaExceeded);
         }
         if publish.retain && !has_room.unwrap_or_else(|| hub.retain(Arc::clone(&message), now)) {
             count(Count::Dropped(Cause::RetainedFull));
-            return answer(&mut self.work, receipt, ReasonCode::QuotaExceeded);
+            return refuse(&mut self.work, ReasonCode::QuotaExceeded);
         }
-        let hold = held.map(|receipt| (Arc::clone(outbox), receipt.id));
-        if let Some((outbox, id)) = &hold {
-            outbox.with_persistent(|persistent| persistent.held.insert(*id));
-        }
+        let hold = held.map(|id| (Arc::clone(outbox), id));
         let Some(journal) = &hub.journal else {
             let kept = Keepsake { message: &message, since: now, retained: false };
             lasting.enqueue(&kept, &self.node.limits.load());
@@ -596,7 +602,8 @@ impl Hands {
             self.tell(Event::Unsubscribed { client: &outbox.client_id, filter });
         }
         let (bus, journal) = (&self.node.hub.bus, &self.node.hub.journal);
-        let Some(journal) = journal.as_ref().filter(|_| outbox.session.is_some()) else {
+        let is_stored = outbox.session.is_some() && !unsubscribing.filters.is_empty();
+        let Some(journal) = journal.as_ref().filter(|_| is_stored) else {
             return self.unsubscribed(&unsubscribing, ReasonCode::Success);
         };
         unsubscribing.filters.iter().for_each(|filter| journal.filter_changed(outbox, filter, None));
@@ -749,16 +756,39 @@ impl Hands {
     }
 }
 
+/// The identifier of a message that a persistent session must not take for another one.
+fn held(outbox: &Outbox, receipt: Option<Receipt>) -> Option<PacketId> {
+    receipt
+        .filter(|receipt| receipt.kind == AckKind::PubRec && outbox.session.is_some())
+        .map(|receipt| receipt.id)
+}
+
 fn answer(work: &mut Busy<Work>, receipt: Option<Receipt>, reason: ReasonCode) {
     if let Some(receipt) = receipt {
         work.stored.push_back((receipt, reason));
     }
 }
 
-/// Also where a panic or a stop ended it before it could depart.
+/// Also where a panic ended it before it could depart: its client is as gone as if the network had failed. After a stop
+/// nobody asks.
 impl Drop for Hands {
     fn drop(&mut self) {
-        self.outbox.iter().for_each(|outbox| outbox.hang_up(self.attachment));
+        let Some(outbox) = self.outbox.clone() else { return };
+        outbox.hang_up(self.attachment);
+        if !self.node.is_open() {
+            return;
+        }
+        if outbox.session.is_none() || outbox.is_attached() {
+            let mut filters = Vec::new();
+            if outbox.session.is_none() {
+                let all = self.node.hub.filters_of(&outbox).into_iter();
+                filters.extend(all.map(|(filter, _)| filter.into_boxed_str()));
+            }
+            self.leave(&Parting { filters: &filters, expiry: None, keep_will: true });
+            self.publish_batch();
+        }
+        self.node.hub.leave(&outbox);
+        self.tell(Event::Disconnected { client: &outbox.client_id });
     }
 }
 

@@ -471,7 +471,7 @@ fn act_on_partial(session: &mut Session, hands: &mut Hands, now: Instant) -> usi
 /// Acts on every whole packet in `bytes`; returns how many bytes were used.
 fn act_on(session: &mut Session, hands: &mut Hands, bytes: &[u8], now: Instant) -> usize {
     let mut rest = bytes;
-    while session.may_read() && session.rests_until(now).is_none() && !hands.closing {
+    while session.may_read() && session.rests_until(now).is_none() && !hands.closing && !hands.superseded {
         let version = session.version();
         let error = match frame(rest, session.max_packet()) {
             Ok(None) => break,
@@ -515,7 +515,81 @@ fn act_on(session: &mut Session, hands: &mut Hands, bytes: &[u8], now: Instant) 
 
 #[cfg(test)]
 mod tests {
+    use nsd_wire::{AckKind, PacketId, Publish, Qos, Version};
+
     use super::*;
+    use crate::session::{Effect, Receipt};
+    use crate::store::{MemoryStore, Store};
+
+    fn node() -> Arc<Node> {
+        let text = "allow_anonymous = true\n[access]\ntopic_rule = \"open\"\ndevices = false\n[store]\nkind = \
+                    \"memory\"\n[[listen]]\naddress = \"127.0.0.1:1\"\n";
+        let settings = crate::settings::parse(text).unwrap();
+        let node = Node::new(&settings, Store::Memory(MemoryStore::default()), None, None);
+        node.set_ready(true);
+        Arc::new(node)
+    }
+
+    async fn admitted(node: &Arc<Node>, id: &str, expiry: u32) -> (Hands, crate::session::Admitted) {
+        let peer = Peer { address: SocketAddr::from(([127, 0, 0, 1], 1)), certified: None };
+        let mut hands = Hands::new(Arc::clone(node), peer, None);
+        let opening = Opening {
+            version: Version::V5,
+            client_id: id.into(),
+            assigned_id: false,
+            clean_start: false,
+            expiry,
+            keep_alive: 0,
+            receive_maximum: 10,
+            maximum_packet_size: usize::MAX,
+            topic_aliases: 0,
+            user_name: None,
+            password: None,
+            proven: None,
+            will: None,
+        };
+        let admitted = hands.admit(&opening).await.unwrap();
+        (hands, admitted)
+    }
+
+    /// Its client sends it again where it is connected now, and there it is another one.
+    #[tokio::test]
+    async fn a_qos_2_message_on_a_connection_that_was_taken_over_is_not_passed_on() {
+        let node = node();
+        let (receiver, _) = admitted(&node, "receiver", 60).await;
+        let outbox = receiver.outbox.clone().unwrap();
+        node.hub.subscribe(&outbox, [("t", Qos::ExactlyOnce.into(), None)]);
+        let publish = |hands: &mut Hands, id: u16| {
+            let id = PacketId::new(id).unwrap();
+            let publish = Publish { qos: Qos::ExactlyOnce, packet_id: Some(id), ..Publish::new("t", b"x") };
+            let receipt = Some(Receipt { id, kind: AckKind::PubRec });
+            hands.carry_out(Effects::one(Effect::Route { publish: &publish, topic: "t", receipt }), None);
+            outbox.load().in_flight
+        };
+        let (mut before, _) = admitted(&node, "c", 60).await;
+        assert_eq!(publish(&mut before, 1), 1);
+        let (mut now, known) = admitted(&node, "c", 60).await;
+        assert_eq!(known.resumed.unwrap().held, [PacketId::MIN]);
+        assert_eq!(publish(&mut before, 2), 1);
+        assert_eq!(publish(&mut now, 2), 2);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_a_panic_has_ended_is_not_there_any_more() {
+        let node = node();
+        for expiry in [0, 60] {
+            let (hands, _) = admitted(&node, "c", expiry).await;
+            let outbox = hands.outbox.clone().unwrap();
+            node.hub.subscribe(&outbox, [("$share/g/t", Qos::AtLeastOnce.into(), None)]);
+            outbox.with_persistent(|persistent| {
+                persistent.filters.insert("$share/g/t".into(), (Qos::AtLeastOnce.into(), None))
+            });
+            assert_eq!((node.hub.connected(), node.hub.subscribed()), (1, 1));
+            drop(hands);
+            let kept = usize::from(expiry > 0);
+            assert_eq!((node.hub.connected(), node.hub.subscribed(), node.hub.sessions()), (0, kept, kept));
+        }
+    }
 
     /// A fleet is idle most of the time, so this is most of a broker's memory. A field too many shows here, not in a
     /// benchmark months later. Around each are 16 bytes of an `Arc`, around a client 16 of its task.

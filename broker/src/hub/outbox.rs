@@ -289,6 +289,14 @@ impl Outbox {
         found
     }
 
+    /// A QoS 2 message of the client's begins. `false`: another connection has taken over, to which it is unknown.
+    pub fn hold(&self, attachment: u64, id: PacketId) -> bool {
+        let mut state = self.state.lock();
+        let is_there = state.attachment == attachment && !state.closed;
+        let persistent = state.persistent.as_deref_mut().filter(|_| is_there);
+        persistent.map(|persistent| persistent.held.insert(id)).is_some()
+    }
+
     /// The first connection; nobody else knows the outbox yet.
     pub(super) fn attach_first(&self, capacity: Capacity, will: Option<Will>) {
         let mut state = self.state.lock();
