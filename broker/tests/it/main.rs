@@ -17,6 +17,7 @@ mod misuse;
 mod one_node;
 mod operations;
 mod quotas;
+mod random;
 mod roaming;
 mod sessions;
 mod start;
