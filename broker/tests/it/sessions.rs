@@ -126,7 +126,7 @@ fn a_qos_2_message_that_is_sent_again_on_another_connection_is_one_message() {
     }
 }
 
-/// [MQTT5-3.3.4-9], [MQTT5-4.9]: the client may have as many under way on each connection, those of before among them.
+/// [MQTT5-3.3.4-7]: the client may have as many under way on each connection, those of before among them.
 #[test]
 fn a_publisher_goes_on_whose_whole_receive_maximum_was_under_way() {
     for broker in Keeping::each_limited("receive_maximum = 3") {
