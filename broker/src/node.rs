@@ -51,6 +51,8 @@ pub struct Node {
     hears: AtomicBool,
     /// Clients may come: everything they need stands.
     ready: AtomicBool,
+    /// The process is about to end.
+    ends: AtomicBool,
 }
 
 /// A claim that may leave a will to this node, also where its answer is lost or comes too late for who waits for it.
@@ -139,6 +141,7 @@ impl Node {
             kicks: Mutex::new(Kicks { young: HashMap::new(), old: HashMap::new(), since: Instant::now() }),
             hears: AtomicBool::new(true),
             ready: AtomicBool::new(false),
+            ends: AtomicBool::new(false),
         }
     }
 
@@ -148,6 +151,16 @@ impl Node {
 
     pub fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Ordering::Release);
+    }
+
+    /// From now on nobody becomes a client.
+    pub fn begin_end(&self) {
+        self.set_ready(false);
+        self.ends.store(true, Ordering::Release);
+    }
+
+    pub fn ends(&self) -> bool {
+        self.ends.load(Ordering::Acquire)
     }
 
     /// Clients should come here: nothing ends soon, and what must be kept is.

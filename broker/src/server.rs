@@ -151,7 +151,7 @@ impl Server {
 
     /// Accepts no more and tells every client.
     pub async fn begin_drain(&mut self) {
-        self.node.set_ready(false);
+        self.node.begin_end();
         self.close_listeners().await;
         self.node.hub.send_away(ReasonCode::ServerShuttingDown);
         self.drain.begin();
@@ -213,8 +213,10 @@ async fn serve_arrivals(
             () = drain.draining() => break,
         };
         let Some(arrival) = arrival else { break };
-        begin(&spawner, arrival, Arc::clone(&node), Counted(Arc::clone(&clients)));
+        begin(&spawner, arrival, Arc::clone(&node), Counted(Arc::clone(&clients)), &drain);
     }
+    // Who is no client yet hears of it from nobody else.
+    spawner.wake_all();
     // Never begun: closed by being dropped.
     arrivals.close();
     while arrivals.recv().await.is_some() {
@@ -227,7 +229,13 @@ async fn serve_arrivals(
 /// source.
 type Held = (Counted, telemetry::Counted, Pass);
 
-fn begin(spawner: &Spawner<Client<Held>>, arrival: Arrival, node: Arc<Node>, counted: Counted) {
+fn begin(
+    spawner: &Spawner<Client<Held>>,
+    arrival: Arrival,
+    node: Arc<Node>,
+    counted: Counted,
+    drain: &Watch,
+) {
     let Arrival { socket, peer, entry, turn, mut pass, counted: of_listener } = arrival;
     spawner.spawn(|place| {
         if !entry.takes_time() {
@@ -236,8 +244,12 @@ fn begin(spawner: &Spawner<Client<Held>>, arrival: Arrival, node: Arc<Node>, cou
             let connection = Connection::new(line, peer, node, entry.limits.load_full());
             return Some(Client::new(connection, (counted, of_listener, pass)));
         }
+        let mut drain = drain.clone();
         Some(Client::arriving(async move {
-            let (stream, peer) = entry.open(socket, peer, &mut pass).await?;
+            let (stream, peer) = tokio::select! {
+                opened = entry.open(socket, peer, &mut pass) => opened?,
+                () = drain.draining() => return None,
+            };
             drop(turn);
             let line = match stream {
                 Stream::Plain(socket) => Line::Plain(place.watch(socket.into_std().ok()?).ok()?),

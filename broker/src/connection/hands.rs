@@ -101,6 +101,15 @@ impl Hands {
         beginning.or_else(|| self.tally.address()).map(display)
     }
 
+    /// It is no client yet.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.outbox.is_none()
+    }
+
+    pub(super) fn node_ends(&self) -> bool {
+        self.node.ends()
+    }
+
     /// How the client is to be answered, also if it is refused.
     pub(super) fn hear_connect(&mut self, connect: &Connect<'_>) {
         let told = &connect.properties;

@@ -187,6 +187,9 @@ impl Connection {
 
     fn next(&mut self, context: &mut Context<'_>) -> Next {
         let now = Instant::now();
+        if self.hands.is_unknown() && !self.hands.closing && self.hands.node_ends() {
+            return Next::End;
+        }
         for _ in 0..READS_A_TURN {
             let mut progress = self.read(context, now);
             self.hands.publish_batch();

@@ -255,6 +255,11 @@ impl<C: Client> Spawner<C> {
         self.0.slots.lock().tasks[slot as usize] = Some(Arc::clone(&task));
         task.wake();
     }
+
+    /// Gives everybody a turn.
+    pub fn wake_all(&self) {
+        self.0.slots.lock().tasks.iter().flatten().for_each(Wake::wake_by_ref);
+    }
 }
 
 impl Place {

@@ -1,5 +1,7 @@
 //! Starting, checking, stopping.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
 
 use nsd_wire::{Qos, ReasonCode, Version};
@@ -68,6 +70,26 @@ fn a_graceful_stop_tells_clients_and_ends_well() {
         assert!(v5.is_closed(SOON) && v3.is_closed(SOON));
         assert_eq!(broker.wait(), Some(0));
         assert!(!broker.socket.exists(), "the admin socket is gone");
+    }
+}
+
+/// A connection that says nothing, as of who looks whether the port is open.
+#[test]
+fn a_graceful_stop_does_not_wait_for_who_is_no_client() {
+    for (mut broker, beginning) in
+        [(Broker::anonymous(), b"\x10"), (Broker::listening("websocket = true"), b"G")]
+    {
+        let mut silent = TcpStream::connect(broker.address).unwrap();
+        let mut begun = TcpStream::connect(broker.address).unwrap();
+        begun.write_all(beginning).unwrap();
+        eventually("they have come", SOON, || broker.ask("stats").1["listeners"][0]["open"] == 2);
+        broker.signal("-TERM");
+        for socket in [&mut silent, &mut begun] {
+            socket.set_read_timeout(Some(SOON)).unwrap();
+            assert!(matches!(socket.read(&mut [0]), Ok(0)));
+        }
+        assert_eq!(broker.wait(), Some(0));
+        assert!(!broker.log().contains("cut off"), "they were told");
     }
 }
 
