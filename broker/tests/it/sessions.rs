@@ -7,8 +7,8 @@ use std::sync::Barrier;
 use std::time::Duration;
 
 use nsd_wire::{
-    Ack, AckKind, Connect, Packet, PacketId, Publish, Qos, ReasonCode, Subscribe, SubscribeFilter, SubscribeOptions,
-    Version, Will,
+    Ack, AckKind, Connect, Packet, PacketId, Publish, Qos, ReasonCode, Subscribe, SubscribeFilter,
+    SubscribeOptions, Version, Will,
 };
 
 use crate::support::{Broker, Client, Gone, Keeping, SOON};
