@@ -328,7 +328,12 @@ async fn the_end_of_a_servers_packet_is_waited_for_where_it_does_not_close() {
     let mut heard = [0; 5];
     client.read_exact(&mut heard).await.unwrap();
     handle.tell(Order::Stop);
+    let mut told = [0; 2];
+    server.read_exact(&mut told).await.unwrap();
+    assert_eq!(told, *b"\xe0\0");
+    // From then on it has its time to answer; that is over when the relay has had its turn.
     sleep(limits::LAST_ANSWERS + Duration::from_millis(100)).await;
+    tokio::task::yield_now().await;
     server.write_all(&[&PUBLISH[5..], PUBLISH].concat()).await.unwrap();
     assert_eq!(all(&mut client).await, [&PUBLISH[5..], b"\xe0\x01\x8b"].concat());
     drop(client);
