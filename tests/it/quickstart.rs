@@ -90,7 +90,7 @@ fn a_dead_broker_is_survived(home: &Home) {
     let base = format!("--port {PLAIN} -u lamp");
     let mut subscriber = Subscriber::start(home, &format!("mqtt sub {base} -t devices/lamp/alive"));
     let publish = |words: &str| {
-        drop(home.nsd("sample", &format!("mqtt pub {base} -t devices/lamp/alive -m '{words}'")))
+        drop(home.nsd("sample", &format!("mqtt pub {base} -t devices/lamp/alive -m '{words}'")));
     };
     subscriber.hears("before", || publish("before"));
     for number in [1, 2] {
