@@ -110,6 +110,8 @@ impl Default for Limits {
 
 /// A whole admission (look-up, password check, ownership) may take this long; then the CONNECT is refused as unavailable.
 pub const ADMISSION_DEADLINE: Duration = Duration::from_secs(5);
+/// How often it is looked whether a connection that was taken over has passed on what it was about to: a moment.
+pub const TAKING: Duration = Duration::from_millis(1);
 /// Largest packet before a client is known: a CONNECT with the longest will a sane client sends.
 pub const MAX_CONNECT_PACKET: usize = 128 * 1024;
 /// Shared subscriptions one client may hold, each of which gets it a copy of its own: thousands would make one message

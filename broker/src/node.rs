@@ -304,14 +304,22 @@ impl Node {
         if let Some(will) = entered.will.take() {
             self.publish(&will.message);
         }
-        let Some(journal) = &self.hub.journal else { return Ok(entered) };
+        let mut entering = Entering::new(self, &entered);
+        // What the connection before was passing on goes before what this one says.
+        while entered.outbox.is_taking() {
+            tokio::time::sleep(limits::TAKING).await;
+        }
+        let Some(journal) = &self.hub.journal else {
+            entering.is_in = true;
+            return Ok(entered);
+        };
         // A will is stored before the client may count on it, and what was before is forgotten: its will, its session.
         if opening.will.is_some() || entered.resumed.is_some() || entered.ended {
             journal.will_changed(&opening.client_id);
         } else if entered.outbox.session.is_none() {
+            entering.is_in = true;
             return Ok(entered);
         }
-        let mut entering = Entering::new(self, &entered);
         match journal.stored().await {
             ReasonCode::Success => {}
             // On a full disk: it takes what waits, which makes room. What it says anew, its will above all, is owed.

@@ -217,13 +217,21 @@ impl Hands {
 
     fn route(&mut self, publish: &Publish<'_>, receipt: Option<Receipt>, wire: Option<(&[u8], Version)>) {
         let Some(outbox) = &self.outbox else { return };
-        let hub = &self.node.hub;
         Tally::publish(publish);
-        if held(outbox, receipt).is_some_and(|id| !outbox.hold(self.attachment, id)) {
-            // Its client sends it again there, and nothing here may come before it.
+        let Some(id) = held(outbox, receipt) else { return self.pass_on(publish, receipt, wire) };
+        let outbox = Arc::clone(outbox);
+        if outbox.hold(self.attachment, id) {
+            self.pass_on(publish, receipt, wire);
+            outbox.has_taken();
+        } else {
+            // Another connection has taken over: its client sends it again there, and nothing here may come before it.
             self.superseded = true;
-            return;
         }
+    }
+
+    fn pass_on(&mut self, publish: &Publish<'_>, receipt: Option<Receipt>, wire: Option<(&[u8], Version)>) {
+        let Some(outbox) = &self.outbox else { return };
+        let hub = &self.node.hub;
         let retained = self.retain(publish);
         let mut full = self.work.held().map(|work| std::mem::take(&mut work.full)).unwrap_or_default();
         let routed = hub::route(hub, publish, wire, outbox.id, &mut full);
@@ -784,6 +792,7 @@ impl Drop for Hands {
     fn drop(&mut self) {
         let Some(outbox) = self.outbox.clone() else { return };
         outbox.hang_up(self.attachment);
+        outbox.has_taken();
         if !self.node.is_open() {
             return;
         }

@@ -577,6 +577,20 @@ mod tests {
         assert_eq!(publish(&mut now, 2), 2);
     }
 
+    /// Else what its client sends again would be answered before it is stored, and what comes behind it passed on before it.
+    #[tokio::test]
+    async fn who_takes_over_waits_for_what_the_connection_before_is_passing_on() {
+        let node = node();
+        let (before, _) = admitted(&node, "c", 60).await;
+        let outbox = before.outbox.clone().unwrap();
+        assert!(outbox.hold(before.attachment, PacketId::MIN));
+        let mut entering = std::pin::pin!(admitted(&node, "c", 60));
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        assert!(entering.as_mut().poll(&mut context).is_pending());
+        outbox.has_taken();
+        assert_eq!(entering.await.1.resumed.unwrap().held, [PacketId::MIN]);
+    }
+
     #[tokio::test]
     async fn a_client_that_a_panic_has_ended_is_not_there_any_more() {
         let node = node();

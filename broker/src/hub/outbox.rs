@@ -293,8 +293,19 @@ impl Outbox {
     pub fn hold(&self, attachment: u64, id: PacketId) -> bool {
         let mut state = self.state.lock();
         let is_there = state.attachment == attachment && !state.closed;
-        let persistent = state.persistent.as_deref_mut().filter(|_| is_there);
-        persistent.map(|persistent| persistent.held.insert(id)).is_some()
+        let Some(persistent) = state.persistent.as_deref_mut().filter(|_| is_there) else { return false };
+        persistent.taking = true;
+        persistent.held.insert(id);
+        true
+    }
+
+    /// What was held last is on its way to all who want it.
+    pub fn has_taken(&self) {
+        self.with_persistent(|persistent| persistent.taking = false);
+    }
+
+    pub fn is_taking(&self) -> bool {
+        self.with_persistent(|persistent| persistent.taking) == Some(true)
     }
 
     /// The first connection; nobody else knows the outbox yet.

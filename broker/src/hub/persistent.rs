@@ -24,6 +24,8 @@ pub struct Persistent {
     pub filters: HashMap<Box<str>, Wanted>,
     /// Identifiers of the client's own QoS 2 messages that wait for their PUBREL.
     pub held: HashSet<PacketId>,
+    /// One of these is being passed on at this moment.
+    pub taking: bool,
     /// Seconds that the session outlives its connection.
     pub expiry: u32,
     /// Messages that came before those of the places before them, as they do from other nodes.
