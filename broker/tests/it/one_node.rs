@@ -87,38 +87,36 @@ fn what_is_retained_never_comes_after_something_newer() {
             std::thread::scope(|scope| {
                 let _stops = OnDrop(&stop);
                 for topic in ["r/1", "r/2"] {
-                    let (stop, mut publisher) = (&stop, broker.client(Version::V5, topic));
-                    scope.spawn(move || {
-                        let numbers = (0_u32..).take_while(|_| !stop.load(Ordering::Relaxed));
-                        for number in numbers {
-                            publisher.retain(topic, &number.to_be_bytes(), Qos::AtLeastOnce);
-                        }
-                    });
+                    let publisher = broker.client(Version::V5, topic);
+                    scope.spawn(|| retain_numbers(publisher, topic, &stop));
                 }
-                for round in 0..40 {
-                    let mut connect = Connect::new(Version::V5, "s");
-                    connect.properties.session_expiry = Some(round % 2);
-                    let mut client = Client::connect(broker.address, &connect);
-                    let filters = [SubscribeFilter { filter: "r/#", options: qos.into() }];
-                    client.send(&Packet::Subscribe(Subscribe::new(PacketId::MIN, &filters)));
-                    let mut newest = HashMap::new();
-                    for _ in 0..20 {
-                        let (came, shown) = client
-                            .next(SOON, |packet| match packet {
-                                Packet::Publish(message) => (
-                                    Some((message.topic.to_owned(), message.payload.to_vec())),
-                                    format!("{message:?}"),
-                                ),
-                                other => (None, format!("{other:?}")),
-                            })
-                            .unwrap();
-                        let Some((topic, number)) = came else { continue };
-                        let before = newest.insert(topic, number.clone());
-                        assert!(before.is_none_or(|before| before <= number), "older than before: {shown}");
-                    }
-                }
+                (0..40).for_each(|round| numbers_come_in_order(&broker, qos, round % 2));
             });
         }
+    }
+}
+
+fn retain_numbers(mut publisher: Client, topic: &str, stop: &AtomicBool) {
+    for number in (0_u32..).take_while(|_| !stop.load(Ordering::Relaxed)) {
+        publisher.retain(topic, &number.to_be_bytes(), Qos::AtLeastOnce);
+    }
+}
+
+fn numbers_come_in_order(broker: &Broker, qos: Qos, expiry: u32) {
+    let mut connect = Connect::new(Version::V5, "s");
+    connect.properties.session_expiry = Some(expiry);
+    let mut client = Client::connect(broker.address, &connect);
+    let filters = [SubscribeFilter { filter: "r/#", options: qos.into() }];
+    client.send(&Packet::Subscribe(Subscribe::new(PacketId::MIN, &filters)));
+    let mut newest = HashMap::new();
+    for _ in 0..20 {
+        let came = client.next(SOON, |packet| match packet {
+            Packet::Publish(message) => Some((message.topic.to_owned(), message.payload.to_vec())),
+            _ => None,
+        });
+        let Some((topic, number)) = came.unwrap() else { continue };
+        let before = newest.insert(topic, number.clone());
+        assert!(before.as_ref().is_none_or(|before| *before <= number), "{number:?} behind {before:?}");
     }
 }
 

@@ -33,7 +33,7 @@ struct Told(u64);
 impl Drop for Told {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("this story again: {SEED}={}", self.0);
+            println!("this story again: {SEED}={}", self.0);
         }
     }
 }
