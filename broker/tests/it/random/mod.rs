@@ -7,6 +7,7 @@
 mod model;
 mod seat;
 
+use std::io::Write;
 use std::net::SocketAddr;
 
 use fastrand::Rng;
@@ -33,7 +34,8 @@ struct Told(u64);
 impl Drop for Told {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            println!("this story again: {SEED}={}", self.0);
+            let told = format!("this story again: {SEED}={}\n", self.0);
+            let _ = std::io::stderr().write_all(told.as_bytes());
         }
     }
 }
