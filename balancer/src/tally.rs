@@ -62,21 +62,31 @@ impl Traffic {
         self.messages_down.before.fetch_add(moved.messages_down, Relaxed);
     }
 
-    /// All so far. `running`: of the sessions that run.
-    pub(crate) fn with(&self, running: Moved) -> Moved {
+    /// By those that have ended. To be asked before the running ones are looked at: one that ends meanwhile would be counted
+    /// twice.
+    pub(crate) fn ended(&self) -> Moved {
         Moved {
-            up: self.up.with(running.up),
-            down: self.down.with(running.down),
-            messages_up: self.messages_up.with(running.messages_up),
-            messages_down: self.messages_down.with(running.messages_down),
+            up: self.up.ended.load(Relaxed),
+            down: self.down.ended.load(Relaxed),
+            messages_up: self.messages_up.ended.load(Relaxed),
+            messages_down: self.messages_down.ended.load(Relaxed),
+        }
+    }
+
+    /// What of `all`, by ended and running ones, was moved here.
+    pub(crate) fn here(&self, all: Moved) -> Moved {
+        Moved {
+            up: self.up.here(all.up),
+            down: self.down.here(all.down),
+            messages_up: self.messages_up.here(all.messages_up),
+            messages_down: self.messages_down.here(all.messages_down),
         }
     }
 }
 
 impl Total {
     /// A session that ends meanwhile may be missing for a moment: a counter that fell would be taken for a restart.
-    fn with(&self, running: u64) -> u64 {
-        let all = self.ended.load(Relaxed).saturating_add(running);
+    fn here(&self, all: u64) -> u64 {
         let now = all.saturating_sub(self.before.load(Relaxed));
         self.told.fetch_max(now, Relaxed).max(now)
     }
@@ -110,11 +120,12 @@ mod tests {
     fn what_was_told_never_falls() {
         let moved = |up, down| Moved { up, down, messages_up: up, messages_down: down };
         let traffic = Traffic::default();
-        assert_eq!(traffic.with(moved(10, 1)), moved(10, 1));
-        assert_eq!(traffic.with(Moved::default()), moved(10, 1), "between its end and its count");
+        assert_eq!(traffic.here(moved(10, 1)), moved(10, 1));
+        assert_eq!(traffic.here(Moved::default()), moved(10, 1), "between its end and its count");
         traffic.add(moved(12, 1));
-        assert_eq!(traffic.with(moved(0, 5)), moved(12, 6));
+        assert_eq!(traffic.ended(), moved(12, 1));
+        assert_eq!(traffic.here(moved(12, 6)), moved(12, 6));
         traffic.except(moved(100, 1));
-        assert_eq!(traffic.with(moved(105, 6)), moved(17, 6));
+        assert_eq!(traffic.here(moved(117, 7)), moved(17, 6));
     }
 }

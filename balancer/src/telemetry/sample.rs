@@ -16,6 +16,7 @@ use crate::health::State;
 use crate::member::Member;
 use crate::pool::Entry;
 use crate::relay::Moved;
+use crate::running::Running;
 use crate::settings::Address;
 use crate::tally::{Counts, Times};
 
@@ -83,11 +84,33 @@ pub(crate) struct CertificateSample {
     pub(crate) stale: bool,
 }
 
-/// What running sessions have moved, by what they belong to.
+/// What sessions have moved, ended and running ones, by what they belong to.
 #[derive(Default)]
-struct Running(HashMap<usize, Moved>);
+struct MovedBy(HashMap<usize, Moved>);
 
-impl Running {
+impl MovedBy {
+    fn take(balancer: &Balancer) -> Self {
+        let mut all = Self::ended(&balancer.running.lock());
+        balancer.shared.registry.each(|live| {
+            all.add(&live.frontend.tally, live.handle.moved());
+            all.add(&live.member, live.handle.moved());
+        });
+        all
+    }
+
+    fn ended(running: &Running) -> Self {
+        let mut all = Self::default();
+        for frontend in &running.frontends {
+            all.add(&frontend.tally, frontend.tally.traffic.ended());
+        }
+        for backend in &running.backends {
+            let pool = backend.pool.load();
+            let members = pool.members.iter().chain(&pool.leaving);
+            members.for_each(|entry| all.add(&entry.member, entry.member.traffic.ended()));
+        }
+        all
+    }
+
     fn add<T>(&mut self, of: &Arc<T>, moved: Moved) {
         *self.0.entry(Arc::as_ptr(of).addr()).or_default() += moved;
     }
@@ -100,11 +123,7 @@ impl Running {
 /// Looks at everything. Costs a look at each session, so it is for every second, not for every message.
 pub(crate) fn take(balancer: &Balancer) -> Sample {
     let shared = &balancer.shared;
-    let mut moved = Running::default();
-    shared.registry.each(|live| {
-        moved.add(&live.frontend.tally, live.handle.moved());
-        moved.add(&live.member, live.handle.moved());
-    });
+    let moved = MovedBy::take(balancer);
     let running = balancer.running.lock();
     let frontends = running.frontends.iter().map(|frontend| of_frontend(frontend, &moved));
     let certificates = running.certificates.values().flat_map(|kept| {
@@ -138,27 +157,26 @@ pub(crate) fn take(balancer: &Balancer) -> Sample {
 
 /// The clients of each frontend. Costs a look at each session, too.
 pub(crate) fn frontends(balancer: &Balancer) -> Vec<FrontendSample> {
-    let mut moved = Running::default();
-    balancer.shared.registry.each(|live| moved.add(&live.frontend.tally, live.handle.moved()));
+    let moved = MovedBy::take(balancer);
     balancer.running.lock().frontends.iter().map(|frontend| of_frontend(frontend, &moved)).collect()
 }
 
-fn of_frontend(frontend: &Frontend, moved: &Running) -> FrontendSample {
+fn of_frontend(frontend: &Frontend, moved: &MovedBy) -> FrontendSample {
     FrontendSample {
         name: frontend.name.clone(),
         counts: frontend.tally.counts(),
-        moved: frontend.tally.traffic.with(moved.of(&frontend.tally)),
+        moved: frontend.tally.traffic.here(moved.of(&frontend.tally)),
     }
 }
 
-fn of_backend(backend: &Backend, moved: &Running) -> BackendSample {
+fn of_backend(backend: &Backend, moved: &MovedBy) -> BackendSample {
     let pool = backend.pool.load();
     let leaving = pool.leaving.iter().filter(|entry| entry.member.active() > 0);
     let servers = pool.members.iter().chain(leaving).map(|entry| of_server(entry, moved)).collect();
     BackendSample { name: backend.name.clone(), queued: backend.queue.waiting(), servers }
 }
 
-fn of_server(entry: &Entry<Member>, moved: &Running) -> ServerSample {
+fn of_server(entry: &Entry<Member>, moved: &MovedBy) -> ServerSample {
     let Entry { settings, member } = entry;
     ServerSample {
         name: member.name.clone(),
@@ -169,7 +187,7 @@ fn of_server(entry: &Entry<Member>, moved: &Running) -> ServerSample {
         sessions: member.active(),
         sessions_total: member.sessions_total(),
         connect_failures: member.connect_failures(),
-        moved: member.traffic.with(moved.of(member)),
+        moved: member.traffic.here(moved.of(member)),
         connacks: member.connacks.all(),
         wills_suppressed: member.wills_suppressed(),
         checks: member.checks.all(),
