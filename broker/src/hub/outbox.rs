@@ -9,6 +9,8 @@
 //! The outbox of a persistent session outlives its connections: one after another attaches to it. What a connection of
 //! before still has to do with it is told by its attachment, a number that only goes up.
 
+mod lasting;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Waker};
@@ -29,11 +31,11 @@ use super::persistent::Persistent;
 use super::share::Dealt;
 use super::writer::Writer;
 use crate::busy::{Busy, Idle};
-use crate::limits::{self, Limits};
-use crate::message::{Message, Will};
-use crate::queue::{Displaced, Next, Place};
+use crate::limits;
+use crate::message::Will;
+use crate::queue::Next;
 use crate::session::{Outbound, Receipt, Settled};
-use crate::store::change::{Entry, Seq, SessionId};
+use crate::store::change::{Seq, SessionId};
 use crate::telemetry::{self, Cause, Count, count, count_many};
 
 /// One client's outbox; also its name tag on this node.
@@ -278,36 +280,6 @@ impl Outbox {
         self.attached.load(Ordering::Relaxed)
     }
 
-    /// What its persistent session knows of itself, if it is one and not over.
-    pub fn with_persistent<T>(&self, look: impl FnOnce(&mut Persistent) -> T) -> Option<T> {
-        let mut state = self.state.lock();
-        if state.closed {
-            return None;
-        }
-        let found = state.persistent.as_deref_mut().map(look);
-        state.account();
-        found
-    }
-
-    /// A QoS 2 message of the client's begins. `false`: another connection has taken over, to which it is unknown.
-    pub fn hold(&self, attachment: u64, id: PacketId) -> bool {
-        let mut state = self.state.lock();
-        let is_there = state.attachment == attachment && !state.closed;
-        let Some(persistent) = state.persistent.as_deref_mut().filter(|_| is_there) else { return false };
-        persistent.taking = true;
-        persistent.held.insert(id);
-        true
-    }
-
-    /// What was held last is on its way to all who want it.
-    pub fn has_taken(&self) {
-        self.with_persistent(|persistent| persistent.taking = false);
-    }
-
-    pub fn is_taking(&self) -> bool {
-        self.with_persistent(|persistent| persistent.taking) == Some(true)
-    }
-
     /// The first connection; nobody else knows the outbox yet.
     pub(super) fn attach_first(&self, capacity: Capacity, will: Option<Will>) {
         let mut state = self.state.lock();
@@ -390,79 +362,9 @@ impl Outbox {
         dealt
     }
 
-    /// A place in the queue of a persistent session; `None`: the session is over. A client that is there and keeps up
-    /// is given more than its limit: its publishers are slowed down before anything is dropped.
-    pub fn place(&self, message: &Message, limits: &Limits) -> Option<(SessionId, Place)> {
-        let mut state = self.state.lock();
-        if self.is_overrun() {
-            return None;
-        }
-        state.place(message, self.is_attached(), limits)
-    }
-
-    /// A message whose place was given is safe: it may be sent. It comes back where the session is over.
-    pub(super) fn enqueue(&self, entry: Entry) -> Result<Put, Entry> {
-        self.state.lock().enqueue(entry, self.is_attached())
-    }
-
-    /// A message that was given its place by the store that all nodes share.
-    pub fn arrive(&self, entry: Entry, limits: &Limits) {
-        self.with_queue(|persistent| persistent.arrive(entry, limits));
-    }
-
-    /// All that this store has below `next` and this node was not told of.
-    pub fn catch_up(&self, entries: Vec<Entry>, next: Seq, limits: &Limits) {
-        self.with_queue(|persistent| persistent.catch_up(entries, next, limits));
-    }
-
-    fn with_queue(&self, change: impl FnOnce(&mut Persistent)) {
-        let mut state = self.state.lock();
-        let Some(persistent) = state.persistent.as_deref_mut() else { return };
-        change(persistent);
-        state.crowded |= state.persistent.as_ref().is_some_and(|persistent| persistent.queue.is_crowded());
-        // To nobody nothing is sent: it would be repeated as if it had been.
-        if self.is_attached() {
-            state.fill();
-        }
-        let _ = state.put();
-    }
-
-    /// The place after all that have come; `None`: the session is over.
-    pub fn next_place(&self) -> Option<Seq> {
-        self.with_persistent(|persistent| persistent.queue.next_place())
-    }
-
     /// The will is somebody else's to publish.
     pub fn forget_will(&self) {
         self.state.lock().seldom.held().into_iter().for_each(|seldom| seldom.will = None);
-    }
-
-    /// Both, for a message that has no place yet and needs no store.
-    pub fn place_and_enqueue(&self, entry: Entry, limits: &Limits) -> Option<(Place, Put)> {
-        let mut state = self.state.lock();
-        if self.is_overrun() {
-            return None;
-        }
-        let (_, place) = state.place(&entry.message, self.is_attached(), limits)?;
-        let put = match place {
-            Place::Taken { seq, .. } => state.enqueue(Entry { seq, ..entry }, self.is_attached()).ok()?,
-            Place::Full | Place::Overrun => Put::Lost,
-        };
-        Some((place, put))
-    }
-
-    /// A message whose place was given could not be made safe.
-    pub fn give_back(&self, message: &Message) {
-        let mut state = self.state.lock();
-        let Some(persistent) = state.persistent.as_deref_mut() else { return };
-        persistent.queue.give_back(message);
-        state.relax();
-        state.account();
-    }
-
-    /// A message that had to go for one that could not be made safe.
-    pub fn put_back(&self, displaced: Displaced) {
-        self.with_persistent(|persistent| persistent.queue.put_back(displaced));
     }
 
     /// The client tells how far it is with a message; what becomes possible is put in.
@@ -681,28 +583,6 @@ impl State {
     /// Bytes of the backlog.
     fn behind(&self) -> usize {
         self.pending.backlog.len()
-    }
-
-    fn place(&mut self, message: &Message, attached: bool, limits: &Limits) -> Option<(SessionId, Place)> {
-        let generous = attached && !self.lagging;
-        let persistent = self.persistent.as_deref_mut()?;
-        let place = persistent.queue.place(message, generous, limits);
-        let (session, crowded) = (persistent.session, persistent.queue.is_crowded());
-        self.crowded = crowded;
-        self.account();
-        Some((session, place))
-    }
-
-    fn enqueue(&mut self, entry: Entry, attached: bool) -> Result<Put, Entry> {
-        match self.persistent.as_deref_mut() {
-            Some(persistent) if !self.closed => persistent.queue.push(entry),
-            _ => return Err(entry),
-        }
-        if !attached {
-            return Ok(Put::Taken);
-        }
-        self.fill();
-        Ok(self.put())
     }
 
     fn deliver(&mut self, parcel: &Parcel<'_>, terms: &Terms, dealt: Option<Dealt>) -> Put {
