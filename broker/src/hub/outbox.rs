@@ -11,8 +11,8 @@
 
 mod lasting;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
 use std::task::{Context, Waker};
 use std::time::{Instant, SystemTime};
 
@@ -29,6 +29,7 @@ use super::patience::Patience;
 use super::pending::Pending;
 use super::persistent::Persistent;
 use super::share::Dealt;
+use super::waits::Awaited;
 use super::writer::Writer;
 use crate::busy::{Busy, Idle};
 use crate::limits;
@@ -488,11 +489,15 @@ impl Outbox {
     }
 
     /// Whom its own client waits for.
-    pub(super) fn awaited(&self) -> Vec<Weak<Self>> {
+    pub(super) fn awaited(&self) -> Vec<Awaited> {
         self.state.lock().pending.awaited.clone()
     }
 
-    pub(super) fn set_awaited(&self, awaited: Vec<Weak<Self>>) {
+    pub(super) fn awaits(&self, id: u64) -> bool {
+        self.state.lock().pending.awaited.iter().any(|(awaited, _)| *awaited == id)
+    }
+
+    pub(super) fn set_awaited(&self, awaited: Vec<Awaited>) {
         let mut state = self.state.lock();
         if !awaited.is_empty() || !state.pending.awaited.is_empty() {
             state.pending.awaited = awaited;

@@ -1,14 +1,15 @@
 //! What an outbox holds beside its bytes; most clients have nothing of it.
 
 use std::collections::BTreeMap;
-use std::sync::{LazyLock, Weak};
+use std::sync::LazyLock;
 use std::task::Waker;
 
 use nsd_wire::PacketId;
 
 use super::backlog::Backlog;
-use super::outbox::{Event, Outbox};
+use super::outbox::Event;
 use super::share::Dealt;
+use super::waits::Awaited;
 use crate::busy::Idle;
 
 #[derive(Debug, Default)]
@@ -25,7 +26,7 @@ pub(super) struct Pending {
     /// Publishers that wait for room.
     pub(super) waiters: Vec<Waker>,
     /// Whom its own client waits for.
-    pub(super) awaited: Vec<Weak<Outbox>>,
+    pub(super) awaited: Vec<Awaited>,
 }
 
 impl Pending {
