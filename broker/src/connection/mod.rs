@@ -518,7 +518,7 @@ fn act_on(session: &mut Session, hands: &mut Hands, bytes: &[u8], now: Instant) 
 
 #[cfg(test)]
 mod tests {
-    use nsd_wire::{AckKind, PacketId, Publish, Qos, Version};
+    use nsd_wire::{AckKind, PacketId, Publish, Qos};
 
     use super::*;
     use crate::session::{Effect, Receipt};
@@ -536,22 +536,7 @@ mod tests {
     async fn admitted(node: &Arc<Node>, id: &str, expiry: u32) -> (Hands, crate::session::Admitted) {
         let peer = Peer { address: SocketAddr::from(([127, 0, 0, 1], 1)), certified: None };
         let mut hands = Hands::new(Arc::clone(node), peer, None);
-        let opening = Opening {
-            version: Version::V5,
-            client_id: id.into(),
-            assigned_id: false,
-            clean_start: false,
-            expiry,
-            keep_alive: 0,
-            receive_maximum: 10,
-            maximum_packet_size: usize::MAX,
-            topic_aliases: 0,
-            user_name: None,
-            password: None,
-            proven: None,
-            will: None,
-        };
-        let admitted = hands.admit(&opening).await.unwrap();
+        let admitted = hands.admit(&Opening::of(id, expiry)).await.unwrap();
         (hands, admitted)
     }
 

@@ -6,7 +6,7 @@ use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use nsd_wire::{Publish, Qos, Version};
+use nsd_wire::{Publish, Qos};
 
 use super::*;
 use crate::access::{Grant, Policy, TopicRule};
@@ -71,7 +71,7 @@ impl Stand {
 
     /// A client that asks for its session to be kept, while all is stored.
     async fn enter(&self, id: &str) -> Entered {
-        let opening = opening(id);
+        let opening = Opening::of(id, 600);
         let claimed = self.node.claim(&opening, &grant()).await.unwrap();
         self.verdict(Ok(()));
         let entered = self.node.enter(&opening, &grant(), claimed).await.unwrap();
@@ -104,24 +104,6 @@ fn grant() -> Grant {
     Policy { allow_anonymous: true, devices: false, topic_rule: TopicRule::Open }.grant(None)
 }
 
-fn opening(id: &str) -> Opening {
-    Opening {
-        version: Version::V5,
-        client_id: id.into(),
-        assigned_id: false,
-        clean_start: false,
-        expiry: 600,
-        keep_alive: 0,
-        receive_maximum: 10,
-        maximum_packet_size: usize::MAX,
-        topic_aliases: 0,
-        user_name: None,
-        password: None,
-        proven: None,
-        will: None,
-    }
-}
-
 fn queued(outbox: &Outbox) -> usize {
     outbox.with_persistent(|persistent| persistent.queue.len()).unwrap_or_default()
 }
@@ -133,7 +115,7 @@ async fn who_does_not_wait_for_the_store_any_more_is_not_connected() {
     let hub = &stand.node.hub;
     let there = || (hub.connected(), hub.sessions(), hub.clients().len());
     let give_up = async |id: &str| {
-        let opening = opening(id);
+        let opening = Opening::of(id, 600);
         let claimed = stand.node.claim(&opening, &grant()).await.unwrap();
         let grant = grant();
         let mut entering = pin!(stand.node.enter(&opening, &grant, claimed));
@@ -190,7 +172,7 @@ async fn an_identifier_whose_message_was_refused_meanwhile_is_not_held() {
     stand.journal.send(ToStore { message, since, lasting, retained, hold, answered }, None);
     stand.journal.flush();
     stand.batches.recv_timeout(SOON).unwrap();
-    let (opening, grant) = (opening("c"), grant());
+    let (opening, grant) = (Opening::of("c", 600), grant());
     let claimed = stand.node.claim(&opening, &grant).await.unwrap();
     let mut entering = pin!(stand.node.enter(&opening, &grant, claimed));
     assert!(entering.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());

@@ -76,6 +76,28 @@ pub struct Opening {
     pub will: Option<Will>,
 }
 
+#[cfg(test)]
+impl Opening {
+    /// Of a client that asks for little.
+    pub(crate) fn of(client_id: &str, expiry: u32) -> Self {
+        Self {
+            version: Version::V5,
+            client_id: client_id.into(),
+            assigned_id: false,
+            clean_start: false,
+            expiry,
+            keep_alive: 0,
+            receive_maximum: 10,
+            maximum_packet_size: usize::MAX,
+            topic_aliases: 0,
+            user_name: None,
+            password: None,
+            proven: None,
+            will: None,
+        }
+    }
+}
+
 /// A client that may come in.
 #[derive(Debug)]
 pub struct Admitted {
