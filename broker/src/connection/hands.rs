@@ -481,30 +481,26 @@ impl Hands {
     /// What is refused after all is not kept either, unless it was asked for once more since.
     fn take_back(&mut self, subscribing: &Subscribing) {
         let Some(outbox) = &self.outbox else { return };
-        let mut new: Vec<_> =
-            subscribing.wishes.iter().filter(|wish| wish.new && !wish.code.is_failure()).collect();
+        let new = subscribing.wishes.iter().filter(|wish| wish.new && !wish.code.is_failure());
+        let mut new: HashSet<&str> = new.map(|wish| &*wish.filter).collect();
         for (_, asked) in self.work.held().into_iter().flat_map(|work| &mut work.becoming_known) {
             let Asked::Subscribe(later) = asked else { continue };
             for wish in later.wishes.iter_mut().filter(|wish| !wish.code.is_failure()) {
-                new.retain(|taken_back| {
-                    let is_asked_for = taken_back.filter == wish.filter;
-                    wish.new |= is_asked_for;
-                    !is_asked_for
-                });
+                wish.new |= new.remove(&*wish.filter);
             }
         }
         outbox.with_persistent(|persistent| {
-            for wish in &new {
-                persistent.filters.remove(&wish.filter);
+            for filter in &new {
+                persistent.filters.remove(*filter);
             }
         });
         // The store that all nodes share may have taken it after all.
         let shared = self.node.hub.journal.as_ref().filter(|_| self.node.hub.bus.is_some());
         if let Some(journal) = shared.filter(|_| outbox.session.is_some()) {
-            new.iter().for_each(|wish| journal.filter_changed(outbox, &wish.filter, None));
+            new.iter().for_each(|filter| journal.filter_changed(outbox, filter, None));
         }
-        self.node.hub.unsubscribe(outbox, new.iter().map(|wish| &*wish.filter));
-        self.work.unsubscribed.extend(new.iter().map(|wish| wish.filter.clone()));
+        self.node.hub.unsubscribe(outbox, new.iter().copied());
+        self.work.unsubscribed.extend(new.into_iter().map(Box::from));
     }
 
     fn subscribed(&mut self, subscribing: &Subscribing, reason: ReasonCode) {
